@@ -1,0 +1,51 @@
+"""Small face recognition networks, run fast.
+
+The names below are loaded on first use, so that ``import pocketnet_fast`` costs little beyond torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "compile": "pocketnet_fast.lowering.compiled",
+    "compiled_isa": "pocketnet_fast.ops.native",
+    "create_model": "pocketnet_fast.models.registry",
+    "export_torchscript": "pocketnet_fast.export.torchscript",
+    "list_models": "pocketnet_fast.models.registry",
+    "load_weights": "pocketnet_fast.models.weights",
+}
+
+if TYPE_CHECKING:
+    from pocketnet_fast.export.torchscript import export_torchscript as export_torchscript
+    from pocketnet_fast.lowering.compiled import compile as compile
+    from pocketnet_fast.models.registry import create_model as create_model
+    from pocketnet_fast.models.registry import list_models as list_models
+    from pocketnet_fast.models.weights import load_weights as load_weights
+    from pocketnet_fast.ops.native import compiled_isa as compiled_isa
+
+__all__ = [
+    "__version__",
+    "compile",
+    "compiled_isa",
+    "create_model",
+    "export_torchscript",
+    "list_models",
+    "load_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _EXPORTS.get(name)
+    if module is None:
+        raise AttributeError(f"module 'pocketnet_fast' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

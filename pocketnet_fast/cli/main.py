@@ -1,0 +1,52 @@
+"""Entry point of ``pocketnet``: registers the commands and turns bad input into one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pocketnet_fast.errors import PocketNetError
+
+app = typer.Typer(
+    name="pocketnet",
+    help="Small face recognition networks, run fast.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from pocketnet_fast import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Small face recognition networks, run fast."""
+
+
+def main() -> None:
+    """Run the command line; bad input exits with 2, an interrupt with 130."""
+    try:
+        app()
+    except PocketNetError as error:
+        typer.echo(f"pocketnet: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("pocketnet: interrupted", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

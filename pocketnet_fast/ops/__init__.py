@@ -1,0 +1,1 @@
+"""Operators: each folder holds reference, kernels and registration of one op."""
