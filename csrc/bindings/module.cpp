@@ -1,0 +1,43 @@
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "ops/api.h"
+
+namespace py = pybind11;
+
+namespace {
+
+template <typename T>
+std::span<const T> view(const py::array_t<T, py::array::c_style>& array) {
+  return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Facts about the native kernels, and measurements of them.";
+  m.def("compiled_isa", &pnf::api::compiled_isa, "Name of the instruction set whose kernels run.");
+  m.def(
+      "isas",
+      [] {
+        py::dict result;
+        for (const pnf::api::Isa& isa : pnf::api::isas()) result[py::str(isa.name)] = isa.available;
+        return result;
+      },
+      "Compiled instruction sets, best first, and whether this CPU has them.");
+  m.def("force_isa", &pnf::api::force_isa, py::arg("name"),
+        "Use the named kernels from now on; an empty name returns to the default.");
+  m.def(
+      "profile",
+      [](const py::array_t<std::int32_t, py::array::c_style>& program,
+         const py::array_t<float, py::array::c_style>& weights,
+         const py::array_t<std::uint8_t, py::array::c_style>& pixels) {
+        const py::gil_scoped_release release;
+        return pnf::api::profile(view(program), view(weights), view(pixels));
+      },
+      py::arg("program"), py::arg("weights"), py::arg("pixels"),
+      "Seconds spent in each step of a program over uint8 images, on one thread.");
+  m.def("peak_gflops", &pnf::api::peak_gflops, py::call_guard<py::gil_scoped_release>(),
+        "Measured fp32 multiply-add peak of the calling thread, in GFLOP/s.");
+}

@@ -1,0 +1,33 @@
+// The kernels of the instruction set in use. Chosen once: the best that the CPU has, or the one that
+// PNF_FORCE_ISA names; a name that is unknown or that this CPU lacks is an error, never a fallback.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "kernels/node/node.h"
+#include "kernels/probe/probe.h"
+#include "kernels/stem/stem.h"
+#include "kernels/tail/tail.h"
+
+namespace pnf {
+
+struct KernelSet {
+  const char* name;
+  bool available;
+  void (*node_rows)(const Node&, int, int, float*);
+  void (*stem_rows)(const Stem&, const Image&, int, int, float*);
+  void (*global_depthwise)(const GlobalDepthwise&, int, int);
+  void (*linear)(const Linear&, int, int);
+  double (*probe_fma)(long, float*);
+};
+
+// Those compiled into this library, best first.
+const std::vector<KernelSet>& compiled_kernels();
+
+// Throws std::runtime_error when PNF_FORCE_ISA cannot be honoured.
+const KernelSet& kernels();
+
+// As PNF_FORCE_ISA, for the calls that start from now on; "" returns to the environment's choice.
+void force_isa(const std::string& name);
+
+}  // namespace pnf

@@ -1,0 +1,69 @@
+// Depthwise k x k on one block of 16 channels: a row of output pixels from k rows that are already activated and
+// zero-padded to the left and right.
+namespace pnf::PNF_ISA {
+namespace {
+
+// Each input pixel is loaded once per row and serves up to K outputs.
+template <int K, int S, int T>
+PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_end, int x, const float* weights,
+                               float* out) {
+#pragma GCC unroll 1
+  for (int v = 0; v < kVecs; ++v) {
+    Vec acc[T];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) acc[t] = splat(0.0f);
+#pragma GCC unroll 1
+    for (int ky = ky_begin; ky < ky_end; ++ky) {
+      const float* in = rows[ky] + x * S * kBlock + v * kLanes;
+      Vec w[K];
+#pragma GCC unroll 8
+      for (int kx = 0; kx < K; ++kx) w[kx] = load(weights + (ky * K + kx) * kBlock + v * kLanes);
+#pragma GCC unroll 64
+      for (int i = 0; i < (T - 1) * S + K; ++i) {
+        const Vec value = load(in + i * kBlock);
+#pragma GCC unroll 8
+        for (int kx = 0; kx < K; ++kx) {
+          const int t = (i - kx) / S;
+          if (i >= kx && t < T && (i - kx) % S == 0) acc[t] = fma(value, w[kx], acc[t]);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) store(out + (x + t) * kBlock + v * kLanes, acc[t]);
+  }
+}
+
+template <int K, int S>
+void depthwise_row(const float* const* rows, int ky_begin, int ky_end, int width, const float* weights,
+                   float* out) {
+  int x = 0;
+  for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
+    depthwise_tile<K, S, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, out);
+  }
+  if constexpr (kDepthwisePixels > 7) {
+    for (; x + 7 <= width; x += 7) depthwise_tile<K, S, 7>(rows, ky_begin, ky_end, x, weights, out);
+  }
+  for (; x < width; ++x) depthwise_tile<K, S, 1>(rows, ky_begin, ky_end, x, weights, out);
+}
+
+using DepthwiseRow = void (*)(const float* const*, int, int, int, const float*, float*);
+
+DepthwiseRow depthwise_row_of(int kernel, int stride) {
+  switch (kernel * 2 + stride) {
+    case 3 * 2 + 1:
+      return depthwise_row<3, 1>;
+    case 3 * 2 + 2:
+      return depthwise_row<3, 2>;
+    case 5 * 2 + 1:
+      return depthwise_row<5, 1>;
+    case 5 * 2 + 2:
+      return depthwise_row<5, 2>;
+    case 7 * 2 + 1:
+      return depthwise_row<7, 1>;
+    default:
+      return depthwise_row<7, 2>;
+  }
+}
+
+}  // namespace
+}  // namespace pnf::PNF_ISA

@@ -1,0 +1,18 @@
+#include "kernels/node/node.h"
+
+#include "kernels/node/scratch.h"
+
+namespace pnf {
+
+std::size_t node_scratch(const Node& node) {
+  const std::size_t panel = static_cast<std::size_t>(band_rows(node)) * node.width * kBlock;
+  std::size_t floats = panel * node.blocks;
+  for (int t = 0; t < node.terms; ++t) {
+    const Term& term = node.term[t];
+    if (term.kind == TermKind::kPointwise || term.kind == TermKind::kDepthwise) floats += panel * term.blocks;
+    if (term.kind == TermKind::kDepthwise) floats += ring_floats(term);
+  }
+  return floats;
+}
+
+}  // namespace pnf

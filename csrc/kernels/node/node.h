@@ -1,0 +1,69 @@
+// One fused step of a cell: the sum of up to kMaxTerms operations, each reading another state.
+//
+//   out[co] = bias[co] + sum over terms of
+//     kDepthwise  sum_ci pw[ci][co] * dw_kxk(prelu(in))[ci]     zero padding k / 2
+//     kPointwise  sum_ci pw[ci][co] * prelu(in)[ci]             pixel (y * stride + shift, x * stride + shift)
+//     kMaxPool    scale[co] * max_3x3(in)[co]                   padding ignored
+//     kAvgPool    scale[co] * avg_3x3(in)[co]                   padding not counted
+//     kIdentity   in[co]
+//
+// Batch normalisation is already in the weights and the bias. A node of the paper has two terms; the
+// pre-processing of a cell has one kPointwise term per state of the concatenation it reads, so the
+// concatenation never exists; a factorised reduction is two strided kPointwise terms over disjoint channels.
+//
+// Layout: see layout.h. No pointer needs alignment. Every sum is accumulated in fp32 with fused multiply-adds
+// (scalar: separately rounded), so the error of an output is at most about (k * k + 16) * panels * 2^-24 of the
+// sum of absolute products.
+#pragma once
+#include <cstddef>
+
+#include "kernels/layout.h"
+
+namespace pnf {
+
+inline constexpr int kMaxTerms = 8;
+inline constexpr int kMaxKernel = 7;
+
+enum class TermKind : int { kPointwise = 0, kDepthwise = 1, kMaxPool = 2, kAvgPool = 3, kIdentity = 4 };
+
+struct Term {
+  TermKind kind;
+  int kernel;                // depthwise: 3, 5 or 7
+  int stride;                // 1 or 2
+  int shift;                 // kPointwise: offset in pixels of both coordinates
+  int height, width;         // of the input
+  int blocks;                // of input channels
+  int first_out, out_blocks; // the output blocks a convolution contributes to
+  const float* input;        // row y of block b at input + b * block_stride + y * width * 16
+  std::ptrdiff_t block_stride;
+  const float* slope;      // [blocks][16]: PReLU
+  const float* depthwise;  // [blocks][kernel * kernel][16]
+  const float* pointwise;  // [out_blocks][blocks][16 in][16 out]
+  const float* scale;      // [blocks][16]: pooling
+};
+
+struct Node {
+  int height, width;  // of the output
+  int blocks;         // of output channels
+  float* output;      // row y of block b at output + b * block_stride + y * width * 16
+  std::ptrdiff_t block_stride;
+  const float* bias;  // [blocks][16]
+  int terms;
+  Term term[kMaxTerms];
+};
+
+// Floats of scratch that node_rows needs; the pointers in `node` are not read.
+std::size_t node_scratch(const Node& node);
+
+// Computes output rows [row_begin, row_end).
+#define PNF_DECLARE(isa)                                                            \
+  namespace isa {                                                                   \
+  void node_rows(const Node& node, int row_begin, int row_end, float* scratch);     \
+  }
+PNF_DECLARE(scalar)
+PNF_DECLARE(avx2)
+PNF_DECLARE(avx512)
+PNF_DECLARE(neon)
+#undef PNF_DECLARE
+
+}  // namespace pnf

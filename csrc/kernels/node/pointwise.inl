@@ -1,0 +1,107 @@
+// The pointwise product: a register tile of pixels x output channels, summed over panels of 16 input channels.
+namespace pnf::PNF_ISA {
+namespace {
+
+constexpr int kVecs = kBlock / kLanes;
+
+// `panels` panels of activations, [pixels][16] each, `panel_stride` floats apart, and their weights [panels][16][16].
+struct Run {
+  const float* a;
+  std::ptrdiff_t panel_stride;
+  const float* weights;
+  std::ptrdiff_t weights_stride;  // from one output block to the next
+  int panels;
+};
+
+struct TileOut {
+  const float* bias;    // [blocks][16]
+  const float* addend;  // null, or [blocks][pixels][16] with `addend_stride` floats between blocks
+  std::ptrdiff_t addend_stride;
+  float* output;
+  std::ptrdiff_t output_stride;  // between blocks
+};
+
+template <int P, int NB>
+PNF_INLINE void pointwise_tile(const Run* runs, int n_runs, const TileOut& out, int pixel) {
+  Vec acc[P][NB * kVecs];
+#pragma GCC unroll 2
+  for (int b = 0; b < NB; ++b) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v) {
+      const Vec bias = load(out.bias + b * kBlock + v * kLanes);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) acc[p][b * kVecs + v] = bias;
+    }
+  }
+  if (out.addend != nullptr) {
+#pragma GCC unroll 2
+    for (int b = 0; b < NB; ++b) {
+      const float* addend = out.addend + b * out.addend_stride + pixel * kBlock;
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+        for (int v = 0; v < kVecs; ++v) {
+          acc[p][b * kVecs + v] = add(acc[p][b * kVecs + v], load(addend + p * kBlock + v * kLanes));
+        }
+      }
+    }
+  }
+  for (int r = 0; r < n_runs; ++r) {
+    const Run& run = runs[r];
+    const float* weights = run.weights;
+    for (int panel = 0; panel < run.panels; ++panel) {
+      const float* a = run.a + panel * run.panel_stride + pixel * kBlock;
+#pragma GCC unroll 4
+      for (int k = 0; k < kBlock; ++k) {
+        Vec w[NB * kVecs];
+#pragma GCC unroll 2
+        for (int b = 0; b < NB; ++b) {
+#pragma GCC unroll 16
+          for (int v = 0; v < kVecs; ++v) {
+            w[b * kVecs + v] = load(weights + b * run.weights_stride + k * kBlock + v * kLanes);
+          }
+        }
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+          const Vec x = splat(a[p * kBlock + k]);
+#pragma GCC unroll 32
+          for (int v = 0; v < NB * kVecs; ++v) acc[p][v] = fma(x, w[v], acc[p][v]);
+        }
+      }
+      weights += kBlock * kBlock;
+    }
+  }
+#pragma GCC unroll 2
+  for (int b = 0; b < NB; ++b) {
+    float* output = out.output + b * out.output_stride + pixel * kBlock;
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVecs; ++v) store(output + p * kBlock + v * kLanes, acc[p][b * kVecs + v]);
+    }
+  }
+}
+
+template <int NB, int P>
+void pointwise_tile_of(int size, const Run* runs, int n_runs, const TileOut& out, int pixel) {
+  if constexpr (P > 1) {
+    if (size < P) return pointwise_tile_of<NB, P - 1>(size, runs, n_runs, out, pixel);
+  }
+  pointwise_tile<P, NB>(runs, n_runs, out, pixel);
+}
+
+// All pixels of NB output blocks. Tiles differ by one pixel at most, so that none is left nearly empty.
+template <int NB>
+void pointwise_pixels(const Run* runs, int n_runs, const TileOut& out, int pixels) {
+  const int tiles = (pixels + kTilePixels - 1) / kTilePixels;
+  const int size = pixels / tiles, larger = pixels % tiles;
+  int pixel = 0;
+  for (int t = 0; t < tiles; ++t) {
+    const int here = size + (t < larger ? 1 : 0);
+    pointwise_tile_of<NB, kTilePixels>(here, runs, n_runs, out, pixel);
+    pixel += here;
+  }
+}
+
+}  // namespace
+}  // namespace pnf::PNF_ISA

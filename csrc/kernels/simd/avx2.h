@@ -1,0 +1,27 @@
+#pragma once
+#include <immintrin.h>
+
+#define PNF_INLINE static inline __attribute__((always_inline))
+
+namespace pnf::avx2 {
+
+using Vec = __m256;
+constexpr int kLanes = 8;
+// 6 x 2 accumulators, 2 weights and a broadcast fill 15 of the 16 registers.
+constexpr int kTilePixels = 6;
+constexpr int kTileBlocks = 1;
+// 7 accumulators, up to 7 weights and the input.
+constexpr int kDepthwisePixels = 7;
+
+PNF_INLINE Vec load(const float* p) { return _mm256_loadu_ps(p); }
+PNF_INLINE void store(float* p, Vec x) { _mm256_storeu_ps(p, x); }
+PNF_INLINE Vec splat(float x) { return _mm256_set1_ps(x); }
+PNF_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+PNF_INLINE Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+PNF_INLINE Vec prelu(Vec x, Vec slope) { return _mm256_blendv_ps(x, _mm256_mul_ps(x, slope), x); }
+PNF_INLINE Vec max_nan(Vec a, Vec b) {
+  return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+}
+
+}  // namespace pnf::avx2

@@ -1,0 +1,29 @@
+#pragma once
+#include <immintrin.h>
+
+#define PNF_INLINE static inline __attribute__((always_inline))
+
+namespace pnf::avx512 {
+
+using Vec = __m512;
+constexpr int kLanes = 16;
+// 14 x 2 accumulators, 2 weights and a broadcast fill 31 of the 32 registers.
+constexpr int kTilePixels = 14;
+constexpr int kTileBlocks = 2;
+constexpr int kDepthwisePixels = 14;
+
+PNF_INLINE Vec load(const float* p) { return _mm512_loadu_ps(p); }
+PNF_INLINE void store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
+PNF_INLINE Vec splat(float x) { return _mm512_set1_ps(x); }
+PNF_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+PNF_INLINE Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+PNF_INLINE Vec prelu(Vec x, Vec slope) {
+  return _mm512_mask_mul_ps(x, _mm512_movepi32_mask(_mm512_castps_si512(x)), x, slope);
+}
+PNF_INLINE Vec max_nan(Vec a, Vec b) {
+  const Vec larger = _mm512_max_ps(a, b);
+  return _mm512_mask_mov_ps(larger, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+}
+
+}  // namespace pnf::avx512

@@ -1,0 +1,26 @@
+#pragma once
+#include <arm_neon.h>
+
+#define PNF_INLINE static inline __attribute__((always_inline))
+
+namespace pnf::neon {
+
+using Vec = float32x4_t;
+constexpr int kLanes = 4;
+// 6 x 4 accumulators, 4 weights and a broadcast fill 29 of the 32 registers.
+constexpr int kTilePixels = 6;
+constexpr int kTileBlocks = 1;
+constexpr int kDepthwisePixels = 14;
+
+PNF_INLINE Vec load(const float* p) { return vld1q_f32(p); }
+PNF_INLINE void store(float* p, Vec x) { vst1q_f32(p, x); }
+PNF_INLINE Vec splat(float x) { return vdupq_n_f32(x); }
+PNF_INLINE Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
+PNF_INLINE Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
+PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+PNF_INLINE Vec prelu(Vec x, Vec slope) {
+  return vbslq_f32(vcltzq_s32(vreinterpretq_s32_f32(x)), vmulq_f32(x, slope), x);
+}
+PNF_INLINE Vec max_nan(Vec a, Vec b) { return vmaxq_f32(a, b); }
+
+}  // namespace pnf::neon

@@ -1,0 +1,22 @@
+#pragma once
+
+#define PNF_INLINE static inline __attribute__((always_inline))
+
+namespace pnf::scalar {
+
+using Vec = float;
+constexpr int kLanes = 1;
+constexpr int kTilePixels = 1;
+constexpr int kTileBlocks = 1;
+constexpr int kDepthwisePixels = 2;
+
+PNF_INLINE Vec load(const float* p) { return *p; }
+PNF_INLINE void store(float* p, Vec x) { *p = x; }
+PNF_INLINE Vec splat(float x) { return x; }
+PNF_INLINE Vec add(Vec a, Vec b) { return a + b; }
+PNF_INLINE Vec mul(Vec a, Vec b) { return a * b; }
+PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+PNF_INLINE Vec prelu(Vec x, Vec slope) { return x < 0.0f ? x * slope : x; }
+PNF_INLINE Vec max_nan(Vec a, Vec b) { return a > b || a != a ? a : b; }
+
+}  // namespace pnf::scalar

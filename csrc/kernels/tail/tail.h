@@ -1,0 +1,46 @@
+// The end of the network: a depthwise convolution that covers the whole image, and the projection to the embedding.
+//
+//   global_depthwise  out[c] = bias[c] + sum_p weights[c][p] * prelu(in[p][c])
+//   linear            out[n] = bias[n] + sum_k weights[k][n] * in[k]          (added to out with `accumulate`)
+//
+// Batch normalisation is already in weights and bias. Error: at most (pixels + 1) * 2^-24, (inputs + 1) * 2^-24, of
+// the sum of absolute products.
+#pragma once
+#include <cstddef>
+
+#include "kernels/layout.h"
+
+namespace pnf {
+
+struct GlobalDepthwise {
+  int pixels;
+  const float* input;  // block b at input + b * block_stride, [pixels][16]
+  std::ptrdiff_t block_stride;
+  const float* slope;    // [blocks][16]
+  const float* weights;  // [blocks][pixels][16]
+  const float* bias;     // [blocks][16]
+  float* output;         // [blocks][16]
+};
+
+struct Linear {
+  int inputs;            // a multiple of 16
+  const float* input;    // [inputs]
+  const float* weights;  // [outputs / 16, rounded up][inputs][16]
+  const float* bias;     // [outputs / 16, rounded up][16]
+  int outputs;
+  float* output;  // [outputs]
+  bool accumulate;
+};
+
+#define PNF_DECLARE(isa)                                                                          \
+  namespace isa {                                                                                 \
+  void global_depthwise(const GlobalDepthwise& args, int block_begin, int block_end);             \
+  void linear(const Linear& args, int block_begin, int block_end);                                \
+  }
+PNF_DECLARE(scalar)
+PNF_DECLARE(avx2)
+PNF_DECLARE(avx512)
+PNF_DECLARE(neon)
+#undef PNF_DECLARE
+
+}  // namespace pnf

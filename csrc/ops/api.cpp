@@ -1,0 +1,45 @@
+#include "ops/api.h"
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+
+#include "kernels/dispatch.h"
+#include "plan/executor.h"
+
+namespace pnf::api {
+
+std::string compiled_isa() { return kernels().name; }
+
+std::vector<Isa> isas() {
+  std::vector<Isa> result;
+  for (const KernelSet& set : compiled_kernels()) result.push_back({set.name, set.available});
+  return result;
+}
+
+void force_isa(const std::string& name) { pnf::force_isa(name); }
+
+std::vector<double> profile(std::span<const std::int32_t> program, std::span<const float> weights,
+                            std::span<const std::uint8_t> pixels) {
+  const ProgramInfo info = program_info(program);
+  const std::size_t image = std::size_t{3} * info.height * info.width;
+  if (pixels.empty() || pixels.size() % image != 0) throw std::invalid_argument("pixels hold no whole number of images");
+  const Batch batch = {static_cast<std::int64_t>(pixels.size() / image), nullptr, pixels.data()};
+  return pnf::profile(program, weights, batch);
+}
+
+double peak_gflops() {
+  constexpr int kRuns = 20;
+  constexpr long kIterations = 200000;
+  double best = 0.0;
+  for (int run = 0; run < kRuns; ++run) {
+    alignas(64) float sink[kBlock];
+    const auto start = std::chrono::steady_clock::now();
+    const double products = kernels().probe_fma(kIterations, sink);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best = std::max(best, 2e-9 * products / seconds);
+  }
+  return best;
+}
+
+}  // namespace pnf::api

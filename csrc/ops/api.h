@@ -1,0 +1,28 @@
+// What libpnf_ops exports besides its registered operators. Each function may throw as the one it forwards to.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#define PNF_EXPORT __attribute__((visibility("default")))
+
+namespace pnf::api {
+
+struct Isa {
+  std::string name;
+  bool available;
+};
+
+PNF_EXPORT std::string compiled_isa();
+PNF_EXPORT std::vector<Isa> isas();
+PNF_EXPORT void force_isa(const std::string& name);
+
+// Seconds per step over `images` images, uint8 [images][height][width][3].
+PNF_EXPORT std::vector<double> profile(std::span<const std::int32_t> program, std::span<const float> weights,
+                                       std::span<const std::uint8_t> pixels);
+
+// Best of several short runs on the calling thread.
+PNF_EXPORT double peak_gflops();
+
+}  // namespace pnf::api

@@ -1,0 +1,241 @@
+#include "plan/program.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/stem/stem.h"
+
+namespace pnf {
+namespace {
+
+constexpr int kMaxSide = 4096;
+constexpr int kMaxBlocks = 4096;
+constexpr int kMaxFloats = 1 << 30;
+
+[[noreturn]] void fail(const std::string& what) { throw std::invalid_argument("damaged program: " + what); }
+
+class Decoder {
+ public:
+  Decoder(std::span<const std::int32_t> words, std::size_t weights_floats, Program& program)
+      : words_(words), weights_floats_(weights_floats), p_(program) {}
+
+  void run() {
+    p_.buffers.clear();
+    p_.steps.clear();
+    p_.terms.clear();
+    p_.groups.clear();
+    p_.scratch_floats = 0;
+    if (next() != kProgramMagic) fail("it does not start with the program's mark");
+    const int version = next();
+    if (version != kProgramVersion) {
+      throw std::invalid_argument("program of version " + std::to_string(version) + "; this library runs version " +
+                                  std::to_string(kProgramVersion));
+    }
+    if (static_cast<std::size_t>(next()) != words_.size()) fail("its length is not the one it states");
+    p_.height = next(1, kMaxSide, "image height");
+    p_.width = next(1, kMaxSide, "image width");
+    p_.bgr = next(0, 1, "colour order") == 1;
+    p_.embedding = next(1, kMaxBlocks * kBlock, "embedding size");
+    const int buffers = next(1, 1 << 16, "number of buffers");
+    const int items = next(1, 1 << 16, "number of items");
+    p_.arena_floats = next(0, kMaxFloats, "arena size");
+    p_.band_floats = next(0, kMaxFloats, "band size");
+    if (static_cast<std::size_t>(next()) != weights_floats_) fail("it was made for another number of weights");
+    for (int i = 0; i < buffers; ++i) buffer();
+    for (int i = 0; i < items;) i += item(items - i);
+    if (at_ != words_.size()) fail("words are left over");
+    if (p_.steps.empty() || p_.steps.back().kind != StepKind::kLinear) fail("it does not end in the embedding");
+  }
+
+ private:
+  std::int32_t next() {
+    if (at_ == words_.size()) fail("it ends early");
+    return words_[at_++];
+  }
+
+  int next(int low, int high, const char* what) {
+    const int value = next();
+    if (value < low || value > high) fail(std::string(what) + " is " + std::to_string(value));
+    return value;
+  }
+
+  int weights(std::int64_t floats) {
+    const int offset = next();
+    if (offset < 0 || static_cast<std::uint64_t>(offset + floats) > weights_floats_) fail("an offset leaves the weights");
+    return offset;
+  }
+
+  void unused() {
+    if (next() != -1) fail("an operand that should be unused is set");
+  }
+
+  void buffer() {
+    Buffer b;
+    b.in_band = next(0, 1, "buffer place") == 1;
+    b.offset = next(0, kMaxFloats, "buffer offset");
+    b.blocks = next(1, kMaxBlocks, "buffer blocks");
+    b.height = next(1, kMaxSide, "buffer height");
+    b.width = next(1, kMaxSide, "buffer width");
+    b.rows = next(1, b.height, "buffer rows");
+    if (!b.in_band && b.rows != b.height) fail("an arena buffer lacks rows");
+    const std::int64_t end = b.offset + std::int64_t{b.blocks} * b.rows * b.width * kBlock;
+    if (end > (b.in_band ? p_.band_floats : p_.arena_floats)) fail("a buffer leaves its memory");
+    p_.buffers.push_back(b);
+  }
+
+  int buffer_index() { return next(0, static_cast<int>(p_.buffers.size()) - 1, "buffer index"); }
+
+  // Returns the number of items consumed.
+  int item(int left) {
+    const auto kind = static_cast<StepKind>(next(0, 4, "step kind"));
+    if (kind != StepKind::kGroup) {
+      const int first = static_cast<int>(p_.steps.size());
+      const int height = step(kind, 0);
+      p_.groups.push_back({first, 1, height, height});
+      return 1;
+    }
+    const int rows = next(1, kMaxSide, "rows of a group");
+    const int count = next(1, left - 1, "steps of a group");
+    const int first = static_cast<int>(p_.steps.size());
+    int height = 0;
+    for (int i = 0; i < count; ++i) {
+      const auto inner = static_cast<StepKind>(next(1, 2, "step kind in a group"));
+      const int here = step(inner, rows);
+      if (i > 0 && here != height) fail("the steps of a group differ in height");
+      height = here;
+    }
+    p_.groups.push_back({first, count, rows, height});
+    return count + 1;
+  }
+
+  // A band buffer belongs to a group and holds as many rows as it works on.
+  void check_place(const Buffer& b, int group_rows) {
+    if (b.in_band && b.rows != group_rows) fail("a band buffer is used outside its group");
+  }
+
+  int step(StepKind kind, int group_rows) {
+    Step s{};
+    s.kind = kind;
+    s.input = s.output = -1;
+    int height = 1;
+    switch (kind) {
+      case StepKind::kStem: {
+        s.output = buffer_index();
+        const Buffer& out = p_.buffers[s.output];
+        check_place(out, group_rows);
+        if (out.height != (p_.height + 1) / 2 || out.width != (p_.width + 1) / 2) fail("the stem's output has another size");
+        s.weights = weights(std::int64_t{out.blocks} * 27 * kBlock);
+        s.bias = weights(std::int64_t{out.blocks} * kBlock);
+        s.norm = weights(6);
+        Stem stem{};
+        stem.width = p_.width;
+        p_.scratch_floats = std::max(p_.scratch_floats, stem_scratch(stem));
+        height = out.height;
+        break;
+      }
+      case StepKind::kNode:
+        height = node(s, group_rows);
+        break;
+      case StepKind::kGlobalDepthwise: {
+        s.input = buffer_index();
+        s.output = buffer_index();
+        const Buffer& in = p_.buffers[s.input];
+        const Buffer& out = p_.buffers[s.output];
+        check_place(in, 0);
+        check_place(out, 0);
+        if (out.height != 1 || out.width != 1 || out.blocks != in.blocks) fail("the global convolution's output has another size");
+        const std::int64_t channels = std::int64_t{in.blocks} * kBlock;
+        s.slope = weights(channels);
+        s.weights = weights(channels * in.height * in.width);
+        s.bias = weights(channels);
+        break;
+      }
+      case StepKind::kLinear: {
+        s.input = buffer_index();
+        const Buffer& in = p_.buffers[s.input];
+        check_place(in, 0);
+        if (in.height != 1 || in.width != 1) fail("the embedding's input is no vector");
+        const std::int64_t outputs = (p_.embedding + kBlock - 1) / kBlock * kBlock;
+        s.weights = weights(outputs * in.blocks * kBlock);
+        s.bias = weights(outputs);
+        break;
+      }
+      case StepKind::kGroup:
+        fail("a group inside a group");
+    }
+    p_.steps.push_back(s);
+    return height;
+  }
+
+  int node(Step& s, int group_rows) {
+    s.output = buffer_index();
+    const Buffer& out = p_.buffers[s.output];
+    check_place(out, group_rows);
+    s.bias = weights(std::int64_t{out.blocks} * kBlock);
+    s.terms = next(1, kMaxTerms, "number of terms");
+    s.first_term = static_cast<int>(p_.terms.size());
+    Node sized{};
+    sized.height = out.height;
+    sized.width = out.width;
+    sized.blocks = out.blocks;
+    sized.terms = s.terms;
+    for (int t = 0; t < s.terms; ++t) sized.term[t] = term(out, group_rows);
+    p_.scratch_floats = std::max(p_.scratch_floats, node_scratch(sized));
+    return out.height;
+  }
+
+  Term term(const Buffer& out, int group_rows) {
+    ProgramTerm t;
+    t.kind = static_cast<TermKind>(next(0, 4, "term kind"));
+    t.input = buffer_index();
+    const Buffer& in = p_.buffers[t.input];
+    check_place(in, group_rows);
+    t.kernel = next(1, kMaxKernel, "kernel");
+    t.stride = next(1, 2, "stride");
+    t.shift = next(0, 1, "shift");
+    t.first_out = next(0, out.blocks - 1, "first output block");
+    t.out_blocks = next(1, out.blocks - t.first_out, "output blocks");
+    const bool product = t.kind == TermKind::kPointwise || t.kind == TermKind::kDepthwise;
+    const bool pool = t.kind == TermKind::kMaxPool || t.kind == TermKind::kAvgPool;
+    const std::int64_t channels = std::int64_t{in.blocks} * kBlock;
+    t.slope = product ? weights(channels) : (unused(), -1);
+    t.depthwise = t.kind == TermKind::kDepthwise ? weights(channels * t.kernel * t.kernel) : (unused(), -1);
+    t.pointwise = product ? weights(channels * t.out_blocks * kBlock) : (unused(), -1);
+    t.scale = pool ? weights(channels) : (unused(), -1);
+
+    const auto out_side = [&](int side) { return (side + t.stride - 1) / t.stride; };
+    if (out.height != out_side(in.height) || out.width != out_side(in.width)) fail("a term's input has another size");
+    if (t.shift != 0 && (t.kind != TermKind::kPointwise || t.stride != 2 || in.height % 2 != 0 || in.width % 2 != 0)) {
+      fail("a shifted term needs stride 2 and an even size");
+    }
+    if (t.kind == TermKind::kDepthwise && t.kernel != 3 && t.kernel != 5 && t.kernel != 7) fail("depthwise kernels are 3, 5 or 7");
+    if (!product && (in.blocks != out.blocks || t.out_blocks != out.blocks)) fail("a term without weights changes the channels");
+    if (t.kind == TermKind::kIdentity && t.stride != 1) fail("an identity cannot have a stride");
+    if (in.in_band && (t.stride != 1 || (t.kind != TermKind::kPointwise && t.kind != TermKind::kIdentity))) {
+      fail("a band holds only the rows at hand");
+    }
+    p_.terms.push_back(t);
+
+    Term sized{};
+    sized.kind = t.kind;
+    sized.kernel = t.kernel;
+    sized.stride = t.stride;
+    sized.width = in.width;
+    sized.blocks = in.blocks;
+    return sized;
+  }
+
+  std::span<const std::int32_t> words_;
+  std::size_t at_ = 0;
+  std::size_t weights_floats_;
+  Program& p_;
+};
+
+}  // namespace
+
+void decode(std::span<const std::int32_t> words, std::size_t weights_floats, Program& program) {
+  Decoder(words, weights_floats, program).run();
+}
+
+}  // namespace pnf
