@@ -77,6 +77,7 @@ class EmbeddingModel(nn.Module):
     Attributes:
         input_spec: Size, normalisation and channel order of the input.
         embedding_dim: Length of an embedding.
+        model_name: The registry's name of the architecture.
         weights_source: Where the weights came from, or None while they are the random initial ones.
     """
 
@@ -87,4 +88,5 @@ class EmbeddingModel(nn.Module):
             raise PocketNetError(f"embedding_dim is {embedding_dim}; expected a positive number")
         self.embedding_dim = embedding_dim
         self.input_spec = input_spec or InputSpec()
+        self.model_name = type(self).__name__.lower()
         self.weights_source: str | None = None

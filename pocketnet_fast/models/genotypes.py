@@ -81,14 +81,12 @@ def _checked_edge(edge: Any, states: int, where: str) -> Edge:
     if not isinstance(edge, (tuple, list)) or len(edge) != 2:
         raise PocketNetError(f"genotype: {where} is {edge!r}; expected a pair (operation, input)")
     operation, source = edge
-    if operation == "none":
-        raise PocketNetError(
-            f"genotype: {where} has the operation 'none', which exists during search only; "
-            f"expected one of {', '.join(OPERATIONS)}"
-        )
     if operation not in OPERATIONS:
+        found = (
+            "'none', which exists during search only" if operation == "none" else f"unknown: {operation!r}"
+        )
         raise PocketNetError(
-            f"genotype: {where} has the unknown operation {operation!r}; expected one of {', '.join(OPERATIONS)}"
+            f"genotype: the operation of {where} is {found}; expected one of {', '.join(OPERATIONS)}"
         )
     if not _is_int(source) or not 0 <= source < states:
         raise PocketNetError(f"genotype: {where} reads state {source!r}; expected 0 to {states - 1}")
@@ -156,7 +154,8 @@ def _literal(node: ast.expr, where: str) -> Any:
         return [_literal(element, where) for element in node.elts]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
         bounds = [_literal(argument, where) for argument in node.args]
-        if node.keywords or not 1 <= len(bounds) <= 3 or not all(_is_int(b) for b in bounds) or 0 in bounds[2:]:
+        well_formed = not node.keywords and 1 <= len(bounds) <= 2 and all(_is_int(b) for b in bounds)
+        if not well_formed:
             raise PocketNetError(f"genotype: {where} has a malformed range; expected range(start, stop)")
         return range(*bounds)
     raise PocketNetError(

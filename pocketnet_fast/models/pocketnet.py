@@ -37,7 +37,7 @@ class DepthwiseSeparable(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """Halve an even-sized map by two strided 1x1 branches, the second shifted by one pixel in both directions.
+    """Halve an even-sized map by two strided 1x1 branches, the second on the map shifted by a pixel.
 
     N,C_in,H,W to N,C_out,H/2,W/2; each branch gives half of the output channels.
     """
@@ -132,10 +132,10 @@ class Cell(nn.Module):
         else:
             self.preproc0 = DepthwiseSeparable(channels_before, channels, 1, 1)
         self.preproc1 = DepthwiseSeparable(channels_previous, channels, 1, 1)
+        strides = [2, 2] if reduction else [1, 1]
+        strides += [1] * len(nodes)
         self.dag = nn.ModuleList(
-            nn.ModuleList(
-                make_operation(edge.operation, channels, 2 if reduction and edge.input < 2 else 1) for edge in node
-            )
+            nn.ModuleList(make_operation(edge.operation, channels, strides[edge.input]) for edge in node)
             for node in nodes
         )
         self.inputs = [[edge.input for edge in node] for node in nodes]
@@ -147,7 +147,8 @@ class Cell(nn.Module):
         states = [self.preproc0(before), self.preproc1(previous)]
         for index, node in enumerate(self.dag):
             sources = self.inputs[index]
-            states.append(node[0](states[sources[0]]) + node[1](states[sources[1]]))
+            first, second = node[0], node[1]  # type: ignore[index]
+            states.append(first(states[sources[0]]) + second(states[sources[1]]))
         return torch.cat([states[i] for i in self.concat], 1)
 
 
