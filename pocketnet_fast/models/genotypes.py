@@ -82,9 +82,7 @@ def _checked_edge(edge: Any, states: int, where: str) -> Edge:
         raise PocketNetError(f"genotype: {where} is {edge!r}; expected a pair (operation, input)")
     operation, source = edge
     if operation not in OPERATIONS:
-        found = (
-            "'none', which exists during search only" if operation == "none" else f"unknown: {operation!r}"
-        )
+        found = "'none', which is for search only" if operation == "none" else f"unknown: {operation!r}"
         raise PocketNetError(
             f"genotype: the operation of {where} is {found}; expected one of {', '.join(OPERATIONS)}"
         )

@@ -147,8 +147,9 @@ class Cell(nn.Module):
         states = [self.preproc0(before), self.preproc1(previous)]
         for index, node in enumerate(self.dag):
             sources = self.inputs[index]
-            first, second = node[0], node[1]  # type: ignore[index]
-            states.append(first(states[sources[0]]) + second(states[sources[1]]))
+            first = node[0](states[sources[0]])  # type: ignore[index]
+            second = node[1](states[sources[1]])  # type: ignore[index]
+            states.append(first + second)
         return torch.cat([states[i] for i in self.concat], 1)
 
 
