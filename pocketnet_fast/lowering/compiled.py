@@ -1,0 +1,95 @@
+"""A network on the fused kernels, as a torch module."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.lowering.plan import Plan
+from pocketnet_fast.lowering.pocketnet import lower
+
+_MAX_THREADS = 1024
+
+
+class CompiledModel(nn.Module):
+    """A lowered network; made by ``pocketnet_fast.compile``.
+
+    Attributes:
+        embedding_dim: Length of an embedding.
+    """
+
+    program: Tensor
+    weights: Tensor
+
+    def __init__(self, plan: Plan, threads: int, flip: bool) -> None:
+        super().__init__()
+        from pocketnet_fast.ops import run_plan  # noqa: F401  (registers the operator)
+
+        program, weights = plan.encode()
+        self.register_buffer("program", program)
+        self.register_buffer("weights", weights)
+        self.embedding_dim = plan.embedding_dim
+        self.threads = threads
+        self.flip = flip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute embeddings.
+
+        Args:
+            x: float32 N,3,112,112, normalised RGB, or uint8 N,112,112,3; any N, any strides.
+
+        Returns:
+            float32 N,``embedding_dim``, not L2-normalised.
+
+        Raises:
+            RuntimeError: On a wrong dtype, shape or device.
+        """
+        out: Tensor = torch.ops.pocketnet_fast.run_plan(
+            x, self.program, self.weights, self.embedding_dim, self.threads, self.flip
+        )
+        return out
+
+    def extra_repr(self) -> str:
+        """Say what runs."""
+        from pocketnet_fast.ops.native import compiled_isa
+
+        threads = self.threads or "torch's"
+        return f"embedding_dim={self.embedding_dim}, isa={compiled_isa()}, threads={threads}, flip={self.flip}"
+
+
+def compile(
+    model: nn.Module,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    threads: int | None = None,
+    color: str = "rgb",
+    flip: bool = False,
+) -> CompiledModel:
+    """Lower ``model`` to the fused kernels.
+
+    Args:
+        model: A PocketNet. It is read, not changed, and may be discarded.
+        device: ``"cpu"``.
+        precision: ``"fp32"``.
+        threads: Threads of one call; None follows ``torch.set_num_threads``. The result does not depend on it.
+        color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
+        flip: Return the sum of the embeddings of the image and of its mirror image, the embedding of the
+            verification protocol.
+
+    Returns:
+        A module from float32 N,3,112,112 (normalised RGB) or uint8 N,112,112,3 to float32 N,``embedding_dim``.
+        It may be called from many threads at once.
+
+    Raises:
+        PocketNetError: On a model, device, precision or number of threads that is not supported.
+        ImportError: If the package was not built.
+    """
+    if str(device) != "cpu":
+        raise PocketNetError(f"device is {device!r}; the fused kernels run on 'cpu'")
+    if precision != "fp32":
+        raise PocketNetError(f"precision is {precision!r}; available: 'fp32'")
+    if threads is not None and not 1 <= threads <= _MAX_THREADS:
+        raise PocketNetError(f"threads is {threads}; expected 1 to {_MAX_THREADS}, or None for torch's number")
+    return CompiledModel(lower(model, color=color), threads or 0, flip).eval()

@@ -1,0 +1,64 @@
+"""Weights in the order in which the kernels read them: blocks of 16 channels, the same for every instruction set."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pocketnet_fast.lowering.plan import BLOCK, blocks_of
+
+
+def _pad(array: np.ndarray, axis: int) -> np.ndarray:
+    short = blocks_of(array.shape[axis]) * BLOCK - array.shape[axis]
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, short)
+    return np.pad(array, widths)
+
+
+def pack_vector(vector: np.ndarray) -> np.ndarray:
+    """C to blocks x 16."""
+    return _pad(vector, 0)
+
+
+def pack_pointwise(weight: np.ndarray) -> np.ndarray:
+    """C_out x C_in to out_blocks x in_blocks x 16 (in) x 16 (out)."""
+    padded = _pad(_pad(weight, 0), 1)
+    out_blocks, in_blocks = padded.shape[0] // BLOCK, padded.shape[1] // BLOCK
+    return padded.reshape(out_blocks, BLOCK, in_blocks, BLOCK).transpose(0, 2, 3, 1)
+
+
+def pack_depthwise(weight: np.ndarray) -> np.ndarray:
+    """C x k x k to blocks x k*k x 16."""
+    padded = _pad(weight.reshape(weight.shape[0], -1), 0)
+    return padded.reshape(-1, BLOCK, padded.shape[1]).transpose(0, 2, 1)
+
+
+def pack_stem(weight: np.ndarray) -> np.ndarray:
+    """C_out x 3 (colour) x 3 (ky) x 3 (kx) to blocks x ky x colour x kx x 16."""
+    padded = _pad(weight, 0)
+    return padded.reshape(-1, BLOCK, 3, 3, 3).transpose(0, 3, 2, 4, 1)
+
+
+def pack_linear(weight: np.ndarray) -> np.ndarray:
+    """N x K to out_blocks x K (padded to a multiple of 16) x 16."""
+    padded = _pad(_pad(weight, 0), 1)
+    return padded.reshape(-1, BLOCK, padded.shape[1]).transpose(0, 2, 1)
+
+
+class WeightStore:
+    """Collects packed constants; each starts on a multiple of 16 floats."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+        self._size = 0
+
+    def add(self, array: np.ndarray) -> int:
+        """Append ``array`` (rounded to float32) and return its offset in floats."""
+        flat = _pad(np.ascontiguousarray(array, dtype=np.float32).reshape(-1), 0)
+        offset = self._size
+        self._parts.append(flat)
+        self._size += flat.size
+        return offset
+
+    def finish(self) -> np.ndarray:
+        """All constants as one float32 vector."""
+        return np.concatenate(self._parts)

@@ -1,0 +1,410 @@
+"""Lowers a trained PocketNet of any genotype to a plan, by rewritings that lose nothing.
+
+* Batch normalisation goes into the convolution before it, a depthwise 1x1 into the pointwise after it; all in
+  float64.
+* The edges of a node become one sum: their pointwise products share the accumulators and one bias.
+* A concatenation never exists. It is read by the pre-processing of the next two cells (and of the tail), which
+  becomes a sum over the states it was made of, computed band by band together with the last of them.
+* A state that nothing reads is not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.lowering import packing
+from pocketnet_fast.lowering.arena import place
+from pocketnet_fast.lowering.plan import (
+    BLOCK,
+    MAX_TERMS,
+    Buffer,
+    GlobalDepthwiseStep,
+    Group,
+    LinearStep,
+    NodeStep,
+    Plan,
+    StemStep,
+    Step,
+    Term,
+    TermKind,
+    blocks_of,
+)
+from pocketnet_fast.models.pocketnet import Cell, DepthwiseSeparable, FactorizedReduce, Identity, PocketNet, Pool
+
+# Rows of a band: few enough that the band stays in the second-level cache, many enough that the rows a
+# depthwise convolution reads twice do not count.
+_BAND_PIXELS = 448
+
+# A concatenation, as the buffers that hold its parts.
+Concatenation = Sequence[int]
+
+
+def _array(tensor: Tensor | None) -> np.ndarray:
+    assert tensor is not None
+    return tensor.detach().cpu().double().numpy()
+
+
+def _bn(bn: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift of a BatchNorm in evaluation."""
+    assert isinstance(bn, nn.BatchNorm2d)
+    scale = _array(bn.weight) / np.sqrt(_array(bn.running_var) + bn.eps)
+    return scale, _array(bn.bias) - _array(bn.running_mean) * scale
+
+
+def _conv(conv: nn.Module) -> np.ndarray:
+    assert isinstance(conv, nn.Conv2d)
+    return _array(conv.weight)
+
+
+def _slope(prelu: nn.Module, channels: int) -> np.ndarray:
+    assert isinstance(prelu, nn.PReLU)
+    return np.broadcast_to(_array(prelu.weight), (channels,))
+
+
+class _Lowering:
+    def __init__(self, model: PocketNet, bgr: bool) -> None:
+        self.model = model
+        self.bgr = bgr
+        self.store = packing.WeightStore()
+        self.buffers: list[Buffer] = []
+        self.groups: list[Group] = []
+
+    def run(self) -> Plan:
+        model = self.model
+        height, width = model.input_spec.size
+        cells = list(model.cells)
+        outputs: list[Concatenation] = []
+
+        stem = self._buffer("stem", 4 * model.channels, (height + 1) // 2, (width + 1) // 2)
+        projections: dict[tuple[int, int], int] = {}
+        self._emit_with_readers([self._stem(stem)], [stem], self._readers(-1), projections)
+        for index, cell in enumerate(cells):
+            assert isinstance(cell, Cell)
+            steps, states = self._cell(index, cell, projections)
+            concat = [states[i] for i in cell.concat]
+            for step in steps[:-1]:
+                self.groups.append(Group((step,)))
+            self._emit_with_readers(steps[-1:], concat, self._readers(index), projections)
+            outputs.append(concat)
+        self._tail(projections[len(cells), 1])
+        return self._finish()
+
+    def _readers(self, index: int) -> list[tuple[int, int]]:
+        """The (cell, input) pairs that read the output of cell ``index``; -1 is the stem, the last reader the tail."""
+        count = len(self.model.cells)
+        readers = [(index + 1, 1), (index + 2, 0)]
+        if index == -1:
+            readers.insert(0, (0, 0))
+        return [
+            (cell, which)
+            for cell, which in readers
+            if (cell == count and which == 1) or (cell < count and self._is_read(cell, which))
+        ]
+
+    def _is_read(self, index: int, state: int) -> bool:
+        cell = self.model.cells[index]
+        assert isinstance(cell, Cell)
+        return state in self._needed(cell)
+
+    @staticmethod
+    def _needed(cell: Cell) -> set[int]:
+        needed = set(cell.concat)
+        for node in range(len(cell.inputs) - 1, -1, -1):
+            if node + 2 in needed:
+                needed.update(cell.inputs[node])
+        return needed
+
+    def _buffer(self, name: str, channels: int, height: int, width: int) -> int:
+        self.buffers.append(Buffer(name, channels, height, width, rows=height))
+        return len(self.buffers) - 1
+
+    def _stem(self, output: int) -> StemStep:
+        conv, bn = self.model.stem[0], self.model.stem[1]
+        scale, shift = _bn(bn)
+        weight = _conv(conv) * scale[:, None, None, None]
+        spec = self.model.input_spec
+        norm = [255.0 * m for m in spec.mean] + [1.0 / (255.0 * s) for s in spec.std]
+        buffer = self.buffers[output]
+        return StemStep(
+            "stem",
+            output,
+            self.store.add(packing.pack_stem(weight)),
+            self.store.add(packing.pack_vector(shift)),
+            self.store.add(np.array(norm)),
+            macs=weight.size * buffer.height * buffer.width,
+        )
+
+    def _emit_with_readers(
+        self,
+        steps: Sequence[Step],
+        concat: Concatenation,
+        readers: Sequence[tuple[int, int]],
+        projections: dict[tuple[int, int], int],
+    ) -> None:
+        """Emit the step that completes ``concat`` and, in the same bands, every reader of the same resolution."""
+        same_rows: list[Step] = list(steps)
+        later: list[Step] = []
+        for cell, which in readers:
+            step = self._reader(cell, which, concat)
+            projections[cell, which] = step.output
+            reduces = any(term.stride != 1 for term in step.terms)
+            (later if reduces else same_rows).append(step)
+        completed = steps[-1]
+        assert not isinstance(completed, LinearStep)
+        buffer = self.buffers[completed.output]
+        rows = min(max(1, _BAND_PIXELS // buffer.width), buffer.height)
+        if not later and completed.output in concat and len(same_rows) > len(steps):
+            buffer.in_band = True
+            buffer.rows = rows
+        self.groups.append(Group(tuple(same_rows), rows))
+        self.groups.extend(Group((step,)) for step in later)
+
+    def _reader(self, cell: int, which: int, concat: Concatenation) -> NodeStep:
+        source = self.buffers[concat[0]]
+        if cell == len(self.model.cells):
+            prelu, conv, bn = self.model.tail[0], self.model.tail[1], self.model.tail[2]
+            middle = _conv(conv).shape[0]
+            output = self._buffer("tail", middle, source.height, source.width)
+            terms, bias = self._pointwise(prelu, _conv(conv)[:, :, 0, 0], bn, concat)
+            return self._node("tail.0-2", output, terms, bias)
+        module = getattr(self.model.cells[cell], f"preproc{which}")
+        name = f"cells.{cell}.preproc{which}"
+        if isinstance(module, FactorizedReduce):
+            channels = module.bn.num_features
+            output = self._buffer(name, channels, source.height // 2, source.width // 2)
+            terms, bias = self._factorized_reduce(module, concat)
+        else:
+            assert isinstance(module, DepthwiseSeparable)
+            prelu, depthwise, pointwise, bn = module.net
+            weight = _conv(pointwise)[:, :, 0, 0] * _conv(depthwise)[:, 0, 0, 0]
+            output = self._buffer(name, weight.shape[0], source.height, source.width)
+            terms, bias = self._pointwise(prelu, weight, bn, concat)
+        return self._node(name, output, terms, bias)
+
+    def _cell(
+        self, index: int, cell: Cell, projections: dict[tuple[int, int], int]
+    ) -> tuple[list[NodeStep], dict[int, int]]:
+        needed = self._needed(cell)
+        states = {i: projections[index, i] for i in (0, 1) if i in needed}
+        channels = cell.channels_out // len(cell.concat)
+        steps = []
+        for number, edges in enumerate(cell.dag):
+            if number + 2 not in needed:
+                continue
+            assert isinstance(edges, nn.ModuleList)
+            terms: list[Term] = []
+            bias = np.zeros(channels)
+            sides = set()
+            for edge, operation in enumerate(edges):
+                source = states[cell.inputs[number][edge]]
+                stride = 2 if cell.reduction and cell.inputs[number][edge] < 2 else 1
+                edge_terms, edge_bias = self._operation(operation, source, stride)
+                terms += edge_terms
+                bias = bias + edge_bias
+                sides.add((-(-self.buffers[source].height // stride), -(-self.buffers[source].width // stride)))
+            assert len(sides) == 1, "the two edges of a node differ in size"
+            height, width = sides.pop()
+            output = self._buffer(f"cells.{index}.node{number}", channels, height, width)
+            states[number + 2] = output
+            steps.append(self._node(f"cells.{index}.dag.{number}", output, terms, bias))
+        return steps, states
+
+    def _operation(self, operation: nn.Module, source: int, stride: int) -> tuple[list[Term], np.ndarray]:
+        channels = self.buffers[source].channels
+        if isinstance(operation, Identity):
+            term = Term(TermKind.IDENTITY, source, out_blocks=blocks_of(channels))
+            return [term], np.zeros(channels)
+        if isinstance(operation, Pool):
+            kind = TermKind.MAX_POOL if isinstance(operation.pool, nn.MaxPool2d) else TermKind.AVG_POOL
+            scale, shift = _bn(operation.bn)
+            offset = self.store.add(packing.pack_vector(scale))
+            return [Term(kind, source, 3, stride, out_blocks=blocks_of(channels), scale=offset)], shift
+        if isinstance(operation, FactorizedReduce):
+            return self._factorized_reduce(operation, [source])
+        if not isinstance(operation, DepthwiseSeparable):
+            raise PocketNetError(f"cannot lower an operation of type {type(operation).__name__}")
+        prelu, depthwise, pointwise, bn = operation.net
+        kernel = _conv(depthwise).shape[2]
+        weight = _conv(pointwise)[:, :, 0, 0]
+        if kernel == 1:
+            return self._pointwise(prelu, weight * _conv(depthwise)[:, 0, 0, 0], bn, [source], stride)
+        scale, shift = _bn(bn)
+        buffer = self.buffers[source]
+        pixels = -(-buffer.height // stride) * -(-buffer.width // stride)
+        term = Term(
+            TermKind.DEPTHWISE,
+            source,
+            kernel,
+            stride,
+            out_blocks=blocks_of(weight.shape[0]),
+            slope=self.store.add(packing.pack_vector(_slope(prelu, channels))),
+            depthwise=self.store.add(packing.pack_depthwise(_conv(depthwise)[:, 0])),
+            pointwise=self.store.add(packing.pack_pointwise(weight * scale[:, None])),
+            macs=pixels * (channels * kernel * kernel + weight.size),
+        )
+        return [term], shift
+
+    def _pointwise(
+        self, prelu: nn.Module, weight: np.ndarray, bn: nn.Module, concat: Concatenation, stride: int = 1
+    ) -> tuple[list[Term], np.ndarray]:
+        scale, shift = _bn(bn)
+        slope = _slope(prelu, weight.shape[1])
+        return self._pointwise_terms(slope, weight * scale[:, None], concat, stride), shift
+
+    def _factorized_reduce(
+        self, module: FactorizedReduce, concat: Concatenation
+    ) -> tuple[list[Term], np.ndarray]:
+        scale, shift = _bn(module.bn)
+        terms: list[Term] = []
+        first = 0
+        for branch, (depthwise, pointwise) in enumerate(
+            ((module.conv11, module.conv12), (module.conv21, module.conv22))
+        ):
+            weight = _conv(pointwise)[:, :, 0, 0] * _conv(depthwise)[:, 0, 0, 0]
+            last = first + weight.shape[0]
+            slope = _slope(module.relu, weight.shape[1])
+            terms += self._pointwise_terms(
+                slope, weight * scale[first:last, None], concat, stride=2, shift=branch, first_channel=first
+            )
+            first = last
+        return terms, shift
+
+    def _pointwise_terms(
+        self,
+        slope: np.ndarray,
+        weight: np.ndarray,
+        concat: Concatenation,
+        stride: int = 1,
+        shift: int = 0,
+        first_channel: int = 0,
+    ) -> list[Term]:
+        """One term per part of ``concat``; ``weight`` holds the output channels from ``first_channel`` on."""
+        first_block = first_channel // BLOCK
+        rows = np.pad(weight, ((first_channel - first_block * BLOCK, 0), (0, 0)))
+        terms = []
+        at = 0
+        for part in concat:
+            buffer = self.buffers[part]
+            columns = slice(at, at + buffer.channels)
+            at += buffer.channels
+            pixels = -(-buffer.height // stride) * -(-buffer.width // stride)
+            terms.append(
+                Term(
+                    TermKind.POINTWISE,
+                    part,
+                    1,
+                    stride,
+                    shift,
+                    first_block,
+                    blocks_of(rows.shape[0]),
+                    slope=self.store.add(packing.pack_vector(slope[columns])),
+                    pointwise=self.store.add(packing.pack_pointwise(rows[:, columns])),
+                    macs=pixels * weight.shape[0] * buffer.channels,
+                )
+            )
+        return terms
+
+    def _node(self, name: str, output: int, terms: list[Term], bias: np.ndarray) -> NodeStep:
+        if len(terms) > MAX_TERMS:
+            raise PocketNetError(
+                f"{name} sums {len(terms)} terms; the kernels take at most {MAX_TERMS} "
+                "(a concatenation of fewer states is needed)"
+            )
+        return NodeStep(name, output, self.store.add(packing.pack_vector(bias)), tuple(terms))
+
+    def _tail(self, source: int) -> None:
+        tail = self.model.tail
+        buffer = self.buffers[source]
+        scale, shift = _bn(tail[5])
+        weight = _conv(tail[4])[:, 0] * scale[:, None, None]
+        if weight.shape[1:] != (buffer.height, buffer.width):
+            raise PocketNetError(
+                f"the last map is {buffer.height}x{buffer.width}; the tail's convolution needs "
+                f"{weight.shape[1]}x{weight.shape[2]}"
+            )
+        vector = self._buffer("features", weight.shape[0], 1, 1)
+        self.groups.append(
+            Group(
+                (
+                    GlobalDepthwiseStep(
+                        "tail.3-5",
+                        source,
+                        vector,
+                        self.store.add(packing.pack_vector(_slope(tail[3], buffer.channels))),
+                        self.store.add(packing.pack_depthwise(weight)),
+                        self.store.add(packing.pack_vector(shift)),
+                        macs=weight.size,
+                    ),
+                )
+            )
+        )
+        scale, shift = _bn(tail[7])
+        projection = _conv(tail[6])[:, :, 0, 0] * scale[:, None]
+        self.groups.append(
+            Group(
+                (
+                    LinearStep(
+                        "tail.6-7",
+                        vector,
+                        self.store.add(packing.pack_linear(projection)),
+                        self.store.add(packing.pack_vector(shift)),
+                        macs=projection.size,
+                    ),
+                )
+            )
+        )
+
+    def _finish(self) -> Plan:
+        lifetimes: dict[int, tuple[int, int]] = {}
+        for time, group in enumerate(self.groups):
+            for step in group.steps:
+                touched = [] if isinstance(step, LinearStep) else [step.output]
+                if isinstance(step, NodeStep):
+                    touched += [term.source for term in step.terms]
+                elif not isinstance(step, StemStep):
+                    touched.append(step.source)
+                for buffer in touched:
+                    lifetimes[buffer] = (lifetimes.get(buffer, (time, time))[0], time)
+        sizes = {}
+        for in_band in (False, True):
+            members = [i for i, buffer in enumerate(self.buffers) if buffer.in_band == in_band]
+            sizes[in_band] = place([self.buffers[i] for i in members], [lifetimes[i] for i in members])
+        height, width = self.model.input_spec.size
+        return Plan(
+            self.model.model_name,
+            height,
+            width,
+            self.bgr,
+            self.model.embedding_dim,
+            self.buffers,
+            self.groups,
+            self.store.finish(),
+            sizes[False],
+            sizes[True],
+        )
+
+
+def lower(model: nn.Module, *, color: str = "rgb") -> Plan:
+    """Lower a trained PocketNet to a plan.
+
+    Args:
+        model: A ``PocketNet``; its batch normalisation is taken as in evaluation. The module is not changed.
+        color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
+
+    Returns:
+        The plan, with the weights packed once for every instruction set.
+
+    Raises:
+        PocketNetError: If the model is no PocketNet or its genotype goes beyond what the kernels take.
+    """
+    if not isinstance(model, PocketNet):
+        raise PocketNetError(
+            f"a {type(model).__name__} has no fused form; PocketNet models (pocketnet_s128, ...) have"
+        )
+    if color not in ("rgb", "bgr"):
+        raise PocketNetError(f"unknown channel order {color!r}; expected 'rgb' or 'bgr'")
+    return _Lowering(model, color != model.input_spec.color).run()

@@ -1,0 +1,67 @@
+"""The native libraries: where they lie, loading them, and which instruction set runs."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+
+@functools.cache
+def library_path() -> Path:
+    """Path of ``libpnf_ops.so``, which a C++ host loads to run a fused TorchScript file.
+
+    Raises:
+        ImportError: If the package was not built (a source tree that was never installed).
+    """
+    spec = importlib.util.find_spec("pocketnet_fast._C")
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "lib" / "libpnf_ops.so"
+        if path.exists():
+            return path
+    raise ImportError(
+        "the native part of pocketnet_fast is missing: install the package (pip install .) instead of "
+        "importing it from a source tree"
+    )
+
+
+@functools.cache
+def extension() -> ModuleType:
+    """The Python extension, with the operators registered in torch.
+
+    Raises:
+        ImportError: If the package was not built.
+    """
+    torch.ops.load_library(str(library_path()))
+    from pocketnet_fast import _C
+
+    return _C
+
+
+def compiled_isa() -> str:
+    """Name of the instruction set whose kernels run: ``avx512``, ``avx2``, ``neon`` or ``scalar``.
+
+    The best one that the CPU has, or the one that the environment variable ``PNF_FORCE_ISA`` names.
+
+    Raises:
+        RuntimeError: If ``PNF_FORCE_ISA`` names a set that this build or CPU lacks.
+    """
+    name: str = extension().compiled_isa()
+    return name
+
+
+def available_isas() -> list[str]:
+    """Instruction sets that this build and CPU have, best first."""
+    return [name for name, available in extension().isas().items() if available]
+
+
+def force_isa(name: str) -> None:
+    """Use the named kernels in this process from now on; ``""`` returns to the default.
+
+    Raises:
+        RuntimeError: If this build or CPU lacks the set.
+    """
+    extension().force_isa(name)

@@ -1,0 +1,41 @@
+"""Registration of ``pocketnet_fast::run_plan`` in Python; the kernels are in ``csrc/``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pocketnet_fast.ops.native import extension
+
+extension()
+
+
+@torch.library.register_fake("pocketnet_fast::run_plan")
+def _fake(
+    pixels: Tensor, program: Tensor, weights: Tensor, embedding: int, threads: int, flip: bool
+) -> Tensor:
+    return pixels.new_empty((pixels.shape[0], embedding), dtype=torch.float32)
+
+
+def run_plan(
+    pixels: Tensor, program: Tensor, weights: Tensor, embedding: int, threads: int = 0, flip: bool = False
+) -> Tensor:
+    """Run a lowered network.
+
+    Args:
+        pixels: float32 N,3,H,W, normalised RGB, or uint8 N,H,W,3 in the program's colour order; any strides.
+        program: int32 words, from ``Plan.encode``.
+        weights: float32, from ``Plan.encode``.
+        embedding: Length of an embedding.
+        threads: 0 takes torch's number of threads.
+        flip: Return the sum of the embeddings of each image and of its mirror image.
+
+    Returns:
+        float32 N,``embedding``. A NaN or infinite pixel makes that image's embedding non-finite and no other's.
+
+    Raises:
+        RuntimeError: On a wrong dtype, shape or device, a damaged program, or an instruction set that
+            ``PNF_FORCE_ISA`` names and the CPU lacks.
+    """
+    out: Tensor = torch.ops.pocketnet_fast.run_plan(pixels, program, weights, embedding, threads, flip)
+    return out
