@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pocketnet_fast.cli import info
 from pocketnet_fast.errors import PocketNetError
 
 app = typer.Typer(
@@ -34,6 +35,9 @@ def _root(
     ] = False,
 ) -> None:
     """Small face recognition networks, run fast."""
+
+
+info.register(app)
 
 
 def main() -> None:

@@ -1,0 +1,184 @@
+"""``pocketnet info``: how large the networks are, and what they are lowered to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocketnet_fast.errors import PocketNetError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pocketnet_fast.lowering import Plan
+    from pocketnet_fast.models.base import EmbeddingModel
+    from pocketnet_fast.models.counting import Count, ModelCount
+
+_CONVENTIONS = (
+    "MACs: multiply-accumulates of convolutions and linear layers. FLOPs: the paper's convention, which "
+    "counts multiplies and adds separately and normalisation, activation and pooling too; cut after two "
+    "decimals."
+)
+
+
+def info(
+    model: Annotated[
+        str | None, typer.Argument(help="A model's name; without it, all models are listed.")
+    ] = None,
+    *,
+    genotype: Annotated[
+        str | None,
+        typer.Option(help="For the model 'pocketnet': a genotype's text, or a published one's name."),
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="For the model 'pocketnet'.")] = None,
+    layers: Annotated[int | None, typer.Option(help="For the model 'pocketnet'.")] = None,
+    embedding_dim: Annotated[int | None, typer.Option(help="Length of the embedding.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Check that this weight file fits, and print its SHA-256.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the fused steps of the lowered model.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print parameters, multiply-accumulates and the paper's FLOPs, per model and per kind of operation.
+
+    Examples: [bold]pocketnet info[/bold], [bold]pocketnet info pocketnet_s128 --plan[/bold],
+    [bold]pocketnet info pocketnet --genotype softmax_cifar10 --channels 16 --layers 18 --json[/bold]
+    """
+    if model is None:
+        options = {
+            "--genotype": genotype,
+            "--channels": channels,
+            "--layers": layers,
+            "--embedding-dim": embedding_dim,
+            "--weights": weights,
+            "--plan": plan or None,
+        }
+        given = [option for option, value in options.items() if value is not None]
+        if given:
+            raise PocketNetError(f"{', '.join(given)} needs a model; run: pocketnet info MODEL")
+        _print_all(as_json)
+        return
+
+    from pocketnet_fast.models.registry import create_model
+
+    network = create_model(
+        model,
+        weights=weights,
+        embedding_dim=embedding_dim,
+        genotype=genotype,
+        channels=channels,
+        layers=layers,
+    )
+    _print_one(network, plan, as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("info")(info)
+
+
+def _print_all(as_json: bool) -> None:
+    import torch
+
+    from pocketnet_fast.models.counting import count_model
+    from pocketnet_fast.models.registry import create_model, list_models
+
+    counts: dict[str, tuple[int, ModelCount]] = {}
+    for name in list_models():
+        with torch.device("meta"):
+            network = create_model(name)
+        counts[name] = (network.embedding_dim, count_model(network))
+    if as_json:
+        rows = {name: {"embedding_dim": dim, **_fields(count.total)} for name, (dim, count) in counts.items()}
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = _table("model", "embedding", "parameters", "MACs, M", "FLOPs, M")
+    for name, (dim, count) in counts.items():
+        table.add_row(name, str(dim), *_cells(count.total))
+    _show(table)
+    typer.echo(_CONVENTIONS)
+
+
+def _print_one(model: EmbeddingModel, plan: bool, as_json: bool) -> None:
+    from pocketnet_fast.models.counting import count_model
+    from pocketnet_fast.models.weights import weights_sha256
+
+    count = count_model(model)
+    steps = _lower(model) if plan else None
+    trained = model.weights_source is not None
+    sha256 = weights_sha256(model) if trained else None
+    source = f"{model.weights_source}, SHA-256 {sha256}" if trained else "none, untrained"
+    if as_json:
+        result: dict[str, Any] = {
+            "model": model.model_name,
+            "embedding_dim": model.embedding_dim,
+            "input": asdict(model.input_spec),
+            "weights": {"source": model.weights_source, "sha256": sha256},
+            **_fields(count.total),
+            "by_operation": {name: _fields(part) for name, part in count.by_operation.items()},
+            "by_layer": {name: _fields(part) for name, part in count.by_layer.items()},
+        }
+        if genotype := getattr(model, "genotype", None):
+            result["genotype"] = str(genotype)
+        if steps is not None:
+            result["plan"] = steps.rows()
+        typer.echo(json.dumps(result, indent=2))
+        return
+
+    spec = model.input_spec
+    typer.echo(f"model: {model.model_name}, embedding of {model.embedding_dim}")
+    typer.echo(
+        f"input: {spec.size[0]}x{spec.size[1]} {spec.color.upper()}, "
+        f"(x/255 - mean)/std with mean {spec.mean} and std {spec.std}"
+    )
+    typer.echo(
+        f"weights: {model.weights_source}, SHA-256 {sha256}" if trained else "weights: none, untrained"
+    )
+    for title, parts in (("operation", count.by_operation), ("layer", count.by_layer)):
+        table = _table(title, "parameters", "MACs, M", "FLOPs, M")
+        for name, part in parts.items():
+            table.add_row(name, *_cells(part))
+        table.add_section()
+        table.add_row("total", *_cells(count.total))
+        _show(table)
+    typer.echo(_CONVENTIONS)
+    if steps is not None:
+        typer.echo(str(steps))
+
+
+def _lower(model: EmbeddingModel) -> Plan:
+    from pocketnet_fast.lowering import lower
+
+    return lower(model.eval())
+
+
+def _fields(count: Count) -> dict[str, int | float]:
+    return {
+        "parameters": count.parameters,
+        "macs": count.macs,
+        "flops": count.flops,
+        "paper_mflops": count.paper_mflops,
+    }
+
+
+def _cells(count: Count) -> tuple[str, str, str]:
+    return f"{count.parameters:,}", f"{count.macs / 1e6:,.2f}", f"{count.paper_mflops:,.2f}"
+
+
+def _table(first: str, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _show(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table)
