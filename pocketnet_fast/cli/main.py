@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pocketnet_fast.cli import info
+from pocketnet_fast.cli import embed, info, verify
 from pocketnet_fast.errors import PocketNetError
 
 app = typer.Typer(
@@ -38,6 +38,8 @@ def _root(
 
 
 info.register(app)
+embed.register(app)
+verify.register(app)
 
 
 def main() -> None:

@@ -1,0 +1,178 @@
+"""``pocketnet embed``: photos or crops to embeddings in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from pocketnet_fast.cli.loading import (
+    AlignedOption,
+    DetectorOption,
+    EngineOption,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    UntrainedOption,
+    WeightsOption,
+    load_detector,
+    load_embedder,
+    note,
+)
+from pocketnet_fast.errors import PocketNetError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pocketnet_fast.faces.pipeline import AlignedFace
+
+_FORMATS = (".npz", ".csv")
+
+
+def embed(
+    images: Annotated[list[Path], typer.Argument(help="Photos, or aligned crops with --aligned.")],
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write, .npz or .csv.")
+    ] = None,
+    model: ModelOption = "pocketnet_s128",
+    weights: WeightsOption = None,
+    untrained: UntrainedOption = False,
+    aligned: AlignedOption = False,
+    detector: DetectorOption = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Add the embedding of the mirror image.")] = False,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out images that cannot be used, naming each.")
+    ] = False,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed the most prominent face of each image.
+
+    Embeddings have length 1, so the product of two is their cosine similarity; the lengths they had are kept
+    as norms. An .npz holds files, embeddings, norms, and of detected faces boxes, landmarks, scores and
+    counts; a .csv holds file, norm, and one column per dimension.
+
+    Example: [bold]pocketnet embed photos/*.jpg --weights s128.safetensors -o faces.npz[/bold]
+    """
+    if output is None and not as_json:
+        raise PocketNetError("nowhere to put the embeddings: pass -o FILE.npz, -o FILE.csv or --json")
+    if output is not None and output.suffix.lower() not in _FORMATS:
+        raise PocketNetError(f"{output}: unknown kind of file; expected {' or '.join(_FORMATS)}")
+
+    import numpy as np
+
+    from pocketnet_fast.faces.pipeline import embed_photos, normalized
+    from pocketnet_fast.files import atomic_write
+
+    with contextlib.ExitStack() as stack:
+        # Opened first, so that a place that cannot be written is known before the work is done.
+        stream = stack.enter_context(atomic_write(output)) if output is not None else None
+        finder = load_detector(aligned, detector)
+        embedder = load_embedder(
+            model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
+        )
+        faces: list[AlignedFace] = []
+        rows = []
+        with _progress(len(images)) as advance:
+            report = _report if skip else None
+            for face, row in embed_photos(images, embedder, finder, on_photo=advance, on_error=report):
+                faces.append(face)
+                rows.append(row)
+        if not faces:
+            raise PocketNetError("none of the images could be used; nothing was written")
+        raw = np.stack(rows)
+        table = _Table(faces, normalized(raw), np.linalg.norm(raw, axis=1))
+        about = {"model": model, "weights": str(weights or "") or None, "untrained": untrained}
+        about |= {"engine": embedder.engine, "flip": flip}
+        if stream is not None and output is not None:
+            if output.suffix.lower() == ".npz":
+                table.write_npz(stream, about)
+            else:
+                table.write_csv(stream)
+    if as_json:
+        typer.echo(json.dumps(about | {"embeddings": table.as_dicts()}))
+    if output is not None:
+        count, dimensions = raw.shape
+        note(f"wrote {count} embeddings of {dimensions} dimensions to {output}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("embed")(embed)
+
+
+class _Table:
+    def __init__(
+        self,
+        faces: list[AlignedFace],
+        embeddings: npt.NDArray[np.float32],
+        norms: npt.NDArray[np.float32],
+    ) -> None:
+        self.faces = faces
+        self.embeddings = embeddings
+        self.norms = norms
+
+    def write_npz(self, stream: BinaryIO, about: dict[str, Any]) -> None:
+        import numpy as np
+
+        columns: dict[str, Any] = {
+            "files": np.array([face.path for face in self.faces]),
+            "embeddings": self.embeddings,
+            "norms": self.norms,
+            "about": np.array(json.dumps(about)),
+        }
+        if self.faces[0].faces:
+            chosen = [face.faces[0] for face in self.faces]
+            columns["boxes"] = np.array([face.box for face in chosen])
+            columns["landmarks"] = np.stack([face.landmarks for face in chosen])
+            columns["scores"] = np.array([face.score for face in chosen])
+            columns["counts"] = np.array([len(face.faces) for face in self.faces])
+        np.savez(stream, **columns)
+
+    def write_csv(self, stream: BinaryIO) -> None:
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+        writer = csv.writer(text)
+        writer.writerow(["file", "norm", *(f"e{index}" for index in range(self.embeddings.shape[1]))])
+        for face, norm, embedding in zip(self.faces, self.norms, self.embeddings, strict=True):
+            # Nine digits give a float32 back exactly.
+            writer.writerow([face.path, f"{norm:.9g}", *(f"{value:.9g}" for value in embedding)])
+        text.flush()
+        text.detach()
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        rows = []
+        for face, norm, embedding in zip(self.faces, self.norms, self.embeddings, strict=True):
+            row = {"file": face.path, "embedding": embedding.tolist(), "norm": float(norm)}
+            if face.faces:
+                first = face.faces[0]
+                row |= {"box": first.box, "landmarks": first.landmarks.tolist(), "score": first.score}
+                row["faces"] = len(face.faces)
+            rows.append(row)
+        return rows
+
+
+def _report(error: PocketNetError) -> None:
+    note(f"left out: {error}")
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    silent = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=silent) as progress:
+        task = progress.add_task("embedding", total=total)
+        yield lambda: progress.advance(task)

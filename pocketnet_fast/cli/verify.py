@@ -1,0 +1,146 @@
+"""``pocketnet verify``: do two photos show the same person?"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocketnet_fast.cli.loading import (
+    AlignedOption,
+    DetectorOption,
+    EngineOption,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    UntrainedOption,
+    WeightsOption,
+    load_detector,
+    load_embedder,
+)
+from pocketnet_fast.errors import PocketNetError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pocketnet_fast.faces.pipeline import AlignedFace
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+
+
+def verify(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A photo, or a crop with --aligned.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    *,
+    threshold: Annotated[
+        float, typer.Option(min=-1.0, max=1.0, help="Cosine similarity from which it is the same person.")
+    ] = 0.3,
+    show: Annotated[
+        Path | None, typer.Option(help="Draw boxes, landmarks, crops and result to this .png or .jpg.")
+    ] = None,
+    model: ModelOption = "pocketnet_s128",
+    weights: WeightsOption = None,
+    untrained: UntrainedOption = False,
+    aligned: AlignedOption = False,
+    detector: DetectorOption = None,
+    flip: Annotated[
+        bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
+    ] = True,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the most prominent faces of two photos.
+
+    Prints the cosine similarity, the squared distance of the normalised embeddings (cosine = 1 - distance/2),
+    and the decision. The right threshold depends on the model and on how costly each kind of error is.
+
+    Example: [bold]pocketnet verify a.jpg b.jpg --weights s128.safetensors --show result.png[/bold]
+    """
+    if show is not None and show.suffix.lower() not in _PICTURES:
+        raise PocketNetError(f"{show}: unknown kind of picture; expected one of {', '.join(_PICTURES)}")
+
+    import numpy as np
+
+    from pocketnet_fast.faces.drawing import draw_comparison
+    from pocketnet_fast.faces.images import read_image
+    from pocketnet_fast.faces.pipeline import aligned_face, normalized
+    from pocketnet_fast.files import atomic_write
+
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(atomic_write(show)) if show is not None else None
+        finder = load_detector(aligned, detector)
+        photos = read_image(first), read_image(second)
+        faces = aligned_face(photos[0], first, finder), aligned_face(photos[1], second, finder)
+        embedder = load_embedder(
+            model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=2
+        )
+        pair = normalized(embedder(np.stack([face.crop for face in faces]))).astype(np.float64)
+        cosine = float(np.clip(pair[0] @ pair[1], -1, 1))
+        distance = 2 - 2 * cosine
+        same = cosine >= threshold
+        decision = "same person" if same else "different people"
+        if stream is not None and show is not None:
+            lines = [
+                decision,
+                f"cosine {cosine:.3f}, threshold {threshold:g}",
+                f"squared distance {distance:.3f}",
+            ]
+            if untrained:
+                lines.append("untrained weights: this means nothing")
+            stream.write(_encoded(draw_comparison(photos, faces, lines, same), show.suffix.lower()))
+
+    if as_json:
+        result = {
+            "cosine": cosine,
+            "squared_distance": distance,
+            "threshold": threshold,
+            "same": same,
+            "a": _described(faces[0]),
+            "b": _described(faces[1]),
+            "model": model,
+            "weights": str(weights or "") or None,
+            "untrained": untrained,
+            "engine": embedder.engine,
+            "flip": flip,
+        }
+        typer.echo(json.dumps(result, indent=2))
+        return
+    for face in faces:
+        typer.echo(f"{face.path}: {_summary(face)}")
+    typer.echo(f"cosine similarity: {cosine:.4f}")
+    typer.echo(f"squared distance:  {distance:.4f}")
+    typer.echo(f"{decision} (threshold: cosine {threshold:g}, squared distance {2 - 2 * threshold:g})")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("verify")(verify)
+
+
+def _summary(face: AlignedFace) -> str:
+    if not face.faces:
+        return "aligned crop"
+    first, others = face.faces[0], len(face.faces) - 1
+    text = f"face of {first.size:.0f} pixels, score {first.score:.2f}"
+    return text + (f"; {others} less prominent left aside" if others else "")
+
+
+def _described(face: AlignedFace) -> dict[str, Any]:
+    found = [
+        {"box": face.box, "landmarks": face.landmarks.tolist(), "score": face.score} for face in face.faces
+    ]
+    return {"file": face.path, "faces": found}
+
+
+def _encoded(picture: npt.NDArray[np.uint8], suffix: str) -> bytes:
+    import cv2
+
+    done, data = cv2.imencode(suffix, picture[..., ::-1])
+    if not done:
+        raise PocketNetError(f"OpenCV cannot write {suffix} files")
+    return bytes(data)
