@@ -1,0 +1,243 @@
+"""``pocketnet doctor``: what is installed, what runs, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from pocketnet_fast.cli.loading import JsonOption
+from pocketnet_fast.errors import PocketNetError
+
+_PACKAGES: Final = ("torch", "numpy", "opencv-python-headless", "safetensors", "typer", "rich")
+_OPTIONAL: Final = {
+    "matplotlib": "figures of the demo and of the benchmarks",
+    "scikit-image": "the demo's portraits",
+    "cmake": "building the C++ host",
+}
+_VARIABLES: Final = (
+    "PNF_FORCE_ISA",
+    "POCKETNET_DETECTOR",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "KMP_AFFINITY",
+    "GOMP_CPU_AFFINITY",
+    "LD_PRELOAD",
+)
+_LIBRARIES: Final = re.compile(
+    r"/(libpnf_ops|_C\.|libtorch(_cpu|_cuda)?\.|libc10\.|lib[gi]?omp|libmkl_core|libopenblas)[^/]*$"
+)
+_OPENMP: Final = re.compile(r"/lib(gomp|iomp5|omp)[-.][^/]*$")
+
+
+def doctor(
+    *,
+    download_detector: Annotated[
+        bool, typer.Option("--download-detector", help="Fetch YuNet (0.2 MB) into the cache, verified.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print versions, instruction sets, threads, loaded libraries, and what is missing.
+
+    Exits with 1 if the kernels cannot run. Please add the output to bug reports.
+
+    Example: [bold]pocketnet doctor[/bold], or [bold]pocketnet doctor --download-detector[/bold]
+    """
+    if download_detector:
+        from pocketnet_fast.cli.loading import note
+        from pocketnet_fast.faces import detector
+
+        note(f"detector: {detector.download_detector()}")
+    missing: list[dict[str, str]] = []
+    report: dict[str, Any] = {
+        "versions": _versions(missing),
+        "cpu": _cpu(),
+        "kernels": _kernels(missing),
+        "threads": _threads(),
+        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "detector": _detector(missing),
+        "weights": _weights(missing),
+    }
+    # Last, when everything above has loaded what it loads.
+    report["libraries"] = _libraries(missing)
+    report["missing"] = missing
+    typer.echo(json.dumps(report, indent=2)) if as_json else _print(report)
+    if "error" in report["kernels"]:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("doctor")(doctor)
+
+
+def _need(missing: list[dict[str, str]], what: str, how: str) -> None:
+    missing.append({"what": what, "how": how})
+
+
+def _versions(missing: list[dict[str, str]]) -> dict[str, str | None]:
+    from pocketnet_fast import __version__
+
+    versions: dict[str, str | None] = {
+        "pocketnet_fast": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    for package in (*_PACKAGES, *_OPTIONAL):
+        versions[package] = _version(package)
+    if versions["opencv-python-headless"] is None:
+        # Other builds of OpenCV serve as well.
+        found = (_version(name) for name in ("opencv-python", "opencv-contrib-python", "opencv"))
+        versions["opencv-python-headless"] = next((version for version in found if version), None)
+        if versions["opencv-python-headless"] is None and importlib.util.find_spec("cv2") is None:
+            _need(missing, "OpenCV, for reading images", "pip install opencv-python-headless")
+    for package, purpose in _OPTIONAL.items():
+        if versions[package] is None:
+            _need(missing, f"{package}, for {purpose}", f"pip install {package}")
+    return versions
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    name = platform.processor() or platform.machine()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    if found := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
+        name = found.group(1)
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {"name": name, "cores": os.cpu_count(), "usable": len(affinity(0)) if affinity else os.cpu_count()}
+
+
+def _kernels(missing: list[dict[str, str]]) -> dict[str, Any]:
+    from pocketnet_fast.ops import native
+
+    try:
+        library = native.library_path()
+        found: dict[str, Any] = {"library": str(library), "available": native.available_isas()}
+        found["used"] = native.compiled_isa()
+    except (ImportError, OSError) as error:
+        _need(missing, f"the compiled kernels ({error})", "pip install . in a clone, or reinstall the wheel")
+        return {"error": str(error)}
+    except RuntimeError as error:
+        how = f"unset PNF_FORCE_ISA, or set it to one of {', '.join(found['available'])}"
+        _need(missing, f"the instruction set asked for ({error})", how)
+        return {**found, "error": str(error)}
+    return found
+
+
+def _threads() -> dict[str, Any]:
+    import torch
+
+    threads = {"intra_op": torch.get_num_threads(), "inter_op": torch.get_num_interop_threads()}
+    found = re.search(r"ATen parallel backend: (.+)", torch.__config__.parallel_info())
+    return {**threads, "backend": found.group(1) if found else None}
+
+
+def _detector(missing: list[dict[str, str]]) -> dict[str, Any]:
+    import hashlib
+
+    from pocketnet_fast.faces import detector
+
+    try:
+        path = detector.find_detector()
+    except PocketNetError as error:
+        named = os.environ.get(detector.DETECTOR_VARIABLE)
+        _need(
+            missing,
+            f"the face detector: {error}" if named else "the face detector",
+            "pocketnet doctor --download-detector, or download "
+            f"{detector.DETECTOR_URL} and name the file with --detector or {detector.DETECTOR_VARIABLE}",
+        )
+        return {"path": None}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"path": str(path), "sha256": digest, "published": digest == detector.DETECTOR_SHA256}
+
+
+def _weights(missing: list[dict[str, str]]) -> list[str]:
+    from pocketnet_fast.models.registry import PRETRAINED
+
+    if not PRETRAINED:
+        _need(missing, "trained weights (none ship with this version)", "pass --weights FILE")
+    return sorted(PRETRAINED)
+
+
+def _libraries(missing: list[dict[str, str]]) -> list[str]:
+    """Paths of the native libraries mapped into this process that decide about results and speed."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    paths = {line.split(maxsplit=5)[-1] for line in lines if "/" in line}
+    found = sorted(path for path in paths if _LIBRARIES.search(path))
+    runtimes = [path for path in found if _OPENMP.search(path)]
+    if len(runtimes) > 1:
+        _need(
+            missing,
+            f"a single OpenMP runtime; {len(runtimes)} are loaded and their threads compete",
+            "install torch and the packages beside it from one source",
+        )
+    return found
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+
+    def section(title: str, rows: dict[str, Any]) -> None:
+        table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        for name, value in rows.items():
+            table.add_row(name, escape(str("not installed" if value is None else value)))
+        console.print(table)
+        console.print()
+
+    kernels = report["kernels"]
+    section("Versions", report["versions"])
+    section("CPU", report["cpu"])
+    section(
+        "Kernels",
+        {
+            "instruction set used": kernels.get("used", "none"),
+            "available": ", ".join(kernels.get("available", [])) or "none",
+            "library": kernels.get("library", "none"),
+        },
+    )
+    section("Threads", report["threads"])
+    if report["environment"]:
+        section("Environment", report["environment"])
+    detector = report["detector"]
+    state = "the published file" if detector.get("published") else "not the published file"
+    section(
+        "Models",
+        {
+            "detector": f"{detector['path']} ({state})" if detector["path"] else "none",
+            "trained weights": ", ".join(report["weights"]) or "none",
+        },
+    )
+    console.print("[italic]Libraries loaded[/italic]")
+    for path in report["libraries"]:
+        console.print(f"  {escape(path)}", soft_wrap=True, highlight=False)
+    console.print()
+    if not report["missing"]:
+        console.print("Nothing is missing.")
+    for item in report["missing"]:
+        console.print(f"[bold]missing:[/bold] {escape(item['what'])}", soft_wrap=True)
+        console.print(f"     get: {escape(item['how'])}", soft_wrap=True, highlight=False)
