@@ -135,9 +135,7 @@ def _print_one(model: EmbeddingModel, plan: bool, as_json: bool) -> None:
         f"input: {spec.size[0]}x{spec.size[1]} {spec.color.upper()}, "
         f"(x/255 - mean)/std with mean {spec.mean} and std {spec.std}"
     )
-    typer.echo(
-        f"weights: {model.weights_source}, SHA-256 {sha256}" if trained else "weights: none, untrained"
-    )
+    typer.echo(f"weights: {source}")
     for title, parts in (("operation", count.by_operation), ("layer", count.by_layer)):
         table = _table(title, "parameters", "MACs, M", "FLOPs, M")
         for name, part in parts.items():

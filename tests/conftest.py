@@ -1,0 +1,52 @@
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Recorded tensors and the description stored with them."""
+
+    metadata: dict[str, str]
+    tensors: dict[str, Tensor]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        prefix = "weights."
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of recorded data that is no part of the project."""
+    path = Path(os.environ.get("POCKETNET_SHARED", _ROOT.parent / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"no recorded data at {path}; set POCKETNET_SHARED to their folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden(shared_dir: Path) -> Callable[[str], Golden]:
+    """Load a recorded file by its stem; skips the test if it is not there."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    def load(name: str) -> Golden:
+        path = shared_dir / "golden" / f"{name}.safetensors"
+        if not path.is_file():
+            pytest.skip(f"no recorded file {path}")
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return Golden(metadata, load_file(path))
+
+    return load
