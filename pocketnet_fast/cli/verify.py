@@ -57,7 +57,8 @@ def verify(
     """Compare the most prominent faces of two photos.
 
     Prints the cosine similarity, the squared distance of the normalised embeddings (cosine = 1 - distance/2),
-    and the decision. The right threshold depends on the model and on how costly each kind of error is.
+    and the decision. The right threshold depends on the model and on how costly each kind of error is; the
+    default accepts 0.14 % of different and 97.9 % of equal pairs of LFW with a MobileFaceNet trained on MS1M.
 
     Example: [bold]pocketnet verify a.jpg b.jpg --weights s128.safetensors --show result.png[/bold]
     """

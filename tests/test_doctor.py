@@ -1,0 +1,118 @@
+"""``pocketnet doctor``: the report, what it finds missing, and the detector's download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import pocketnet_fast
+from pocketnet_fast.cli.main import app
+from pocketnet_fast.faces import detector
+from pocketnet_fast.ops import native
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POCKETNET_DETECTOR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def report(*arguments: str) -> dict[str, Any]:
+    result = CliRunner().invoke(app, ["doctor", "--json", *arguments])
+    assert result.exit_code in (0, 1), result.output
+    return json.loads(result.stdout)
+
+
+def needs_kernels() -> None:
+    try:
+        native.library_path()
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+def test_versions_and_threads() -> None:
+    import torch
+
+    found = report()
+    assert found["versions"]["pocketnet_fast"] == pocketnet_fast.__version__
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["threads"]["intra_op"] == torch.get_num_threads()
+    assert found["cpu"]["usable"] >= 1
+    assert any("libtorch_cpu" in path for path in found["libraries"])
+
+
+def test_kernels() -> None:
+    needs_kernels()
+    found = report()
+    assert found["kernels"]["used"] in found["kernels"]["available"]
+    assert found["kernels"]["available"][-1] == "scalar"
+    assert found["kernels"]["library"] in found["libraries"]
+
+
+def test_a_source_tree_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> Path:
+        raise ImportError("the native part is missing")
+
+    monkeypatch.setattr(native, "library_path", absent)
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    assert "pip install ." in result.stdout
+
+
+def test_an_unknown_instruction_set() -> None:
+    needs_kernels()
+    environment = os.environ | {"PNF_FORCE_ISA": "sse9"}
+    command = [sys.executable, "-m", "pocketnet_fast.cli.main", "doctor", "--json"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    found = json.loads(result.stdout)
+    assert "sse9" in found["kernels"]["error"]
+    assert found["environment"]["PNF_FORCE_ISA"] == "sse9"
+    assert any("unset PNF_FORCE_ISA" in item["how"] for item in found["missing"])
+
+
+def test_detector_missing_says_how_to_get_it() -> None:
+    found = report()
+    assert found["detector"] == {"path": None}
+    (item,) = (item for item in found["missing"] if "detector" in item["what"])
+    assert detector.DETECTOR_URL in item["how"]
+    assert "--download-detector" in item["how"]
+
+
+def test_detector_that_was_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "mirror.onnx"
+    source.write_bytes(b"detector")
+    monkeypatch.setattr(detector, "DETECTOR_SHA256", hashlib.sha256(b"detector").hexdigest())
+    original = detector.download_detector
+    monkeypatch.setattr(detector, "download_detector", lambda: original(url=source.as_uri()))
+    found = report("--download-detector")
+    assert found["detector"]["path"] == str(detector.cached_detector())
+    assert found["detector"]["published"] is True
+
+
+def test_another_detector_file_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.onnx").write_bytes(b"own")
+    monkeypatch.setenv("POCKETNET_DETECTOR", str(tmp_path / "own.onnx"))
+    assert report()["detector"]["published"] is False
+    monkeypatch.setenv("POCKETNET_DETECTOR", str(tmp_path / "absent.onnx"))
+    assert any("absent.onnx" in item["what"] for item in report()["missing"])
+
+
+def test_readable_report() -> None:
+    text = CliRunner().invoke(app, ["doctor"]).stdout
+    for word in ("Versions", "Kernels", "Threads", "Libraries loaded", "missing:"):
+        assert word in text
+
+
+def test_help_has_an_example() -> None:
+    text = CliRunner().invoke(app, ["doctor", "--help"]).stdout
+    assert "pocketnet doctor" in text
+    assert "Example" in text
