@@ -1,0 +1,359 @@
+"""Two real portraits through a PocketNet: in Python on the fused kernels, and in C++ without Python.
+
+Run by ``make demo``; needs the installed package, scikit-image and matplotlib (whose portraits it uses),
+CMake and a C++ compiler, but no network. Writes a picture, a table and all numbers to demo_out/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import pocketnet_fast
+from pocketnet_fast.faces.alignment import align
+from pocketnet_fast.faces.images import read_image
+from pocketnet_fast.faces.pipeline import normalized
+from pocketnet_fast.models.registry import PRETRAINED
+from pocketnet_fast.ops.native import library_path
+
+MODEL = "pocketnet_s128"
+HOST = Path(__file__).resolve().parent / "cpp_host"
+# Largest difference between embeddings that rounding in another order may cause.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A photo that an installed package carries, with its landmarks (x, y) in the template's order."""
+
+    person: str
+    package: str
+    file: str
+    landmarks: tuple[tuple[float, float], ...]
+
+    def path(self) -> Path:
+        # Asking the import system, not the package: scikit-image's own loader may start a download.
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or spec.origin is None:
+            sys.exit(f"demo: {self.package} is not installed; pip install 'pocketnet_fast[demo]'")
+        path = Path(spec.origin).parent / self.file
+        if not path.is_file():
+            sys.exit(f"demo: this {self.package} carries no {path}")
+        return path
+
+
+PORTRAITS = (
+    Portrait(
+        "Eileen Collins",
+        "skimage",
+        "data/astronaut.png",
+        ((200.1, 101.8), (247.1, 102.6), (220.4, 124.5), (198.6, 142.8), (239.7, 143.6)),
+    ),
+    Portrait(
+        "Grace Hopper",
+        "matplotlib",
+        "mpl-data/sample_data/grace_hopper.jpg",
+        ((227.1, 193.3), (307.8, 195.4), (266.5, 240.0), (228.5, 267.9), (302.2, 269.6)),
+    ),
+)
+
+Photo = tuple[np.ndarray, np.ndarray]  # the image and its landmarks
+
+
+def original(image: np.ndarray, landmarks: np.ndarray) -> Photo:
+    return image, landmarks
+
+
+def mirrored(image: np.ndarray, landmarks: np.ndarray) -> Photo:
+    flipped = landmarks * (-1, 1) + (image.shape[1] - 1, 0)
+    return image[:, ::-1], flipped[[1, 0, 2, 4, 3]]
+
+
+def darker(image: np.ndarray, landmarks: np.ndarray) -> Photo:
+    return (image * 0.45).astype(np.uint8), landmarks
+
+
+def blurred(image: np.ndarray, landmarks: np.ndarray) -> Photo:
+    eyes = float(np.linalg.norm(landmarks[1] - landmarks[0]))
+    return cv2.GaussianBlur(image, (0, 0), 0.05 * eyes), landmarks
+
+
+def rotated(image: np.ndarray, landmarks: np.ndarray) -> Photo:
+    height, width = image.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), 25, 1)
+    turned = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return turned, landmarks @ matrix[:, :2].T + matrix[:, 2]
+
+
+ALTERATIONS: tuple[Callable[[np.ndarray, np.ndarray], Photo], ...] = (
+    original,
+    mirrored,
+    darker,
+    blurred,
+    rotated,
+)
+
+
+def make_crops() -> tuple[list[str], np.ndarray]:
+    """Return labels and N x 112 x 112 x 3 uint8 crops, each aligned after its photo was altered."""
+    labels, crops = [], []
+    for portrait in PORTRAITS:
+        image = read_image(portrait.path())
+        for alter in ALTERATIONS:
+            crops.append(align(*alter(image, np.array(portrait.landmarks))))
+            labels.append(f"{portrait.person}, {alter.__name__}")
+    return labels, np.stack(crops)
+
+
+def make_model(crops: np.ndarray) -> tuple[torch.nn.Module, bool]:
+    """Return the network, with the weights of the package or else random ones, and whether it is trained."""
+    if MODEL in PRETRAINED:
+        return pocketnet_fast.create_model(MODEL, pretrained=True).eval(), True
+    torch.manual_seed(0)
+    model = pocketnet_fast.create_model(MODEL)
+    # Random layers under the initial statistics (mean 0, variance 1) lose the image on its way through the
+    # network; statistics measured on these crops keep different images apart.
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        model.train()(model.input_spec.normalize(torch.from_numpy(crops)))
+    return model.eval(), False
+
+
+def run(command: list[str | os.PathLike[str]], log: Path) -> str:
+    """Run a program, keep what it said in ``log``, return its stdout; end the demo if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write(f"$ {' '.join(map(str, command))}\n{done.stdout}{done.stderr}\n")
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+        sys.exit(f"demo: {Path(command[0]).name} failed, see {log}\n{tail}")
+    return done.stdout
+
+
+def build_host(build: Path, log: Path) -> Path:
+    """Build the C++ program against the LibTorch that pip installed."""
+    beside_python = Path(sys.executable).parent
+    places = os.pathsep.join([str(beside_python), os.environ.get("PATH", "")])
+    cmake = shutil.which("cmake", path=places)
+    if cmake is None:
+        sys.exit("demo: no cmake; pip install cmake ninja")
+    configure: list[str | os.PathLike[str]] = [cmake, "-S", HOST, "-B", build, "-DCMAKE_BUILD_TYPE=Release"]
+    configure.append(f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}")
+    ninja = shutil.which("ninja", path=places)
+    if ninja is not None:
+        configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    run(configure, log)
+    run([cmake, "--build", build, "--parallel"], log)
+    return build / "cpp_host"
+
+
+def interleaved_medians(
+    candidates: dict[str, Callable[[], Any]], rounds: int, progress: Callable[[str], None]
+) -> dict[str, float]:
+    """Median milliseconds per call; the candidates take turns, so a busy machine slows all alike."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for call in candidates.values():
+        call()
+    for index in range(rounds):
+        progress(f"timing, round {index + 1} of {rounds}")
+        for name, call in candidates.items():
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def time_engines(
+    model: torch.nn.Module, crops: np.ndarray, rounds: int, progress: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Time eager and fused on one crop and on all, with one thread and with all, from uint8 pixels."""
+    rows = []
+    all_threads = torch.get_num_threads()
+    normalize = model.input_spec.normalize
+    fused = pocketnet_fast.compile(model)
+    for threads in sorted({1, all_threads}):
+        torch.set_num_threads(threads)
+        for pixels in (torch.from_numpy(crops[:1]), torch.from_numpy(crops)):
+            with torch.inference_mode():
+                medians = interleaved_medians(
+                    {
+                        "eager": lambda pixels=pixels: model(normalize(pixels)),
+                        "fused": lambda pixels=pixels: fused(pixels),
+                    },
+                    rounds,
+                    progress,
+                )
+            per_image = {name: value / len(pixels) for name, value in medians.items()}
+            rows.append({"threads": threads, "batch": len(pixels), **per_image})
+    torch.set_num_threads(all_threads)
+    return rows
+
+
+def draw(path: Path, labels: list[str], crops: np.ndarray, similarity: np.ndarray, title: str) -> None:
+    """Draw the crops along both sides of their similarity matrix."""
+    count = len(labels)
+    people = list(dict.fromkeys(label.split(", ")[0] for label in labels))
+    figure = plt.figure(figsize=(11, 10.5))
+    grid = figure.add_gridspec(
+        count + 1, count + 1, wspace=0.06, hspace=0.06, left=0.16, right=0.98, top=0.9, bottom=0.02
+    )
+    for index, (label, crop) in enumerate(zip(labels, crops, strict=True)):
+        for cell, side in ((grid[0, index + 1], "top"), (grid[index + 1, 0], "left")):
+            axes = figure.add_subplot(cell)
+            axes.imshow(crop)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            name = label.split(", ")[1]
+            if side == "top":
+                axes.set_title(name, fontsize=9)
+            else:
+                axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    axes = figure.add_subplot(grid[1:, 1:])
+    axes.imshow(similarity, cmap="RdYlGn", vmin=-1, vmax=1, aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for row in range(count):
+        for column in range(count):
+            value = similarity[row, column]
+            ink = "white" if abs(value) > 0.8 else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+    half = count / len(people) - 0.5
+    axes.axhline(half, color="black", linewidth=1)
+    axes.axvline(half, color="black", linewidth=1)
+    figure.suptitle(f"{' and '.join(people)}: cosine similarity\n{title}", fontsize=12)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def tables(results: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return title, header and rows of each table."""
+    agreement = [[name, f"{value:.1e}"] for name, value in results["max_abs_difference"].items()]
+    speed = [
+        [
+            str(row["threads"]),
+            str(row["batch"]),
+            f"{row['eager']:.2f}",
+            f"{row['fused']:.2f}",
+            f"{row['eager'] / row['fused']:.1f}x",
+        ]
+        for row in results["milliseconds_per_image"]
+    ]
+    return [
+        ("Agreement with eager PyTorch (embeddings of length 1)", ["path", "max abs difference"], agreement),
+        ("Milliseconds per image, medians", ["threads", "batch", "eager", "fused", "ratio"], speed),
+    ]
+
+
+def write_markdown(path: Path, caption: str, results: dict[str, Any]) -> None:
+    lines = [f"# {results['model']} on {results['isa']}", "", caption, ""]
+    for title, header, rows in tables(results):
+        lines += [f"## {title}", ""]
+        lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+        lines.append("")
+    lines.append(f"C++ host: {results['cpp_host_milliseconds_per_image']:.2f} ms per image.")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("demo_out"), help="folder to write")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of the timing")
+    arguments = parser.parse_args()
+    out: Path = arguments.output
+    (out / "crops").mkdir(parents=True, exist_ok=True)
+    log = out / "log.txt"
+    log.unlink(missing_ok=True)
+    console = Console()
+    status = console.status("")
+    status.start()
+
+    def progress(text: str) -> None:
+        status.update(text)
+
+    progress("aligning the portraits")
+    labels, crops = make_crops()
+    files = []
+    for label, crop in zip(labels, crops, strict=True):
+        files.append(out / "crops" / (label.lower().replace(", ", "-").replace(" ", "_") + ".png"))
+        cv2.imwrite(str(files[-1]), crop[..., ::-1])
+
+    progress("embedding in Python")
+    model, trained = make_model(crops)
+    pixels = torch.from_numpy(crops)
+    with torch.inference_mode():
+        eager = normalized(model(model.input_spec.normalize(pixels)).numpy())
+        fused = normalized(pocketnet_fast.compile(model)(pixels).numpy())
+
+    progress("exporting TorchScript")
+    script = out / f"{MODEL}.pt"
+    pocketnet_fast.export_torchscript(model, script, kernels="fused", input="uint8")
+    progress("building the C++ host")
+    host = build_host(out / "cpp_host_build", log)
+    progress("running the C++ host")
+    answer = json.loads(run([host, script, "--ops", library_path(), *files], log))
+    in_cpp = normalized(np.array([entry["embedding"] for entry in answer["embeddings"]], np.float32))
+
+    results = {
+        "model": MODEL,
+        "trained": trained,
+        "isa": pocketnet_fast.compiled_isa(),
+        "max_abs_difference": {
+            "fused kernels, Python": float(np.abs(fused - eager).max()),
+            "fused kernels, C++ host": float(np.abs(in_cpp - eager).max()),
+        },
+        "milliseconds_per_image": time_engines(model, crops, arguments.rounds, progress),
+        "cpp_host_milliseconds_per_image": answer["milliseconds_per_image"],
+        "crops": [str(file) for file in files],
+        "similarity": (in_cpp @ in_cpp.T).tolist(),
+    }
+    status.stop()
+    caption = (
+        "Trained weights: the similarities tell whether two crops show the same person."
+        if trained
+        else "The weights are UNTRAINED (random, seed 0): agreement and speed are real, the similarities say "
+        "nothing about who is shown."
+    )
+    title = "trained weights" if trained else "untrained weights: this says nothing about who is shown"
+    draw(out / "demo.png", labels, crops, in_cpp @ in_cpp.T, title)
+    write_markdown(out / "table.md", caption, results)
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+    console.print(f"\n[bold]{MODEL}[/bold] on {results['isa']} kernels. {caption}\n")
+    for name, header, rows in tables(results):
+        table = Table(*header, title=name, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(f"C++ host without Python: {answer['milliseconds_per_image']:.2f} ms per image.")
+    console.print(f"Picture, table and numbers: {out}/demo.png, table.md, results.json")
+    worst = max(results["max_abs_difference"].values())
+    if not worst <= TOLERANCE:
+        sys.exit(f"demo: embeddings differ by {worst:.1e}, more than {TOLERANCE:.0e}")
+
+
+if __name__ == "__main__":
+    main()
