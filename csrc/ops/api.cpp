@@ -23,7 +23,8 @@ std::vector<double> profile(std::span<const std::int32_t> program, std::span<con
                             std::span<const std::uint8_t> pixels) {
   const ProgramInfo info = program_info(program);
   const std::size_t image = std::size_t{3} * info.height * info.width;
-  if (pixels.empty() || pixels.size() % image != 0) throw std::invalid_argument("pixels hold no whole number of images");
+  if (pixels.empty() || pixels.size() % image != 0)
+    throw std::invalid_argument("pixels hold no whole number of images");
   const Batch batch = {static_cast<std::int64_t>(pixels.size() / image), nullptr, pixels.data()};
   return pnf::profile(program, weights, batch);
 }

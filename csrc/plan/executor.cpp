@@ -98,8 +98,9 @@ class ImageRun {
     const Buffer& in = program_.buffers[t.input];
     const View source = view(in, band_begin);
     const auto at = [this](int offset) { return offset < 0 ? nullptr : weights_ + offset; };
-    return {t.kind,      t.kernel,        t.stride,      t.shift,     in.height,   in.width,       in.blocks,     t.first_out,
-            t.out_blocks, source.data, source.block_stride, at(t.slope), at(t.depthwise), at(t.pointwise), at(t.scale)};
+    return {t.kind,          t.kernel,        t.stride,     t.shift,     in.height,           in.width,
+            in.blocks,       t.first_out,     t.out_blocks, source.data, source.block_stride, at(t.slope),
+            at(t.depthwise), at(t.pointwise), at(t.scale)};
   }
 
   void vector_step(const Step& step, float* embedding, bool accumulate, int thread, int threads, double* seconds) {
@@ -108,13 +109,18 @@ class ImageRun {
     const View source = view(in, 0);
     const auto share = [&](int blocks, int t) { return blocks * t / threads; };
     if (step.kind == StepKind::kGlobalDepthwise) {
-      const GlobalDepthwise args = {in.height * in.width,     source.data,           source.block_stride,
-                                    weights_ + step.slope, weights_ + step.weights, weights_ + step.bias,
+      const GlobalDepthwise args = {in.height * in.width,
+                                    source.data,
+                                    source.block_stride,
+                                    weights_ + step.slope,
+                                    weights_ + step.weights,
+                                    weights_ + step.bias,
                                     view(program_.buffers[step.output], 0).data};
       set_.global_depthwise(args, share(in.blocks, thread), share(in.blocks, thread + 1));
     } else {
-      const Linear args = {in.blocks * kBlock, source.data, weights_ + step.weights, weights_ + step.bias,
-                           program_.embedding, embedding, accumulate};
+      const Linear args = {
+          in.blocks * kBlock, source.data, weights_ + step.weights, weights_ + step.bias, program_.embedding,
+          embedding,          accumulate};
       const int blocks = (program_.embedding + kBlock - 1) / kBlock;
       set_.linear(args, share(blocks, thread), share(blocks, thread + 1));
     }
@@ -170,8 +176,8 @@ struct Call {
 
 void run_call(void* context, int thread, int threads) { static_cast<const Call*>(context)->run(thread, threads); }
 
-void start(std::span<const float> weights, const Batch& batch, int threads, bool flip,
-           float* embedding, double* seconds, Workspace& workspace) {
+void start(std::span<const float> weights, const Batch& batch, int threads, bool flip, float* embedding,
+           double* seconds, Workspace& workspace) {
   const Program& program = workspace.program;
   if (static_cast<int>(workspace.lanes.size()) < threads) workspace.lanes.resize(threads);
   for (int t = 0; t < threads; ++t) {
@@ -190,7 +196,8 @@ ProgramInfo program_info(std::span<const std::int32_t> words) {
   if (words.size() < kHeader || words[0] != kProgramMagic) {
     throw std::invalid_argument("damaged program: it does not start with the program's mark");
   }
-  if (words[3] < 1 || words[4] < 1 || words[6] < 1) throw std::invalid_argument("damaged program: a size is not positive");
+  if (words[3] < 1 || words[4] < 1 || words[6] < 1)
+    throw std::invalid_argument("damaged program: a size is not positive");
   return {words[3], words[4], words[6]};
 }
 

@@ -62,7 +62,8 @@ class Decoder {
 
   int weights(std::int64_t floats) {
     const int offset = next();
-    if (offset < 0 || static_cast<std::uint64_t>(offset + floats) > weights_floats_) fail("an offset leaves the weights");
+    if (offset < 0 || static_cast<std::uint64_t>(offset + floats) > weights_floats_)
+      fail("an offset leaves the weights");
     return offset;
   }
 
@@ -124,7 +125,8 @@ class Decoder {
         s.output = buffer_index();
         const Buffer& out = p_.buffers[s.output];
         check_place(out, group_rows);
-        if (out.height != (p_.height + 1) / 2 || out.width != (p_.width + 1) / 2) fail("the stem's output has another size");
+        if (out.height != (p_.height + 1) / 2 || out.width != (p_.width + 1) / 2)
+          fail("the stem's output has another size");
         s.weights = weights(std::int64_t{out.blocks} * 27 * kBlock);
         s.bias = weights(std::int64_t{out.blocks} * kBlock);
         s.norm = weights(6);
@@ -144,7 +146,8 @@ class Decoder {
         const Buffer& out = p_.buffers[s.output];
         check_place(in, 0);
         check_place(out, 0);
-        if (out.height != 1 || out.width != 1 || out.blocks != in.blocks) fail("the global convolution's output has another size");
+        if (out.height != 1 || out.width != 1 || out.blocks != in.blocks)
+          fail("the global convolution's output has another size");
         const std::int64_t channels = std::int64_t{in.blocks} * kBlock;
         s.slope = weights(channels);
         s.weights = weights(channels * in.height * in.width);
@@ -209,8 +212,10 @@ class Decoder {
     if (t.shift != 0 && (t.kind != TermKind::kPointwise || t.stride != 2 || in.height % 2 != 0 || in.width % 2 != 0)) {
       fail("a shifted term needs stride 2 and an even size");
     }
-    if (t.kind == TermKind::kDepthwise && t.kernel != 3 && t.kernel != 5 && t.kernel != 7) fail("depthwise kernels are 3, 5 or 7");
-    if (!product && (in.blocks != out.blocks || t.out_blocks != out.blocks)) fail("a term without weights changes the channels");
+    if (t.kind == TermKind::kDepthwise && t.kernel != 3 && t.kernel != 5 && t.kernel != 7)
+      fail("depthwise kernels are 3, 5 or 7");
+    if (!product && (in.blocks != out.blocks || t.out_blocks != out.blocks))
+      fail("a term without weights changes the channels");
     if (t.kind == TermKind::kIdentity && t.stride != 1) fail("an identity cannot have a stride");
     if (in.in_band && (t.stride != 1 || (t.kind != TermKind::kPointwise && t.kind != TermKind::kIdentity))) {
       fail("a band holds only the rows at hand");

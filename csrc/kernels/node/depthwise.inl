@@ -34,8 +34,7 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
 }
 
 template <int K, int S>
-void depthwise_row(const float* const* rows, int ky_begin, int ky_end, int width, const float* weights,
-                   float* out) {
+void depthwise_row(const float* const* rows, int ky_begin, int ky_end, int width, const float* weights, float* out) {
   int x = 0;
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
     depthwise_tile<K, S, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, out);

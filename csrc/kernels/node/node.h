@@ -28,13 +28,13 @@ enum class TermKind : int { kPointwise = 0, kDepthwise = 1, kMaxPool = 2, kAvgPo
 
 struct Term {
   TermKind kind;
-  int kernel;                // depthwise: 3, 5 or 7
-  int stride;                // 1 or 2
-  int shift;                 // kPointwise: offset in pixels of both coordinates
-  int height, width;         // of the input
-  int blocks;                // of input channels
-  int first_out, out_blocks; // the output blocks a convolution contributes to
-  const float* input;        // row y of block b at input + b * block_stride + y * width * 16
+  int kernel;                 // depthwise: 3, 5 or 7
+  int stride;                 // 1 or 2
+  int shift;                  // kPointwise: offset in pixels of both coordinates
+  int height, width;          // of the input
+  int blocks;                 // of input channels
+  int first_out, out_blocks;  // the output blocks a convolution contributes to
+  const float* input;         // row y of block b at input + b * block_stride + y * width * 16
   std::ptrdiff_t block_stride;
   const float* slope;      // [blocks][16]: PReLU
   const float* depthwise;  // [blocks][kernel * kernel][16]
@@ -56,9 +56,9 @@ struct Node {
 std::size_t node_scratch(const Node& node);
 
 // Computes output rows [row_begin, row_end).
-#define PNF_DECLARE(isa)                                                            \
-  namespace isa {                                                                   \
-  void node_rows(const Node& node, int row_begin, int row_end, float* scratch);     \
+#define PNF_DECLARE(isa)                                                        \
+  namespace isa {                                                               \
+  void node_rows(const Node& node, int row_begin, int row_end, float* scratch); \
   }
 PNF_DECLARE(scalar)
 PNF_DECLARE(avx2)

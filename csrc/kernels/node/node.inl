@@ -63,8 +63,8 @@ void depthwise_output_row(DepthwiseStage& stage, int y, int out_width, float* ou
   for (int block = 0; block < term.blocks; ++block) {
     const float* in = term.input + block * term.block_stride;
     for (int iy = stage.next; iy < top + ky_end; ++iy) {
-      activate(in + static_cast<std::ptrdiff_t>(iy) * term.width * kBlock, 1, term.width,
-               term.slope + block * kBlock, stage.slot(block, iy) + pad * kBlock);
+      activate(in + static_cast<std::ptrdiff_t>(iy) * term.width * kBlock, 1, term.width, term.slope + block * kBlock,
+               stage.slot(block, iy) + pad * kBlock);
     }
     const float* rows[kMaxKernel];
     for (int ky = ky_begin; ky < ky_end; ++ky) rows[ky] = stage.slot(block, top + ky);

@@ -4,9 +4,9 @@
 namespace pnf {
 
 // Returns the number of multiply-adds done; `sink` takes one register.
-#define PNF_DECLARE(isa)                            \
-  namespace isa {                                   \
-  double probe_fma(long iterations, float* sink);   \
+#define PNF_DECLARE(isa)                          \
+  namespace isa {                                 \
+  double probe_fma(long iterations, float* sink); \
   }
 PNF_DECLARE(scalar)
 PNF_DECLARE(avx2)

@@ -16,8 +16,8 @@
 namespace pnf {
 
 struct Image {
-  const float* planar;             // [3][height][width], or null
-  const std::uint8_t* interleaved; // [height][width][3], or null
+  const float* planar;              // [3][height][width], or null
+  const std::uint8_t* interleaved;  // [height][width][3], or null
   bool mirror;
 };
 
@@ -36,9 +36,9 @@ struct Stem {
 // Three padded rows of three colours.
 std::size_t stem_scratch(const Stem& stem);
 
-#define PNF_DECLARE(isa)                                                                                 \
-  namespace isa {                                                                                        \
-  void stem_rows(const Stem& stem, const Image& image, int row_begin, int row_end, float* scratch);      \
+#define PNF_DECLARE(isa)                                                                            \
+  namespace isa {                                                                                   \
+  void stem_rows(const Stem& stem, const Image& image, int row_begin, int row_end, float* scratch); \
   }
 PNF_DECLARE(scalar)
 PNF_DECLARE(avx2)

@@ -28,7 +28,8 @@ void stage_row(const Stem& stem, const Image& image, int iy, float* ring) {
       const float* in = image.planar + (static_cast<std::ptrdiff_t>(c) * stem.height + iy) * stem.width;
       for (int x = 0; x < stem.width; ++x) out[x * step] = in[x];
     } else {
-      const std::uint8_t* in = image.interleaved + static_cast<std::ptrdiff_t>(iy) * stem.width * 3 + (stem.bgr ? 2 - c : c);
+      const std::uint8_t* in =
+          image.interleaved + static_cast<std::ptrdiff_t>(iy) * stem.width * 3 + (stem.bgr ? 2 - c : c);
       const float mean = stem.mean[c], scale = stem.scale[c];
       for (int x = 0; x < stem.width; ++x) out[x * step] = (static_cast<float>(in[x * 3]) - mean) * scale;
     }

@@ -32,10 +32,10 @@ struct Linear {
   bool accumulate;
 };
 
-#define PNF_DECLARE(isa)                                                                          \
-  namespace isa {                                                                                 \
-  void global_depthwise(const GlobalDepthwise& args, int block_begin, int block_end);             \
-  void linear(const Linear& args, int block_begin, int block_end);                                \
+#define PNF_DECLARE(isa)                                                              \
+  namespace isa {                                                                     \
+  void global_depthwise(const GlobalDepthwise& args, int block_begin, int block_end); \
+  void linear(const Linear& args, int block_begin, int block_end);                    \
   }
 PNF_DECLARE(scalar)
 PNF_DECLARE(avx2)
