@@ -19,9 +19,7 @@ class CompiledModel(nn.Module):
         embedding_dim: Length of an embedding.
     """
 
-    program: Tensor
-    weights: Tensor
-
+    # Buffers are not annotated in the class: torch.jit.script cannot read postponed class annotations.
     def __init__(self, plan: Plan, threads: int, flip: bool) -> None:
         super().__init__()
         from pocketnet_fast.ops import run_plan  # noqa: F401  (registers the operator)
@@ -55,7 +53,8 @@ class CompiledModel(nn.Module):
         from pocketnet_fast.ops.native import compiled_isa
 
         threads = self.threads or "torch's"
-        return f"embedding_dim={self.embedding_dim}, isa={compiled_isa()}, threads={threads}, flip={self.flip}"
+        facts = f"embedding_dim={self.embedding_dim}, precision=fp32, isa={compiled_isa()}"
+        return f"{facts}, threads={threads}, flip={self.flip}"
 
 
 def compile(
@@ -73,14 +72,14 @@ def compile(
         model: A PocketNet. It is read, not changed, and may be discarded.
         device: ``"cpu"``.
         precision: ``"fp32"``.
-        threads: Threads of one call; None follows ``torch.set_num_threads``. The result does not depend on it.
+        threads: Threads of one call; None follows ``torch.set_num_threads``. The result is the same.
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
         flip: Return the sum of the embeddings of the image and of its mirror image, the embedding of the
             verification protocol.
 
     Returns:
-        A module from float32 N,3,112,112 (normalised RGB) or uint8 N,112,112,3 to float32 N,``embedding_dim``.
-        It may be called from many threads at once.
+        A module from float32 N,3,112,112 (normalised RGB) or uint8 N,112,112,3 to float32
+        N,``embedding_dim``. It may be called from many threads at once.
 
     Raises:
         PocketNetError: On a model, device, precision or number of threads that is not supported.
@@ -91,5 +90,5 @@ def compile(
     if precision != "fp32":
         raise PocketNetError(f"precision is {precision!r}; available: 'fp32'")
     if threads is not None and not 1 <= threads <= _MAX_THREADS:
-        raise PocketNetError(f"threads is {threads}; expected 1 to {_MAX_THREADS}, or None for torch's number")
+        raise PocketNetError(f"threads is {threads}; expected 1 to {_MAX_THREADS}, or None for torch's")
     return CompiledModel(lower(model, color=color), threads or 0, flip).eval()

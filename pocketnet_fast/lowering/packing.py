@@ -1,4 +1,4 @@
-"""Weights in the order in which the kernels read them: blocks of 16 channels, the same for every instruction set."""
+"""Weights as the kernels read them: in blocks of 16 channels, the same for every instruction set."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A network as a list of fused steps, and its encoding as two tensors.
 
-The words are documented beside their decoder, ``csrc/plan/program.h``; the kernels' equations beside the kernels,
+The words are documented beside their decoder, ``csrc/plan/program.h``; the equations beside the kernels,
 ``csrc/kernels/*/*.h``.
 """
 
@@ -265,9 +265,10 @@ class Plan:
     def __str__(self) -> str:
         table = self.rows()
         heads = ("group", "step", "operations", "output", "macs", "memory", "bytes")
-        cells = [[f"{row[head]:,}" if head in ("macs", "bytes") else str(row[head]) for head in heads] for row in table]
+        numbers = ("macs", "bytes")
+        cells = [[f"{row[h]:,}" if h in numbers else str(row[h]) for h in heads] for row in table]
         widths = [max(len(head), *(len(line[i]) for line in cells)) for i, head in enumerate(heads)]
-        right = {"group", "macs", "bytes"}
+        right = {"group", *numbers}
         lines = []
         for line in [list(heads), *cells]:
             fields = [

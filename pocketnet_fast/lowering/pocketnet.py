@@ -3,7 +3,7 @@
 * Batch normalisation goes into the convolution before it, a depthwise 1x1 into the pointwise after it; all in
   float64.
 * The edges of a node become one sum: their pointwise products share the accumulators and one bias.
-* A concatenation never exists. It is read by the pre-processing of the next two cells (and of the tail), which
+* A concatenation never exists. It is read by the pre-processing of the next two cells and by the tail, which
   becomes a sum over the states it was made of, computed band by band together with the last of them.
 * A state that nothing reads is not computed.
 """
@@ -33,7 +33,14 @@ from pocketnet_fast.lowering.plan import (
     TermKind,
     blocks_of,
 )
-from pocketnet_fast.models.pocketnet import Cell, DepthwiseSeparable, FactorizedReduce, Identity, PocketNet, Pool
+from pocketnet_fast.models.pocketnet import (
+    Cell,
+    DepthwiseSeparable,
+    FactorizedReduce,
+    Identity,
+    PocketNet,
+    Pool,
+)
 
 # Rows of a band: few enough that the band stays in the second-level cache, many enough that the rows a
 # depthwise convolution reads twice do not count.
@@ -94,7 +101,7 @@ class _Lowering:
         return self._finish()
 
     def _readers(self, index: int) -> list[tuple[int, int]]:
-        """The (cell, input) pairs that read the output of cell ``index``; -1 is the stem, the last reader the tail."""
+        """The (cell, input) pairs that read cell ``index``; -1 is the stem, ``len(cells)`` the tail."""
         count = len(self.model.cells)
         readers = [(index + 1, 1), (index + 2, 0)]
         if index == -1:
@@ -145,7 +152,7 @@ class _Lowering:
         readers: Sequence[tuple[int, int]],
         projections: dict[tuple[int, int], int],
     ) -> None:
-        """Emit the step that completes ``concat`` and, in the same bands, every reader of the same resolution."""
+        """Emit the step that completes ``concat`` and, in its bands, every reader of the same resolution."""
         same_rows: list[Step] = list(steps)
         later: list[Step] = []
         for cell, which in readers:
@@ -189,7 +196,7 @@ class _Lowering:
         self, index: int, cell: Cell, projections: dict[tuple[int, int], int]
     ) -> tuple[list[NodeStep], dict[int, int]]:
         needed = self._needed(cell)
-        states = {i: projections[index, i] for i in (0, 1) if i in needed}
+        states: dict[int, int] = {i: projections[index, i] for i in (0, 1) if i in needed}
         channels = cell.channels_out // len(cell.concat)
         steps = []
         for number, edges in enumerate(cell.dag):
@@ -205,7 +212,8 @@ class _Lowering:
                 edge_terms, edge_bias = self._operation(operation, source, stride)
                 terms += edge_terms
                 bias = bias + edge_bias
-                sides.add((-(-self.buffers[source].height // stride), -(-self.buffers[source].width // stride)))
+                buffer = self.buffers[source]
+                sides.add((-(-buffer.height // stride), -(-buffer.width // stride)))
             assert len(sides) == 1, "the two edges of a node differ in size"
             height, width = sides.pop()
             output = self._buffer(f"cells.{index}.node{number}", channels, height, width)

@@ -31,7 +31,8 @@ def run_plan(
         flip: Return the sum of the embeddings of each image and of its mirror image.
 
     Returns:
-        float32 N,``embedding``. A NaN or infinite pixel makes that image's embedding non-finite and no other's.
+        float32 N,``embedding``. A NaN or infinite pixel makes the embedding of its own image
+        non-finite, and no other.
 
     Raises:
         RuntimeError: On a wrong dtype, shape or device, a damaged program, or an instruction set that

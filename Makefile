@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# torch is named exactly because a range would let pip choose a CUDA build of several gigabytes.
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test lint bench clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+# A stamp per set of extras; any change to the sources or the build makes the package stale.
+SOURCES := $(shell find csrc cmake pocketnet_fast -type f -not -path '*/__pycache__/*' 2>/dev/null) CMakeLists.txt pyproject.toml
+
+$(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
+	$(BIN)/pip install --quiet "$(TORCH)" "scikit-build-core>=0.11" "pybind11>=2.13" "cmake>=3.24" "ninja>=1.11"
+	$(BIN)/pip install --quiet --no-build-isolation ".[$*]"
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.installed-test,lint lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test,lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'examples/*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf build dist $(VENV)/.installed-*
