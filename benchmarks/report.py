@@ -39,7 +39,7 @@ def network_size(model: str) -> tuple[int, int]:
 
 
 def show(record: dict[str, Any], console: Console) -> None:
-    """Print one table per number of threads and batch size, then each subject's version or why it has no time."""
+    """Print one table per number of threads and batch size, then versions and reasons for absent times."""
     flops, _ = network_size(record["model"])
     remarks: dict[str, str] = {}
     for machine in record["machines"]:
@@ -54,8 +54,8 @@ def show(record: dict[str, Any], console: Console) -> None:
             rows = [r for r in results if r["batch"] == batch]
             console.print(_table(record["model"], rows, flops, machine["gflops"]))
         for row in results:
-            reason = row.get("version") or row.get("skipped") or f"refused: {row.get('refused')}"
-            remarks[row["subject"]] = reason if row["precision"] == "fp32" else f"{reason}, own precision"
+            reason = row.get("version") or row.get("skipped") or f"refused: {row['refused']}"
+            remarks[row["subject"]] = f"{reason} ({row['precision']} precision)"
     for subject, remark in remarks.items():
         console.print(f"{subject}: {remark}", highlight=False)
 
