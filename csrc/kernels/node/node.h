@@ -12,8 +12,9 @@
 // concatenation never exists; a factorised reduction is two strided kPointwise terms over disjoint channels.
 //
 // Layout: see layout.h. No pointer needs alignment. Every sum is accumulated in fp32 with fused multiply-adds
-// (scalar: separately rounded), so the error of an output is at most about (k * k + 16) * panels * 2^-24 of the
-// sum of absolute products.
+// (scalar: separately rounded). To first order, the error of an output is at most
+// (k * k + 16 * panels + terms + 4) * 2^-24 of its sum of absolute products, with k the widest window (pooling: 3)
+// and `panels` the input blocks of all convolutions together.
 #pragma once
 #include <cstddef>
 

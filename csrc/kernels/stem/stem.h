@@ -6,7 +6,7 @@
 // A float image is planar RGB and already normalised; a uint8 image is interleaved, and its value v of colour c is
 // read as (v - mean[c]) * scale[c]. Pixels outside the image are zero after that normalisation. With `mirror` the
 // image is read from right to left. Batch normalisation is already in weights and bias.
-// Error: at most 28 * 2^-24 of the sum of absolute products.
+// Error: at most 30 * 2^-24 of the sum of absolute products.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -3,7 +3,7 @@
 //   global_depthwise  out[c] = bias[c] + sum_p weights[c][p] * prelu(in[p][c])
 //   linear            out[n] = bias[n] + sum_k weights[k][n] * in[k]          (added to out with `accumulate`)
 //
-// Batch normalisation is already in weights and bias. Error: at most (pixels + 1) * 2^-24, (inputs + 1) * 2^-24, of
+// Batch normalisation is already in weights and bias. Error: at most (pixels + 2) * 2^-24, (inputs + 2) * 2^-24, of
 // the sum of absolute products.
 #pragma once
 #include <cstddef>

@@ -1,0 +1,367 @@
+// Every kind of term, alone and in sums, on every available instruction set, against the equation of node.h
+// evaluated in float64.
+#include "kernels/node/node.h"
+
+#include <algorithm>
+#include <string>
+
+#include "check.h"
+#include "kernels/dispatch.h"
+#include "support.h"
+
+namespace pnf::test {
+namespace {
+
+struct TermCase {
+  TermKind kind;
+  int kernel;
+  int stride;
+  int shift;
+  int channels;  // of the input; pooling and identity: as the output
+  int height, width;
+  int first_out, out_blocks;
+};
+
+struct NodeCase {
+  int height, width, channels;
+  std::vector<TermCase> terms;
+
+  std::string describe() const {
+    std::string text = std::to_string(channels) + "x" + std::to_string(height) + "x" + std::to_string(width) + " =";
+    for (const TermCase& t : terms) {
+      constexpr const char* kNames[] = {"pw", "dw", "max", "avg", "id"};
+      text += std::string(" ") + kNames[static_cast<int>(t.kind)] + " k" + std::to_string(t.kernel) + "/" +
+              std::to_string(t.stride) + "+" + std::to_string(t.shift) + "(" + std::to_string(t.channels) + "x" +
+              std::to_string(t.height) + "x" + std::to_string(t.width) + ")@" + std::to_string(t.first_out) + "+" +
+              std::to_string(t.out_blocks);
+    }
+    return text;
+  }
+};
+
+bool is_product(TermKind kind) { return kind == TermKind::kPointwise || kind == TermKind::kDepthwise; }
+
+// A term's operands as the equation names them; weights of channels that do not exist are absent.
+struct TermData {
+  std::vector<float> input;      // [channels][height][width]
+  std::vector<float> slope;      // [channels]
+  std::vector<float> depthwise;  // [channels][kernel * kernel]
+  std::vector<float> pointwise;  // [outputs][channels]
+  std::vector<float> scale;      // [channels]
+  int first_output, outputs;     // in channels
+};
+
+TermData draw(const NodeCase& node, const TermCase& term, Random& random) {
+  TermData data;
+  const auto channels = static_cast<std::size_t>(term.channels);
+  data.first_output = term.first_out * kBlock;
+  data.outputs = std::min(term.out_blocks * kBlock, node.channels - data.first_output);
+  data.input = random.reals(channels * term.height * term.width, -2.0f, 2.0f);
+  data.slope = random.reals(channels, -0.5f, 0.5f);
+  data.depthwise = random.reals(channels * term.kernel * term.kernel, -1.0f, 1.0f);
+  data.pointwise = random.reals(channels * data.outputs, -1.0f, 1.0f);
+  data.scale = random.reals(channels, -2.0f, 2.0f);
+  return data;
+}
+
+double prelu(double x, double slope) { return std::signbit(x) ? x * slope : x; }
+
+// Adds the term's contribution to output pixel (y, x), given as one Exact per output channel.
+void evaluate(const TermCase& term, const TermData& data, int y, int x, Exact* out) {
+  const int pad = term.kernel / 2;
+  for (int c = 0; c < term.channels; ++c) {
+    const float* plane = data.input.data() + static_cast<std::size_t>(c) * term.height * term.width;
+    Exact sum;
+    double largest = -std::numeric_limits<double>::infinity();
+    int count = 0;
+    for (int ky = 0; ky < term.kernel; ++ky) {
+      for (int kx = 0; kx < term.kernel; ++kx) {
+        const int iy = y * term.stride + term.shift + ky - pad;
+        const int ix = x * term.stride + term.shift + kx - pad;
+        if (iy < 0 || iy >= term.height || ix < 0 || ix >= term.width) continue;
+        const double value = plane[iy * term.width + ix];
+        ++count;
+        // A comparison alone would drop a NaN that is not the first value.
+        largest = std::isnan(value) || value > largest ? value : largest;
+        if (is_product(term.kind)) {
+          const double weight =
+              term.kind == TermKind::kPointwise ? 1.0 : data.depthwise[(c * term.kernel + ky) * term.kernel + kx];
+          sum.add(weight * prelu(value, data.slope[c]));
+        } else {
+          sum.add(value);
+        }
+      }
+    }
+    switch (term.kind) {
+      case TermKind::kPointwise:
+      case TermKind::kDepthwise:
+        for (int o = 0; o < data.outputs; ++o) {
+          const double weight = data.pointwise[static_cast<std::size_t>(o) * term.channels + c];
+          out[data.first_output + o].add(weight * sum.value, std::abs(weight) * sum.magnitude);
+        }
+        break;
+      case TermKind::kMaxPool:
+        out[c].add(data.scale[c] * largest);
+        break;
+      case TermKind::kAvgPool:
+        out[c].add(data.scale[c] * sum.value / count, std::abs(data.scale[c]) * sum.magnitude / count);
+        break;
+      case TermKind::kIdentity:
+        out[c].add(sum.value);
+        break;
+    }
+  }
+}
+
+std::vector<Exact> evaluate(const NodeCase& node, const std::vector<TermData>& data, const std::vector<float>& bias) {
+  std::vector<Exact> out(static_cast<std::size_t>(node.height) * node.width * node.channels);
+  Exact* pixel = out.data();
+  for (int y = 0; y < node.height; ++y) {
+    for (int x = 0; x < node.width; ++x, pixel += node.channels) {
+      for (int c = 0; c < node.channels; ++c) pixel[c].add(bias[c]);
+      for (std::size_t t = 0; t < node.terms.size(); ++t) evaluate(node.terms[t], data[t], y, x, pixel);
+    }
+  }
+  return out;
+}
+
+// The bound of node.h.
+int roundings(const NodeCase& node) {
+  int window = 1, panels = 0;
+  for (const TermCase& term : node.terms) {
+    window = std::max(window, term.kernel * term.kernel);
+    if (is_product(term.kind)) panels += blocks_of(term.channels);
+  }
+  return window + kBlock * panels + static_cast<int>(node.terms.size()) + 4;
+}
+
+// A term's operands as node.h lays them out.
+struct PackedTerm {
+  Constants input, slope, depthwise, pointwise, scale;
+
+  PackedTerm(const TermCase& term, const TermData& data, bool misaligned)
+      : input(to_blocks(data.input, term.channels, term.height * term.width), misaligned),
+        slope(to_blocks(data.slope, term.channels, 1), misaligned),
+        depthwise(to_blocks(data.depthwise, term.channels, term.kernel * term.kernel), misaligned),
+        pointwise(pack_pointwise(term, data), misaligned),
+        scale(to_blocks(data.scale, term.channels, 1), misaligned) {}
+
+  static std::vector<float> pack_pointwise(const TermCase& term, const TermData& data) {
+    const int blocks = blocks_of(term.channels);
+    std::vector<float> packed(static_cast<std::size_t>(term.out_blocks) * blocks * kBlock * kBlock, 0.0f);
+    for (int o = 0; o < data.outputs; ++o) {
+      for (int c = 0; c < term.channels; ++c) {
+        const std::size_t panel = static_cast<std::size_t>(o / kBlock) * blocks + c / kBlock;
+        packed[(panel * kBlock + c % kBlock) * kBlock + o % kBlock] =
+            data.pointwise[static_cast<std::size_t>(o) * term.channels + c];
+      }
+    }
+    return packed;
+  }
+};
+
+struct Layout {
+  bool misaligned;
+  int surplus_rows;  // rows of other data between the blocks of the output
+};
+
+void run(const NodeCase& test, const std::vector<TermData>& data, const std::vector<float>& bias, const Layout& layout,
+         Random& random) {
+  const std::vector<Exact> expected = evaluate(test, data, bias);
+  const int blocks = blocks_of(test.channels), bound = roundings(test);
+  const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(test.width) * kBlock;
+  const std::ptrdiff_t block_stride = (test.height + layout.surplus_rows) * row;
+
+  std::vector<PackedTerm> packed;
+  for (std::size_t t = 0; t < test.terms.size(); ++t) packed.emplace_back(test.terms[t], data[t], layout.misaligned);
+  const Constants packed_bias(to_blocks(bias, test.channels, 1), layout.misaligned);
+  Guarded whole(blocks * block_stride, layout.misaligned), parts(blocks * block_stride, layout.misaligned);
+
+  Node node;
+  node.height = test.height;
+  node.width = test.width;
+  node.blocks = blocks;
+  node.block_stride = block_stride;
+  node.bias = packed_bias.get();
+  node.terms = static_cast<int>(test.terms.size());
+  for (int t = 0; t < node.terms; ++t) {
+    const TermCase& c = test.terms[t];
+    const PackedTerm& p = packed[t];
+    node.term[t] = {c.kind,
+                    c.kernel,
+                    c.stride,
+                    c.shift,
+                    c.height,
+                    c.width,
+                    blocks_of(c.channels),
+                    c.first_out,
+                    c.out_blocks,
+                    p.input.get(),
+                    static_cast<std::ptrdiff_t>(c.height) * c.width * kBlock,
+                    is_product(c.kind) ? p.slope.get() : nullptr,
+                    c.kind == TermKind::kDepthwise ? p.depthwise.get() : nullptr,
+                    is_product(c.kind) ? p.pointwise.get() : nullptr,
+                    is_product(c.kind) || c.kind == TermKind::kIdentity ? nullptr : p.scale.get()};
+  }
+  Guarded scratch(node_scratch(node), layout.misaligned);
+
+  for (const KernelSet& set : compiled_kernels()) {
+    if (!set.available) continue;
+    const auto rows = [&](Guarded& output, int begin, int end) {
+      scratch.poison();
+      node.output = output.get();
+      set.node_rows(node, begin, end, scratch.get());
+      CHECK(scratch.guards_intact() && output.guards_intact(), "%s %s writes outside its memory", set.name,
+            test.describe().c_str());
+    };
+    const auto untouched_outside = [&](const Guarded& output, int begin, int end) {
+      for (std::size_t i = 0; i < output.size(); ++i) {
+        const auto y = static_cast<std::ptrdiff_t>(i) % block_stride / row;
+        if ((y < begin || y >= end) && !output.untouched(i)) return false;
+      }
+      return true;
+    };
+
+    whole.poison();
+    rows(whole, 0, test.height);
+    CHECK(untouched_outside(whole, 0, test.height), "%s %s writes between its blocks", set.name,
+          test.describe().c_str());
+    for (int y = 0; y < test.height; ++y) {
+      for (int x = 0; x < test.width; ++x) {
+        const Exact* pixel = expected.data() + (static_cast<std::ptrdiff_t>(y) * test.width + x) * test.channels;
+        const bool finite =
+            std::all_of(pixel, pixel + test.channels, [](const Exact& e) { return std::isfinite(e.value); });
+        for (int c = 0; c < blocks * kBlock; ++c) {
+          const float actual = whole.get()[c / kBlock * block_stride + y * row + x * kBlock + c % kBlock];
+          if (c < test.channels) {
+            CHECK(within(actual, pixel[c], bound), "%s %s: channel %d of (%d, %d) is %.9g, not %.9g; bound %d of %g",
+                  set.name, test.describe().c_str(), c, y, x, actual, pixel[c].value, bound, pixel[c].magnitude);
+          } else if (finite) {
+            CHECK(actual == 0.0f, "%s %s: surplus channel %d of (%d, %d) is %g", set.name, test.describe().c_str(), c,
+                  y, x, actual);
+          }
+        }
+      }
+    }
+
+    parts.poison();
+    const int first = random.integer(0, test.height), second = random.integer(first, test.height);
+    rows(parts, first, second);
+    CHECK(untouched_outside(parts, first, second), "%s %s writes rows besides [%d, %d)", set.name,
+          test.describe().c_str(), first, second);
+    rows(parts, 0, first);
+    rows(parts, second, test.height);
+    CHECK(same_bits(whole.get(), parts.get(), whole.size()), "%s %s depends on how its rows are taken: %d, %d",
+          set.name, test.describe().c_str(), first, second);
+  }
+}
+
+void run(const NodeCase& test, Random& random) {
+  std::vector<TermData> data;
+  for (const TermCase& term : test.terms) data.push_back(draw(test, term, random));
+  const std::vector<float> bias = random.reals(test.channels, -1.0f, 1.0f);
+  const Layout layout = {random.chance(2), random.integer(0, 2)};
+  run(test, data, bias, layout, random);
+
+  // One pixel that is no number reaches the outputs that read it, and no other.
+  constexpr float kUnusual[] = {kNan, std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()};
+  std::vector<float>& input = data[random.integer(0, static_cast<int>(data.size()) - 1)].input;
+  input[random.integer(0, static_cast<int>(input.size()) - 1)] = random.pick(kUnusual);
+  run(test, data, bias, layout, random);
+}
+
+struct Operation {
+  TermKind kind;
+  int kernel, stride, shift;
+};
+
+constexpr Operation kOperations[] = {
+    {TermKind::kPointwise, 1, 1, 0}, {TermKind::kPointwise, 1, 2, 0}, {TermKind::kPointwise, 1, 2, 1},
+    {TermKind::kDepthwise, 3, 1, 0}, {TermKind::kDepthwise, 3, 2, 0}, {TermKind::kDepthwise, 5, 1, 0},
+    {TermKind::kDepthwise, 5, 2, 0}, {TermKind::kDepthwise, 7, 1, 0}, {TermKind::kDepthwise, 7, 2, 0},
+    {TermKind::kMaxPool, 3, 1, 0},   {TermKind::kMaxPool, 3, 2, 0},   {TermKind::kAvgPool, 3, 1, 0},
+    {TermKind::kAvgPool, 3, 2, 0},   {TermKind::kIdentity, 1, 1, 0},
+};
+
+constexpr int kSides[] = {1, 2, 3, 5, 7, 13, 15, 29, 57};
+
+int output_side(int input, int stride) { return (input + stride - 1) / stride; }
+
+// The side of an input whose output side is `output`; a shifted read needs an even one.
+int input_side(const Operation& op, int output, Random& random) {
+  if (op.stride == 1) return output;
+  return output * 2 - (op.shift == 0 && random.chance(2) ? 1 : 0);
+}
+
+TermCase term_of(const Operation& op, int channels, int height, int width, int first_out, int out_blocks) {
+  return {op.kind, op.kernel, op.stride, op.shift, channels, height, width, first_out, out_blocks};
+}
+
+void each_operation_alone() {
+  Random random(1);
+  for (const Operation& op : kOperations) {
+    for (const int high : kSides) {
+      for (const int wide : kSides) {
+        const int height = high + (op.shift * high) % 2, width = wide + (op.shift * wide) % 2;
+        // Both wide and high says nothing that a wide and a high image do not.
+        if (height * width > 900) continue;
+        const int channels = random.integer(1, 36);
+        const int inputs = is_product(op.kind) ? random.integer(1, 36) : channels;
+        run({output_side(height, op.stride),
+             output_side(width, op.stride),
+             channels,
+             {term_of(op, inputs, height, width, 0, blocks_of(channels))}},
+            random);
+      }
+    }
+  }
+}
+
+// The two convolutions of a factorised reduction: disjoint output blocks, the second one pixel further.
+void factorised_reductions() {
+  Random random(2);
+  for (const int side : {1, 2, 4, 7, 14, 28}) {
+    for (const int channels : {32, 64, 50}) {
+      const int half = blocks_of(channels) / 2;
+      run({side,
+           side + 1,
+           channels,
+           {term_of({TermKind::kPointwise, 1, 2, 0}, 20, 2 * side, 2 * side + 2, 0, half),
+            term_of({TermKind::kPointwise, 1, 2, 1}, 20, 2 * side, 2 * side + 2, half, blocks_of(channels) - half)}},
+          random);
+    }
+  }
+}
+
+void random_sums() {
+  Random random(3);
+  for (int terms = 1; terms <= kMaxTerms; ++terms) {
+    for (int repeat = 0; repeat < 20; ++repeat) {
+      NodeCase test;
+      test.height = random.pick(kSides);
+      test.width = random.pick(kSides);
+      if (test.height * test.width > 250) continue;
+      test.channels = random.integer(1, 52);
+      const int blocks = blocks_of(test.channels);
+      for (int t = 0; t < terms; ++t) {
+        const Operation& op = random.pick(kOperations);
+        const bool partial = is_product(op.kind) && random.chance(3);
+        const int first = partial ? random.integer(0, blocks - 1) : 0;
+        test.terms.push_back(term_of(op, is_product(op.kind) ? random.integer(1, 36) : test.channels,
+                                     input_side(op, test.height, random), input_side(op, test.width, random), first,
+                                     partial ? random.integer(1, blocks - first) : blocks));
+      }
+      run(test, random);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pnf::test
+
+int main() {
+  pnf::test::each_operation_alone();
+  pnf::test::factorised_reductions();
+  pnf::test::random_sums();
+  return check::result();
+}
