@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,3 +50,20 @@ def golden(shared_dir: Path) -> Callable[[str], Golden]:
         return Golden(metadata, load_file(path))
 
     return load
+
+
+def _isas() -> list[str]:
+    from pocketnet_fast.ops.native import available_isas
+
+    return available_isas()
+
+
+@pytest.fixture(params=_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once per instruction set that this machine has."""
+    from pocketnet_fast.ops.native import compiled_isa, force_isa
+
+    force_isa(request.param)
+    assert compiled_isa() == request.param
+    yield request.param
+    force_isa("")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pocketnet_fast.cli import doctor, embed, info, verify
+from pocketnet_fast.cli import doctor, embed, export, info, verify
 from pocketnet_fast.errors import PocketNetError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def _root(
 info.register(app)
 embed.register(app)
 verify.register(app)
+export.register(app)
 doctor.register(app)
 
 

@@ -1,0 +1,152 @@
+"""The C++ host: built against pip's LibTorch, fed image files, compared with Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import randomize_, relative_error
+
+import pocketnet_fast
+from pocketnet_fast.cmake import prefix_path
+from pocketnet_fast.export.torchscript import export_torchscript
+from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.ops.native import available_isas, library_path
+
+SOURCE = Path(__file__).resolve().parent.parent / "examples" / "cpp_host"
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    build = tmp_path_factory.mktemp("cpp_host")
+    prefixes = f"{prefix_path()};{torch.utils.cmake_prefix_path}"
+    configure = [tool("cmake"), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-S", str(SOURCE)]
+    for command in (
+        [*configure, "-B", str(build), f"-DCMAKE_PREFIX_PATH={prefixes}"],
+        [tool("cmake"), "--build", str(build)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return build / "cpp_host"
+
+
+@pytest.fixture(scope="module")
+def model() -> EmbeddingModel:
+    return randomize_(pocketnet_fast.create_model("pocketnet_s128"), 0)
+
+
+def crops() -> np.ndarray:
+    generator = np.random.default_rng(4)
+    coarse = generator.integers(0, 256, (4, 14, 14, 3), dtype=np.uint8)
+    return np.stack([cv2.resize(c, (112, 112), interpolation=cv2.INTER_CUBIC) for c in coarse])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("crops")
+    paths = [folder / name for name in ("a.png", "b.ppm", "c d.png", "e.jpg")]
+    for path, crop in zip(paths, crops(), strict=True):
+        assert cv2.imwrite(str(path), cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
+    return paths
+
+
+def run(host: Path, *arguments: object, isa: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ.get("PATH", ""), "PNF_FORCE_ISA": isa}
+    command = [str(host), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize("input", ["float", "uint8"])
+@pytest.mark.parametrize("kernels", ["fused", "aten"])
+def test_embeddings_equal_pythons(
+    tmp_path: Path, host: Path, model: EmbeddingModel, files: list[Path], kernels: str, input: str
+) -> None:
+    path = export_torchscript(model, tmp_path / "m.pt", kernels=kernels, input=input).path
+    done = run(host, path, *files, "--repeat", 2)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    pixels = torch.from_numpy(np.stack([cv2.cvtColor(cv2.imread(str(f)), cv2.COLOR_BGR2RGB) for f in files]))
+    loaded = torch.jit.load(path)
+    expected = loaded(pixels if input == "uint8" else model.input_spec.normalize(pixels))
+    found = torch.tensor([entry["embedding"] for entry in printed["embeddings"]])
+    assert [entry["file"] for entry in printed["embeddings"]] == [str(f) for f in files]
+    # The last file is a JPEG, which two decoders may read one level apart.
+    assert relative_error(found[:3], expected[:3]) < (1e-6 if kernels == "fused" else 1e-4)
+    assert relative_error(found[3], expected[3]) < 5e-2
+    unit = torch.nn.functional.normalize(found)
+    assert torch.allclose(torch.tensor(printed["similarity"]), unit @ unit.T, atol=1e-5)
+    assert printed["model"]["kernels"] == kernels
+    assert printed["milliseconds"] > 0
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_isa_is_chosen_without_python(tmp_path: Path, host: Path, files: list[Path], isa: str) -> None:
+    model = randomize_(PocketNet(pocketnet_fast.create_model("pocketnet_s128").genotype, 4, 4, 16), 0)
+    path = export_torchscript(model, tmp_path / "m.pt", input="uint8").path
+    assert run(host, path, files[0], "--repeat", 1, isa=isa).returncode == 0
+    refused = run(host, path, files[0], "--repeat", 1, isa="avx1024")
+    assert refused.returncode == 1
+    assert "instruction set 'avx1024' is not available" in refused.stderr
+
+
+def test_many_threads_on_one_module(
+    tmp_path: Path, host: Path, files: list[Path], model: EmbeddingModel
+) -> None:
+    path = export_torchscript(model, tmp_path / "m.pt", input="uint8").path
+    done = run(host, path, *files, "--repeat", 1, "--callers", 8, "--threads", 2)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["callers_agree"] is True
+
+
+def test_bad_input(tmp_path: Path, host: Path, files: list[Path], model: EmbeddingModel) -> None:
+    path = export_torchscript(model, tmp_path / "m.pt").path
+    small = tmp_path / "small.png"
+    cv2.imwrite(str(small), np.zeros((20, 30, 3), np.uint8))
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(files[3].read_bytes()[:900])
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    plain = tmp_path / "plain.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), plain)
+    for arguments, code, message in (
+        ((), 2, "usage: cpp_host"),
+        ((path, files[0], "--repeat", "many"), 2, "--repeat must be a whole number"),
+        ((path, files[0], "--frobnicate", 1), 2, "unknown option --frobnicate"),
+        ((tmp_path / "none.pt", files[0]), 1, "none.pt: is no TorchScript file"),
+        ((plain, files[0]), 1, "plain.pt: was not exported by pocketnet_fast"),
+        ((path, tmp_path / "none.png"), 1, "none.png: cannot be opened"),
+        ((path, small), 1, "small.png: is 30x20; an aligned crop of 112x112 is needed"),
+        ((path, cut), 1, "cut.jpg: "),
+        ((path, text), 1, "text.png: is no JPEG, PNG or binary PPM file"),
+        ((path, files[0], "--ops", tmp_path / "none.so"), 1, "cannot load the operators"),
+    ):
+        done = run(host, *arguments)
+        assert done.returncode == code, (arguments, done.stderr)
+        assert message in done.stderr
+        assert done.stdout == ""
+
+
+def test_library_names_no_python() -> None:
+    needed = subprocess.run(
+        [tool("objdump"), "-p", str(library_path())], capture_output=True, text=True, check=True
+    ).stdout
+    libraries = [line.split()[1] for line in needed.splitlines() if "NEEDED" in line]
+    assert "libtorch_cpu.so" in libraries
+    assert not [name for name in libraries if "python" in name]
+    assert "RUNPATH" not in needed

@@ -1,0 +1,172 @@
+"""TorchScript files: what they compute, what they carry, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import random_genotype, randomize_, relative_error
+from torch import Tensor
+from typer.testing import CliRunner
+
+import pocketnet_fast
+from pocketnet_fast.cli.main import app
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.export.torchscript import METADATA_FILE, export_torchscript, read_metadata
+from pocketnet_fast.faces.alignment import TEMPLATE
+from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.models.mobilefacenet import MobileFaceNet
+from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.models.weights import weights_sha256
+
+
+@pytest.fixture(scope="module")
+def model() -> PocketNet:
+    return randomize_(PocketNet(random_genotype(11), 8, 4, 32), 11)
+
+
+@pytest.fixture(scope="module")
+def mobilefacenet() -> MobileFaceNet:
+    return randomize_(MobileFaceNet(), 1)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Tensor:
+    return torch.randint(
+        0, 256, (4, 112, 112, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2)
+    )
+
+
+def expected(model: EmbeddingModel, pixels: Tensor, color: str = "rgb") -> Tensor:
+    with torch.no_grad():
+        out: Tensor = model(model.input_spec.normalize(pixels, color=color))
+        return out
+
+
+@pytest.mark.parametrize("input", ["float", "uint8"])
+@pytest.mark.parametrize("kernels", ["fused", "aten"])
+def test_embeddings(tmp_path: Path, model: PocketNet, pixels: Tensor, kernels: str, input: str) -> None:
+    report = export_torchscript(model, tmp_path / "model.pt", kernels=kernels, input=input)
+    assert report.error < 1e-4
+    assert report.size == report.path.stat().st_size
+    loaded = torch.jit.load(report.path)
+    images = pixels if input == "uint8" else model.input_spec.normalize(pixels)
+    for size in (4, 1, 3):
+        assert relative_error(loaded(images[:size]), expected(model, pixels[:size])) < 1e-4
+    assert loaded(images[:0]).shape == (0, 32)
+
+
+@pytest.mark.parametrize("kernels", ["fused", "aten"])
+def test_bgr(tmp_path: Path, model: PocketNet, pixels: Tensor, kernels: str) -> None:
+    report = export_torchscript(model, tmp_path / "m.pt", kernels=kernels, input="uint8", color="bgr")
+    out = torch.jit.load(report.path)(pixels)
+    assert relative_error(out, expected(model, pixels, "bgr")) < 1e-4
+    assert report.metadata["input"]["color"] == "bgr"
+
+
+def test_other_normalisation(tmp_path: Path, mobilefacenet: MobileFaceNet, pixels: Tensor) -> None:
+    report = export_torchscript(mobilefacenet, tmp_path / "m.pt", kernels="aten", input="uint8")
+    out = torch.jit.load(report.path)(pixels)
+    assert relative_error(out, expected(mobilefacenet, pixels)) < 1e-4
+    assert report.metadata["input"]["normalization"]["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_fused_file_needs_the_library_and_aten_does_not(tmp_path: Path, model: PocketNet) -> None:
+    load = "import sys, torch; torch.jit.load(sys.argv[1])(torch.zeros(1, 3, 112, 112)); print('ran')"
+    for kernels, code, runs in (
+        ("aten", load, True),
+        ("fused", load, False),
+        ("fused", "import pocketnet_fast.ops.native as n; n.extension(); " + load, True),
+    ):
+        path = export_torchscript(model, tmp_path / f"{kernels}.pt", kernels=kernels).path
+        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+        assert (done.stdout.strip() == "ran") == runs, done.stderr
+        if not runs:
+            assert "run_plan" in done.stderr
+
+
+@pytest.mark.parametrize("kernels", ["fused", "aten"])
+def test_metadata(tmp_path: Path, model: PocketNet, kernels: str) -> None:
+    report = export_torchscript(model, tmp_path / "m.pt", kernels=kernels, input="uint8")
+    facts = read_metadata(report.path)
+    assert facts == report.metadata
+    extra = {METADATA_FILE: ""}
+    torch.jit.load(report.path, _extra_files=extra)
+    assert json.loads(extra[METADATA_FILE]) == facts
+    assert facts["embedding_dim"] == 32
+    assert facts["version"] == pocketnet_fast.__version__
+    assert facts["weights_sha256"] == weights_sha256(model)
+    assert facts["alignment_template"] == TEMPLATE.tolist()
+    assert facts["kernels"] == kernels
+    assert facts["input"]["dtype"] == "uint8"
+    assert facts["input"]["shape"] == ["N", 112, 112, 3]
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    model = randomize_(PocketNet(random_genotype(11), 8, 4, 32), 11)
+    model.train()
+    model.tail.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    export_torchscript(model, tmp_path / "m.pt", kernels="aten")
+    assert model.training
+    assert not model.tail.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_what_is_refused(tmp_path: Path, model: PocketNet, mobilefacenet: MobileFaceNet) -> None:
+    target = tmp_path / "m.pt"
+    for options, message in (
+        ({"kernels": "cuda"}, "kernels is 'cuda'; expected 'fused' or 'aten'"),
+        ({"input": "uint16"}, "input is 'uint16'"),
+        ({"color": "gray", "input": "uint8"}, "color is 'gray'"),
+        ({"color": "bgr"}, "color concerns uint8 input"),
+    ):
+        with pytest.raises(PocketNetError, match=message):
+            export_torchscript(model, target, **options)
+    with pytest.raises(PocketNetError, match="MobileFaceNet has no fused form"):
+        export_torchscript(mobilefacenet, target)
+    with pytest.raises(PocketNetError, match="a Linear cannot be exported"):
+        export_torchscript(torch.nn.Linear(3, 3), target)
+    assert not target.exists()
+
+
+def test_a_network_that_exports_wrongly_is_not_written(tmp_path: Path) -> None:
+    model = randomize_(PocketNet(random_genotype(11), 8, 4, 32), 11)
+    with torch.no_grad():
+        model.stem[0].weight.fill_(float("nan"))
+    target = tmp_path / "m.pt"
+    target.write_bytes(b"old")
+    with pytest.raises(PocketNetError, match="off the source model"):
+        export_torchscript(model, target)
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_read_metadata_of_other_files(tmp_path: Path) -> None:
+    other = tmp_path / "other.pt"
+    for content in (b"", b"PK\x03\x04 not a zip"):
+        other.write_bytes(content)
+        with pytest.raises(PocketNetError, match=r"other\.pt: not a TorchScript file"):
+            read_metadata(other)
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), other)
+    with pytest.raises(PocketNetError, match=r"other\.pt: not a TorchScript file"):
+        read_metadata(other)
+
+
+def test_command(tmp_path: Path) -> None:
+    target = tmp_path / "s128.pt"
+    result = CliRunner().invoke(
+        app, ["export", "-o", str(target), "--untrained", "--input", "uint8", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["error"] < 1e-4
+    assert report["bytes"] == target.stat().st_size
+    assert read_metadata(target)["model"] == "pocketnet_s128"
+    refused = CliRunner().invoke(app, ["export", "-o", str(target)])
+    assert isinstance(refused.exception, PocketNetError)
+    assert "no trained weights" in str(refused.exception)

@@ -1,0 +1,100 @@
+"""Who may import whom, and what importing the package costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pocketnet_fast
+
+PACKAGE = Path(__file__).resolve().parent.parent / "pocketnet_fast"
+CSRC = PACKAGE.parent / "csrc"
+
+# Each room may import those of its own rank and the ranks after it.
+PYTHON_ROOMS = [
+    {"cli"},
+    {"training", "search", "evaluation", "export", "faces"},
+    {"losses", "lowering", "data"},
+    {"models"},
+    {"ops"},
+]
+FREE = {"errors", "files", "cmake", "__init__", "_C"}
+NATIVE_ROOMS = [{"bindings"}, {"ops"}, {"plan"}, {"kernels"}]
+HEAVY = ["cv2", "matplotlib", "skimage", "onnxruntime", "openvino", "triton", "typer", "rich", "safetensors"]
+
+
+def level(rooms: list[set[str]], room: str) -> int:
+    return next(i for i, names in enumerate(rooms) if room in names)
+
+
+def imported_rooms(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module]
+            if node.module == "pocketnet_fast":
+                names = [f"pocketnet_fast.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "pocketnet_fast" and len(parts) > 1 and (PACKAGE / parts[1]).is_dir():
+                found.add(parts[1])
+    return found
+
+
+def test_python_rooms() -> None:
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room in FREE:
+            continue
+        here = level(PYTHON_ROOMS, room)
+        for other in imported_rooms(path) - {room}:
+            if level(PYTHON_ROOMS, other) < here:
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {other}")
+    assert not wrong
+
+
+def test_native_rooms() -> None:
+    wrong = []
+    for path in sorted(CSRC.rglob("*")):
+        if path.suffix not in (".h", ".cpp", ".inl") or path.relative_to(CSRC).parts[0] == "tests":
+            continue
+        here = level(NATIVE_ROOMS, path.relative_to(CSRC).parts[0])
+        for line in path.read_text().splitlines():
+            if line.startswith('#include "'):
+                other = line.split('"')[1].split("/")[0]
+                if level(NATIVE_ROOMS, other) < here:
+                    wrong.append(f"{path.relative_to(CSRC)}: {line}")
+            if "#include <torch/" in line and here > level(NATIVE_ROOMS, "ops"):
+                wrong.append(f"{path.relative_to(CSRC)}: {line}")
+    assert not wrong
+
+
+def test_schemas_stand_in_one_file() -> None:
+    holders = [p.name for p in CSRC.rglob("*.cpp") if "STABLE_TORCH_LIBRARY(" in p.read_text()]
+    assert holders == ["library.cpp"]
+
+
+@pytest.mark.parametrize("module", ["pocketnet_fast", "pocketnet_fast.models.registry"])
+def test_import_is_lean(module: str) -> None:
+    code = (
+        f"import torch, sys; before = set(sys.modules); import {module}\n"
+        f"new = set(sys.modules) - before\n"
+        f"print([name for name in {HEAVY!r} if name in new], torch.cuda.is_initialized())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] False"
+
+
+def test_lazy_names_resolve() -> None:
+    for name in pocketnet_fast.__all__:
+        assert getattr(pocketnet_fast, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'compil'"):
+        _ = pocketnet_fast.compil  # type: ignore[attr-defined]

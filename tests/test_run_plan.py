@@ -1,0 +1,213 @@
+"""The operator against its reference in float64, and its answers to bad input."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import pytest
+import torch
+from helpers import random_genotype, randomize_, relative_error
+from torch import Tensor
+
+from pocketnet_fast.lowering import lower
+from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.ops.run_plan import run_plan
+from pocketnet_fast.ops.run_plan.reference import run_plan_reference
+
+# Float32 sums of up to 2,048 terms through some sixty layers, against float64; eager float32 itself is 1e-6
+# to 1e-5 off on such networks.
+TOLERANCE = 1e-4
+
+# Channel counts below, beside and above a multiple of the block of 16; depths that give every kind of
+# pre-processing a place.
+NETWORKS = [(16, 6, 128), (10, 4, 64), (20, 5, 33), (4, 7, 16), (32, 4, 512)]
+
+
+@functools.cache
+def encoded(
+    channels: int, layers: int, embedding: int, seed: int, color: str = "rgb"
+) -> tuple[Tensor, Tensor]:
+    model = randomize_(PocketNet(random_genotype(seed), channels, layers, embedding), seed)
+    return lower(model, color=color).encode()
+
+
+def images(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 112, 112, 3), dtype=torch.uint8, generator=generator)
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    return ((pixels.permute(0, 3, 1, 2).float() - 127.5) / 127.5).contiguous()
+
+
+@functools.cache
+def expected_of(channels: int, layers: int, embedding: int, seed: int) -> Tensor:
+    return run_plan_reference(images(2, seed), *encoded(channels, layers, embedding, seed))
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Tensor, Tensor]:
+    return encoded(8, 4, 32, seed=3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("channels", "layers", "embedding"), NETWORKS)
+def test_random_genotypes(isa: str, channels: int, layers: int, embedding: int, seed: int) -> None:
+    program, weights = encoded(channels, layers, embedding, seed)
+    pixels = images(2, seed)
+    expected = expected_of(channels, layers, embedding, seed)
+    assert relative_error(run_plan(pixels, program, weights, embedding), expected) < TOLERANCE
+    assert relative_error(run_plan(normalized(pixels), program, weights, embedding), expected) < TOLERANCE
+
+
+def test_colour_order_and_flip(isa: str) -> None:
+    program, weights = encoded(16, 4, 64, seed=5, color="bgr")
+    pixels = images(3)
+    expected = run_plan_reference(pixels, program, weights, flip=True)
+    assert relative_error(run_plan(pixels, program, weights, 64, flip=True), expected) < TOLERANCE
+    rgb, _ = encoded(16, 4, 64, seed=5)
+    flipped = pixels.flip(3).contiguous()
+    assert torch.equal(run_plan(flipped, rgb, weights, 64), run_plan(pixels, program, weights, 64))
+    float_input = normalized(flipped)
+    assert torch.equal(run_plan(float_input, rgb, weights, 64), run_plan(float_input, program, weights, 64))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_threads_change_nothing(isa: str, small: tuple[Tensor, Tensor], threads: int, flip: bool) -> None:
+    pixels = images(4)
+    alone = run_plan(pixels, *small, 32, threads=1, flip=flip)
+    for size in (1, 2, 3, 4):
+        together = run_plan(pixels[:size], *small, 32, threads=threads, flip=flip)
+        assert torch.equal(together, alone[:size])
+
+
+def test_many_callers_at_once(isa: str, small: tuple[Tensor, Tensor]) -> None:
+    pixels = images(6)
+    expected = run_plan(pixels, *small, 32, threads=1)
+    wrong: list[int] = []
+
+    def call(index: int) -> None:
+        for repeat in range(20):
+            size = 1 + (index + repeat) % 6
+            if not torch.equal(run_plan(pixels[:size], *small, 32, threads=1 + index % 3), expected[:size]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_strides(small: tuple[Tensor, Tensor]) -> None:
+    pixels = images(4)
+    expected = run_plan(pixels, *small, 32)
+    padded = torch.zeros(4, 120, 130, 3, dtype=torch.uint8)
+    padded[:, 3:115, 7:119] = pixels
+    assert torch.equal(run_plan(padded[:, 3:115, 7:119], *small, 32), expected)
+    assert torch.equal(run_plan(pixels[::2], *small, 32), expected[::2])
+    float_input = normalized(pixels)
+    planar = run_plan(float_input, *small, 32)
+    channels_last = float_input.to(memory_format=torch.channels_last)
+    assert torch.equal(run_plan(channels_last, *small, 32), planar)
+    expanded = float_input[:1].expand(3, -1, -1, -1)
+    assert torch.equal(run_plan(expanded, *small, 32), planar[:1].expand(3, -1))
+
+
+def test_empty_batch(small: tuple[Tensor, Tensor]) -> None:
+    out = run_plan(torch.empty(0, 3, 112, 112), *small, 32)
+    assert out.shape == (0, 32)
+    assert out.dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_pixels_stay_in_their_image(isa: str, small: tuple[Tensor, Tensor], value: float) -> None:
+    clean = normalized(images(3))
+    expected = run_plan(clean, *small, 32)
+    spoiled = clean.clone()
+    spoiled[1, 2, 50, 60] = value
+    out = run_plan(spoiled, *small, 32)
+    assert not out[1].isfinite().any()
+    assert torch.equal(out[[0, 2]], expected[[0, 2]])
+    assert torch.equal(run_plan(clean, *small, 32), expected)
+
+
+def test_fake_and_schema(small: tuple[Tensor, Tensor]) -> None:
+    from torch.library import opcheck
+
+    program, weights = small
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    for pixels in (images(2), normalized(images(2)), images(0)):
+        opcheck(
+            torch.ops.pocketnet_fast.run_plan.default,
+            (pixels, program, weights, 32, 1, False),
+            test_utils=tests,
+        )
+
+
+BAD_INPUTS = [
+    (torch.zeros(1, 3, 112, 112, dtype=torch.float64), "float32"),
+    (torch.zeros(1, 3, 112, 112, dtype=torch.bfloat16), "float32"),
+    (torch.zeros(1, 112, 112, 3, dtype=torch.int8), "uint8"),
+    (torch.zeros(1, 3, 112, 112, dtype=torch.uint8), r"\[N, 112, 112, 3\].*got \[1, 3, 112, 112\]"),
+    (torch.zeros(1, 112, 112, 3), r"\[N, 3, 112, 112\].*got \[1, 112, 112, 3\]"),
+    (torch.zeros(3, 112, 112), r"got \[3, 112, 112\]"),
+    (torch.zeros(1, 3, 111, 112), r"got \[1, 3, 111, 112\]"),
+    (torch.zeros(1, 1, 112, 112), r"got \[1, 1, 112, 112\]"),
+    (torch.zeros(()), r"got \[\]"),
+]
+
+
+@pytest.mark.parametrize(("pixels", "message"), BAD_INPUTS)
+def test_bad_input_is_named(small: tuple[Tensor, Tensor], pixels: Tensor, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        run_plan(pixels, *small, 32)
+
+
+def test_device_is_named(small: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(NotImplementedError, match="pocketnet_fast::run_plan"):
+        torch.ops.pocketnet_fast.run_plan(
+            torch.zeros(1, 3, 112, 112).to_sparse(), small[0].to_sparse(), small[1].to_sparse(), 32, 1, False
+        )
+
+
+def test_bad_constants_are_named(small: tuple[Tensor, Tensor]) -> None:
+    program, weights = small
+    pixels = images(1)
+    with pytest.raises(RuntimeError, match=r"weights must be .* float32"):
+        run_plan(pixels, program, weights.double(), 32)
+    with pytest.raises(RuntimeError, match=r"program must be .* int32"):
+        run_plan(pixels, program.long(), weights, 32)
+    with pytest.raises(RuntimeError, match="another number of weights"):
+        run_plan(pixels, program, weights[:-16].clone(), 32)
+    with pytest.raises(RuntimeError, match="embeddings of 32, not 64"):
+        run_plan(pixels, program, weights, 64)
+    with pytest.raises(RuntimeError, match="threads"):
+        run_plan(pixels, program, weights, 32, threads=-1)
+    with pytest.raises(RuntimeError, match="damaged program"):
+        run_plan(pixels, program[:-1].clone(), weights, 32)
+    with pytest.raises(RuntimeError, match="damaged program"):
+        run_plan(pixels, torch.zeros_like(program), weights, 32)
+    newer = program.clone()
+    newer[1] += 1
+    with pytest.raises(RuntimeError, match=r"program of version \d+; this library runs"):
+        run_plan(pixels, newer, weights, 32)
+
+
+def test_damaged_programs_never_crash(small: tuple[Tensor, Tensor]) -> None:
+    program, weights = small
+    pixels = images(1)
+    generator = torch.Generator().manual_seed(0)
+    refused = 0
+    for _ in range(500):
+        damaged = program.clone()
+        at = int(torch.randint(program.numel(), (), generator=generator))
+        damaged[at] = int(torch.randint(-(2**31), 2**31, (), generator=generator))
+        try:
+            run_plan(pixels, damaged, weights, 32)
+        except RuntimeError:
+            refused += 1
+    assert refused > 450
