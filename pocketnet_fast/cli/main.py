@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pocketnet_fast.cli import doctor, embed, export, info, verify
+from pocketnet_fast.cli import bench, doctor, embed, export, info, verify
 from pocketnet_fast.errors import PocketNetError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ info.register(app)
 embed.register(app)
 verify.register(app)
 export.register(app)
+bench.register(app)
 doctor.register(app)
 
 

@@ -1,0 +1,107 @@
+"""``pocketnet bench``: how fast a network runs here, and where the time goes."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from typing import Annotated, Any
+
+import typer
+
+from pocketnet_fast.cli.loading import JsonOption, ModelOption, ThreadsOption
+
+
+def bench(
+    *,
+    model: ModelOption = "pocketnet_s128",
+    batch: Annotated[int, typer.Option(min=1, help="Images in one call.")] = 1,
+    threads: ThreadsOption = 1,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed calls of each engine.")] = 30,
+    steps: Annotated[bool, typer.Option("--profile", help="Time each step of the plan, one thread.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time the fused kernels against eager PyTorch, in turns; medians. Speed does not depend on the weights.
+
+    Example: [bold]pocketnet bench --model pocketnet_s128 --profile[/bold]
+    """
+    import torch
+
+    from pocketnet_fast.lowering import lower
+    from pocketnet_fast.lowering.compiled import CompiledModel
+    from pocketnet_fast.lowering.profile import peak_gflops, profile
+    from pocketnet_fast.models.registry import create_model
+    from pocketnet_fast.ops.native import compiled_isa
+
+    network = create_model(model).eval()
+    plan = lower(network)
+    fused = CompiledModel(plan, threads or 0, flip=False)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    images = torch.rand(batch, 3, plan.height, plan.width) * 2 - 1
+    times: dict[str, list[float]] = {"fused": [], "eager": []}
+    with torch.inference_mode():
+        for index in range(repeat + 2):
+            for name, engine in (("fused", fused), ("eager", network)):
+                start = time.perf_counter()
+                engine(images)
+                if index >= 2:
+                    times[name].append(1e3 * (time.perf_counter() - start) / batch)
+    milliseconds = {name: statistics.median(values) for name, values in times.items()}
+    peak = peak_gflops()
+    content: dict[str, Any] = {
+        "model": model,
+        "isa": compiled_isa(),
+        "batch": batch,
+        "threads": threads or torch.get_num_threads(),
+        "milliseconds_per_image": milliseconds,
+        "gflops": 2e-6 * plan.macs / milliseconds["fused"],
+        "peak_gflops_per_thread": peak,
+        "floor_milliseconds_one_thread": 2e-6 * plan.macs / peak,
+    }
+    if steps:
+        content["steps"] = [vars(step) for step in profile(plan)]
+    if as_json:
+        typer.echo(json.dumps(content, indent=1))
+    else:
+        _show(content)
+
+
+def _show(content: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    milliseconds = content["milliseconds_per_image"]
+    peak = content["peak_gflops_per_thread"]
+    console = Console()
+    if "steps" in content:
+        table = Table("step", "operations", "output", box=None, pad_edge=False)
+        for head in ("MACs", "microseconds", "GFLOP/s", "of peak"):
+            table.add_column(head, justify="right")
+        for step in content["steps"]:
+            table.add_row(
+                step["name"],
+                step["operations"],
+                step["output"],
+                f"{step['macs']:,}",
+                f"{step['microseconds']:.1f}",
+                f"{step['gflops']:.1f}",
+                f"{step['gflops'] / peak:.0%}",
+            )
+        console.print(table)
+        total = sum(step["microseconds"] for step in content["steps"])
+        console.print(f"sum of the steps: {total / 1e3:.3f} ms")
+    console.print(
+        f"{content['model']}, {content['isa']}, batch {content['batch']}, threads {content['threads']}: "
+        f"fused {milliseconds['fused']:.3f} ms per image, eager {milliseconds['eager']:.3f} ms "
+        f"({milliseconds['eager'] / milliseconds['fused']:.1f} times as long)"
+    )
+    console.print(
+        f"{content['gflops']:.0f} GFLOP/s; one thread here does at most {peak:.0f}, "
+        f"which would take {content['floor_milliseconds_one_thread']:.2f} ms"
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("bench")(bench)

@@ -1,0 +1,45 @@
+"""``pocketnet bench`` and the profile behind it; the figures themselves are not judged here."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from pocketnet_fast import compiled_isa
+from pocketnet_fast.cli.main import app
+from pocketnet_fast.lowering import lower
+from pocketnet_fast.lowering.profile import profile
+from pocketnet_fast.models.genotypes import SOFTMAX_CASIA
+from pocketnet_fast.models.pocketnet import PocketNet
+
+
+def test_profile_covers_every_step() -> None:
+    plan = lower(PocketNet(SOFTMAX_CASIA, 4, 4, 16))
+    times = profile(plan, repeats=3)
+    assert [t.name for t in times] == [step.name for step in plan.steps()]
+    assert sum(t.macs for t in times) == plan.macs
+    assert all(t.microseconds > 0 for t in times)
+    for t in times:
+        assert t.gflops == pytest.approx(2e-3 * t.macs / t.microseconds)
+
+
+@pytest.mark.parametrize("options", [[], ["--profile"]])
+def test_command(options: list[str]) -> None:
+    arguments = ["bench", "--repeat", "1", *options]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert content["isa"] == compiled_isa()
+    assert content["milliseconds_per_image"]["fused"] > 0
+    assert ("steps" in content) == bool(options)
+    text = CliRunner().invoke(app, arguments).stdout
+    assert "ms per image" in text
+    assert ("tail.6-7" in text) == bool(options)
+
+
+def test_a_model_without_kernels_is_refused() -> None:
+    result = CliRunner().invoke(app, ["bench", "--model", "mobilefacenet"])
+    assert result.exit_code != 0
+    assert "MobileFaceNet has no fused form" in str(result.exception)
