@@ -78,7 +78,7 @@ class EmbeddingModel(nn.Module):
         input_spec: Size, normalisation and channel order of the input.
         embedding_dim: Length of an embedding.
         model_name: The registry's name of the architecture.
-        weights_source: Where the weights came from, or None while they are the random initial ones.
+        weights_source: What ``load_weights`` or ``pretrained=True`` read; None if neither was used.
     """
 
     # Annotated in the constructor only: torch.jit.script cannot read postponed class annotations.
