@@ -1,11 +1,11 @@
 #include "plan/thread_pool.h"
 
-#include <unistd.h>
-
 #include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "plan/per_process.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -86,25 +86,6 @@ class Pool {
   std::atomic<int> pending_{0};
 };
 
-struct PoolOfProcess {
-  pid_t pid;
-  Pool pool;
-};
-
-// A forked child inherits the memory of the pool but none of its threads, so it starts one of its own. Pools are
-// never destroyed: their threads may outlive static destructors.
-Pool& pool() {
-  static std::atomic<PoolOfProcess*> current{nullptr};
-  const pid_t pid = getpid();
-  PoolOfProcess* seen = current.load(std::memory_order_acquire);
-  while (seen == nullptr || seen->pid != pid) {
-    auto* fresh = new PoolOfProcess{pid, {}};
-    if (current.compare_exchange_strong(seen, fresh, std::memory_order_acq_rel)) return fresh->pool;
-    delete fresh;
-  }
-  return seen->pool;
-}
-
 }  // namespace
 
 void Barrier::wait() {
@@ -119,7 +100,7 @@ void Barrier::wait() {
 }
 
 void run_parallel(int threads, Task task, void* context) {
-  if (threads > 1 && pool().run(threads, task, context)) return;
+  if (threads > 1 && per_process<Pool>().run(threads, task, context)) return;
   task(context, 0, 1);
 }
 

@@ -4,6 +4,8 @@
 #include <mutex>
 #include <new>
 
+#include "plan/per_process.h"
+
 namespace pnf {
 namespace {
 
@@ -11,12 +13,6 @@ struct Shelf {
   std::mutex mutex;
   std::vector<std::unique_ptr<Workspace>> free;
 };
-
-// Never destroyed: a thread may still return its workspace while the process exits.
-Shelf& shelf() {
-  static auto* instance = new Shelf;
-  return *instance;
-}
 
 }  // namespace
 
@@ -36,7 +32,7 @@ float* Floats::reserve(std::size_t count) {
 }
 
 WorkspaceLease::WorkspaceLease() {
-  Shelf& s = shelf();
+  Shelf& s = per_process<Shelf>();
   const std::lock_guard<std::mutex> lock(s.mutex);
   if (s.free.empty()) {
     workspace_ = std::make_unique<Workspace>();
@@ -47,7 +43,7 @@ WorkspaceLease::WorkspaceLease() {
 }
 
 WorkspaceLease::~WorkspaceLease() {
-  Shelf& s = shelf();
+  Shelf& s = per_process<Shelf>();
   const std::lock_guard<std::mutex> lock(s.mutex);
   try {
     s.free.push_back(std::move(workspace_));
