@@ -1,0 +1,132 @@
+// Which kernels run: the best that the CPU has, or the ones that are named; never others in silence.
+#include "kernels/dispatch.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <set>
+#include <stdexcept>
+#include <string>
+
+#include "check.h"
+#include "kernels/cpu_features.h"
+#include "plan/executor.h"
+#include "program_builder.h"
+
+namespace pnf::test {
+namespace {
+
+void set_environment(const char* name) {
+  if (name == nullptr) {
+    unsetenv("PNF_FORCE_ISA");
+  } else {
+    setenv("PNF_FORCE_ISA", name, 1);
+  }
+  force_isa("");  // the environment is read at the next use
+}
+
+std::vector<float> embed() {
+  static const Encoded encoded = small_network(8, 12, 1, 20, 1);
+  const std::vector<std::uint8_t> pixels(std::size_t{3} * 8 * 12, 100);
+  std::vector<float> embedding(20);
+  execute(encoded.words, encoded.weights, {1, nullptr, pixels.data()}, {}, embedding.data());
+  return embedding;
+}
+
+void the_list_is_sound() {
+  std::set<std::string> names;
+  for (const KernelSet& set : compiled_kernels()) CHECK(names.insert(set.name).second, "%s is listed twice", set.name);
+  CHECK(compiled_kernels().back().name == std::string("scalar") && compiled_kernels().back().available,
+        "scalar kernels always are available, and last");
+#if defined(__x86_64__)
+  CHECK((names == std::set<std::string>{"avx512", "avx2", "scalar"}), "%zu instruction sets", names.size());
+  CHECK(!cpu_features().avx512 || cpu_features().avx2_fma, "AVX-512 without AVX2");
+#elif defined(__aarch64__)
+  CHECK((names == std::set<std::string>{"neon", "scalar"}), "%zu instruction sets", names.size());
+#endif
+}
+
+// The compiler's own view of the CPU, which does not share our code.
+void detection_agrees_with_the_compiler() {
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  CHECK(cpu_features().avx2_fma == avx2, "avx2: %d", avx2);
+  CHECK(cpu_features().avx512 == avx512, "avx512: %d", avx512);
+#endif
+}
+
+void the_best_is_the_default() {
+  set_environment(nullptr);
+  const KernelSet* best = nullptr;
+  for (const KernelSet& set : compiled_kernels()) {
+    if (best == nullptr && set.available) best = &set;
+  }
+  CHECK(&kernels() == best, "%s runs", kernels().name);
+  set_environment("");
+  CHECK(&kernels() == best, "an empty PNF_FORCE_ISA is no choice, but %s runs", kernels().name);
+}
+
+void a_forced_name_is_what_runs() {
+  std::set<std::string> results;
+  for (const KernelSet& set : compiled_kernels()) {
+    if (!set.available) {
+      set_environment(set.name);
+      CHECK_THROWS(std::runtime_error, kernels(), "%s runs on a CPU that lacks it", set.name);
+      continue;
+    }
+    const auto check = [&](const char* how) {
+      CHECK(&kernels() == &set, "%s forced by %s, %s runs", set.name, how, kernels().name);
+      for (const float value : embed()) CHECK(std::isfinite(value), "%s gives %g", set.name, value);
+      float sink[kBlock];
+      const double products = kernels().probe_fma(1000, sink);
+      results.insert(std::to_string(products));
+    };
+    set_environment(set.name);
+    check("the environment");
+    set_environment(nullptr);
+    force_isa(set.name);
+    check("a call");
+  }
+  // Vectors of different lengths do different numbers of products in as many iterations: proof of which code ran.
+  std::size_t available = 0;
+  for (const KernelSet& set : compiled_kernels()) available += set.available ? 1 : 0;
+  CHECK(results.size() == available, "%zu instruction sets behave as %zu", available, results.size());
+}
+
+void an_unknown_name_is_an_error() {
+  for (const char* name : {"sse9", "AVX2", "avx", "neon2", " "}) {
+    set_environment(name);
+    for (int use = 0; use < 2; ++use) {
+      std::string message;
+      try {
+        embed();
+      } catch (const std::runtime_error& error) {
+        message = error.what();
+      }
+      CHECK(message.find(std::string("'") + name + "'") != std::string::npos, "'%s' gives: %s", name, message.c_str());
+      for (const KernelSet& set : compiled_kernels()) {
+        const bool listed = message.find(set.name, message.find("have:")) != std::string::npos;
+        CHECK(listed == set.available, "'%s': %s is %slisted in: %s", name, set.name, listed ? "" : "not ",
+              message.c_str());
+      }
+    }
+    set_environment(nullptr);
+    const KernelSet* before = &kernels();
+    CHECK_THROWS(std::runtime_error, force_isa(name), "force_isa takes '%s'", name);
+    CHECK(&kernels() == before, "a refused name changes the kernels");
+  }
+}
+
+}  // namespace
+}  // namespace pnf::test
+
+int main() {
+  using namespace pnf::test;
+  the_list_is_sound();
+  detection_agrees_with_the_compiler();
+  the_best_is_the_default();
+  a_forced_name_is_what_runs();
+  an_unknown_name_is_an_error();
+  return check::result();
+}

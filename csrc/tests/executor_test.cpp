@@ -1,0 +1,298 @@
+// The executor: one result however the work is divided, from many callers at once, across fork(), and without
+// allocation once warm.
+#include "plan/executor.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <thread>
+
+#include "check.h"
+#include "kernels/dispatch.h"
+#include "program_builder.h"
+
+#if defined(__SANITIZE_THREAD__)
+#define PNF_TEST_TSAN 1
+#else
+#define PNF_TEST_TSAN 0
+#endif
+
+namespace {
+
+std::atomic<long> allocations{0};
+
+}  // namespace
+
+// Calls from this program and from the static library go through these (the linker's --wrap); those from inside
+// shared libraries, through the operator new below.
+extern "C" {
+void* __real_malloc(std::size_t);
+void* __real_calloc(std::size_t, std::size_t);
+void* __real_realloc(void*, std::size_t);
+void* __real_aligned_alloc(std::size_t, std::size_t);
+
+void* __wrap_malloc(std::size_t size) {
+  ++allocations;
+  return __real_malloc(size);
+}
+void* __wrap_calloc(std::size_t count, std::size_t size) {
+  ++allocations;
+  return __real_calloc(count, size);
+}
+void* __wrap_realloc(void* p, std::size_t size) {
+  ++allocations;
+  return __real_realloc(p, size);
+}
+void* __wrap_aligned_alloc(std::size_t alignment, std::size_t size) {
+  ++allocations;
+  return __real_aligned_alloc(alignment, size);
+}
+}
+
+void* operator new(std::size_t size) {
+  void* p = std::malloc(size);
+  if (p == nullptr) throw std::bad_alloc();
+  return p;
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+
+namespace pnf::test {
+namespace {
+
+constexpr int kHeight = 28, kWidth = 20, kEmbedding = 40, kImages = 7;
+constexpr std::size_t kPixels = std::size_t{3} * kHeight * kWidth;
+
+const Encoded& network() {
+  static const Encoded encoded = small_network(kHeight, kWidth, 2, kEmbedding, 1);
+  return encoded;
+}
+
+struct Images {
+  std::vector<float> planar;
+  std::vector<std::uint8_t> interleaved;
+
+  Batch batch(std::int64_t size, bool bytes) const {
+    return {size, bytes ? nullptr : planar.data(), bytes ? interleaved.data() : nullptr};
+  }
+};
+
+Images draw(std::uint32_t seed) {
+  Random random(seed);
+  Images images;
+  images.planar = random.reals(kImages * kPixels, -1.0f, 1.0f);
+  for (std::size_t i = 0; i < kImages * kPixels; ++i) images.interleaved.push_back(random.integer(0, 255));
+  return images;
+}
+
+Images mirrored(const Images& images) {
+  Images result = images;
+  for (std::size_t i = 0; i < images.planar.size(); ++i) {
+    const std::size_t x = i % kWidth;
+    result.planar[i - x + kWidth - 1 - x] = images.planar[i];
+    const std::size_t pixel = i / 3 % kWidth;
+    result.interleaved[i - 3 * pixel + 3 * (kWidth - 1 - pixel)] = images.interleaved[i];
+  }
+  return result;
+}
+
+std::vector<float> embed(const Batch& batch, int threads, bool flip, const Encoded& encoded = network()) {
+  std::vector<float> embedding(batch.size * kEmbedding);
+  RunOptions options;
+  options.threads = threads;
+  options.flip = flip;
+  execute(encoded.words, encoded.weights, batch, options, embedding.data());
+  return embedding;
+}
+
+// Every image in a call of its own, on one thread.
+std::vector<float> one_by_one(const Images& images, bool bytes, bool flip) {
+  std::vector<float> result;
+  for (int i = 0; i < kImages; ++i) {
+    const Batch one = {1, bytes ? nullptr : images.planar.data() + i * kPixels,
+                       bytes ? images.interleaved.data() + i * kPixels : nullptr};
+    const std::vector<float> embedding = embed(one, 1, flip);
+    result.insert(result.end(), embedding.begin(), embedding.end());
+  }
+  return result;
+}
+
+void division_of_work_leaves_the_result(const KernelSet& set) {
+  force_isa(set.name);
+  const Images images = draw(1);
+  for (const bool bytes : {false, true}) {
+    for (const bool flip : {false, true}) {
+      const std::vector<float> expected = one_by_one(images, bytes, flip);
+      for (const float value : expected) CHECK(std::isfinite(value), "%s gives %g", set.name, value);
+      for (const int threads : {1, 2, 3, 4, 40}) {
+        for (std::int64_t size = 0; size <= kImages; ++size) {
+          if (threads == 40 && size != 1 && size != kImages) continue;
+          Guarded embedding(size * kEmbedding, false);
+          RunOptions options;
+          options.threads = threads;
+          options.flip = flip;
+          execute(network().words, network().weights, images.batch(size, bytes), options, embedding.get());
+          CHECK(embedding.guards_intact(), "%s writes outside %d embeddings", set.name, static_cast<int>(size));
+          CHECK(same_bits(embedding.get(), expected.data(), embedding.size()),
+                "%s: %d %s images%s on %d threads differ from one by one", set.name, static_cast<int>(size),
+                bytes ? "uint8" : "float", flip ? ", flipped," : "", threads);
+        }
+      }
+    }
+  }
+  force_isa("");
+}
+
+void groups_leave_the_result() {
+  const Images images = draw(2);
+  const Encoded plain = small_network(kHeight, kWidth, 2, kEmbedding, 1, false);
+  CHECK(plain.weights == network().weights && plain.words != network().words, "the two programs should share weights");
+  for (const int threads : {1, 3}) {
+    const Batch batch = images.batch(4, true);
+    const std::vector<float> grouped = embed(batch, threads, false);
+    const std::vector<float> ungrouped = embed(batch, threads, false, plain);
+    CHECK(same_bits(grouped.data(), ungrouped.data(), grouped.size()), "a band changes the result on %d threads",
+          threads);
+  }
+}
+
+void flip_adds_the_mirror_image() {
+  const Images images = draw(3), mirror = mirrored(images);
+  for (const bool bytes : {false, true}) {
+    const std::vector<float> straight = embed(images.batch(kImages, bytes), 1, false);
+    const std::vector<float> reversed = embed(mirror.batch(kImages, bytes), 1, false);
+    const std::vector<float> both = embed(images.batch(kImages, bytes), 2, true);
+    bool differ = false;
+    for (std::size_t i = 0; i < both.size(); ++i) {
+      CHECK(both[i] == straight[i] + reversed[i], "embedding value %zu: %.9g, not %.9g + %.9g", i, both[i], straight[i],
+            reversed[i]);
+      differ = differ || straight[i] != reversed[i];
+    }
+    CHECK(differ, "the mirror images should differ");
+  }
+}
+
+void profile_covers_every_step() {
+  const Images images = draw(4);
+  const std::vector<double> seconds = profile(network().words, network().weights, images.batch(2, true));
+  CHECK(seconds.size() == 9, "%zu steps", seconds.size());
+  for (const double step : seconds) CHECK(step > 0.0, "a step takes %g s", step);
+}
+
+// A call that fails leaves the workspace it borrowed fit for the next.
+void recovers_from_a_damaged_program() {
+  const Images images = draw(5);
+  const std::vector<float> expected = embed(images.batch(1, true), 1, false);
+  Encoded damaged = network();
+  damaged.words.pop_back();
+  --damaged.words[kWords];
+  CHECK_THROWS(std::invalid_argument, embed(images.batch(1, true), 2, false, damaged), "a truncated program ran");
+  const std::vector<float> after = embed(images.batch(1, true), 1, false);
+  CHECK(same_bits(after.data(), expected.data(), expected.size()), "a failed call changes the next one");
+}
+
+void many_callers() {
+  constexpr int kCallers = 8, kCalls = 12;
+  const Images images = draw(6);
+  const std::vector<float> expected = one_by_one(images, true, false);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < kCallers; ++caller) {
+    callers.emplace_back([&, caller] {
+      for (int call = 0; call < kCalls; ++call) {
+        const int size = 1 + (caller + call) % 4;
+        const std::vector<float> embedding = embed(images.batch(size, true), 1 + (caller * 3 + call) % 4, false);
+        if (!same_bits(embedding.data(), expected.data(), embedding.size())) ++wrong;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK(wrong == 0, "%d of %d concurrent calls are wrong", wrong.load(), kCallers * kCalls);
+}
+
+// Children are forked while other threads are inside calls, and run calls on threads of their own.
+void works_after_fork() {
+  constexpr int kForks = 150;
+  const Images images = draw(7);
+  const Batch batch = images.batch(3, true);
+  const std::vector<float> expected = embed(batch, 1, false);
+  embed(batch, 3, false);
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> busy;
+  // One inside the pool's work; one that mostly borrows and returns its workspace.
+  for (const std::int64_t size : {3, 0}) {
+    busy.emplace_back([&, size] {
+      while (!stop) embed(images.batch(size, true), 2, false);
+    });
+  }
+  for (int i = 0; i < kForks; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(10);
+      bool right = true;
+      for (int call = 0; call < 2; ++call) {
+        const std::vector<float> embedding = embed(batch, 3, false);
+        right = right && same_bits(embedding.data(), expected.data(), expected.size());
+      }
+      _exit(right ? 0 : 1);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "child %d %s %d", i,
+          WIFSIGNALED(status) ? "was ended by signal" : "returned",
+          WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+  }
+  stop = true;
+  for (std::thread& thread : busy) thread.join();
+}
+
+void warm_calls_allocate_nothing() {
+  const Images images = draw(8);
+  std::vector<float> embedding(kImages * kEmbedding);
+  const auto calls = [&] {
+    for (const int threads : {1, 2, 4}) {
+      for (const bool bytes : {false, true}) {
+        for (const bool flip : {false, true}) {
+          RunOptions options;
+          options.threads = threads;
+          options.flip = flip;
+          execute(network().words, network().weights, images.batch(kImages, bytes), options, embedding.data());
+        }
+      }
+    }
+  };
+  const long before = allocations;
+  void* volatile seen = std::aligned_alloc(64, 64);
+  std::free(seen);
+  seen = std::make_unique<int>(1).release();
+  ::operator delete(seen);
+  CHECK(allocations - before >= 2, "allocations are not counted");
+  calls();
+  const long warm = allocations;
+  for (int repeat = 0; repeat < 5; ++repeat) calls();
+  CHECK(allocations == warm, "warm calls made %ld allocations", allocations - warm);
+}
+
+}  // namespace
+}  // namespace pnf::test
+
+int main() {
+  using namespace pnf::test;
+  for (const pnf::KernelSet& set : pnf::compiled_kernels()) {
+    if (set.available) division_of_work_leaves_the_result(set);
+  }
+  groups_leave_the_result();
+  flip_adds_the_mirror_image();
+  profile_covers_every_step();
+  recovers_from_a_damaged_program();
+  many_callers();
+  warm_calls_allocate_nothing();
+  // ThreadSanitizer does not follow a child that a threaded process forks.
+  if (!PNF_TEST_TSAN) works_after_fork();
+  return check::result();
+}

@@ -1,0 +1,176 @@
+// Programs for the tests of the plan: encoded as plan/program.h describes, with random weights.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
+#include <vector>
+
+#include "plan/program.h"
+#include "support.h"
+
+namespace pnf::test {
+
+enum HeaderWord {
+  kMagic,
+  kVersion,
+  kWords,
+  kHeight,
+  kWidth,
+  kBgr,
+  kEmbedding,
+  kBuffers,
+  kItems,
+  kArena,
+  kBand,
+  kWeights
+};
+
+struct Encoded {
+  std::vector<std::int32_t> words;
+  std::vector<float> weights;
+  int height, width, embedding;
+};
+
+class ProgramBuilder {
+ public:
+  ProgramBuilder(int height, int width, int embedding, std::uint32_t seed)
+      : height_(height), width_(width), embedding_(embedding), random_(seed) {}
+
+  // A state of its own in the arena.
+  int arena(int blocks, int height, int width) { return add(false, arena_floats_, blocks, height, width, height); }
+  // A state of which a group's threads hold `rows` rows each.
+  int band(int blocks, int height, int width, int rows) { return add(true, band_floats_, blocks, height, width, rows); }
+
+  // The following `steps` steps are taken `rows` rows at a time.
+  void group(int rows, int steps) { item({static_cast<int>(StepKind::kGroup), rows, steps}); }
+
+  void stem(int output) {
+    const int blocks = buffers_[output].blocks;
+    item({static_cast<int>(StepKind::kStem), output, constants(blocks * 27 * kBlock, 0.25f),
+          constants(blocks * kBlock, 0.5f), norm()});
+  }
+
+  struct Operation {
+    TermKind kind;
+    int input;
+    int kernel = 1, stride = 1, shift = 0;
+    int first_out = 0, out_blocks = 0;  // 0: all
+  };
+
+  void node(int output, std::initializer_list<Operation> terms) {
+    const int blocks = buffers_[output].blocks;
+    item({static_cast<int>(StepKind::kNode), output, constants(blocks * kBlock, 0.5f), static_cast<int>(terms.size())});
+    for (const Operation& term : terms) {
+      const int channels = buffers_[term.input].blocks * kBlock;
+      const int out_blocks = term.out_blocks == 0 ? blocks : term.out_blocks;
+      const bool depthwise = term.kind == TermKind::kDepthwise;
+      const bool product = depthwise || term.kind == TermKind::kPointwise;
+      append(
+          {static_cast<int>(term.kind), term.input, term.kernel, term.stride, term.shift, term.first_out, out_blocks});
+      append({product ? constants(channels, 0.5f) : -1});
+      append({depthwise ? constants(channels * term.kernel * term.kernel, 0.3f) : -1});
+      append({product ? constants(channels * out_blocks * kBlock, 0.3f) : -1});
+      append({product || term.kind == TermKind::kIdentity ? -1 : constants(channels, 1.0f)});
+    }
+  }
+
+  void global_depthwise(int input, int output) {
+    const Buffer& in = buffers_[input];
+    const int channels = in.blocks * kBlock;
+    item({static_cast<int>(StepKind::kGlobalDepthwise), input, output, constants(channels, 0.5f),
+          constants(channels * in.height * in.width, 0.3f), constants(channels, 0.5f)});
+  }
+
+  void linear(int input) {
+    const int outputs = blocks_of(embedding_) * kBlock;
+    item({static_cast<int>(StepKind::kLinear), input, constants(buffers_[input].blocks * kBlock * outputs, 0.3f),
+          constants(outputs, 0.5f)});
+  }
+
+  Encoded finish() const {
+    std::vector<std::int32_t> words = {kProgramMagic,
+                                       kProgramVersion,
+                                       0,
+                                       height_,
+                                       width_,
+                                       0,
+                                       embedding_,
+                                       static_cast<int>(buffers_.size()),
+                                       items_,
+                                       arena_floats_,
+                                       band_floats_,
+                                       static_cast<int>(weights_.size())};
+    for (const Buffer& b : buffers_) {
+      words.insert(words.end(), {b.in_band ? 1 : 0, b.offset, b.blocks, b.height, b.width, b.rows});
+    }
+    words.insert(words.end(), body_.begin(), body_.end());
+    words[kWords] = static_cast<int>(words.size());
+    return {words, weights_, height_, width_, embedding_};
+  }
+
+ private:
+  int add(bool in_band, int& floats, int blocks, int height, int width, int rows) {
+    buffers_.push_back({in_band, floats, blocks, height, width, rows});
+    floats += blocks * rows * width * kBlock;
+    return static_cast<int>(buffers_.size()) - 1;
+  }
+
+  int constants(int count, float magnitude) {
+    const int offset = static_cast<int>(weights_.size());
+    const std::vector<float> values = random_.reals(count, -magnitude, magnitude);
+    weights_.insert(weights_.end(), values.begin(), values.end());
+    return offset;
+  }
+
+  int norm() {
+    const int offset = static_cast<int>(weights_.size());
+    weights_.insert(weights_.end(), {127.5f, 127.5f, 127.5f, 1 / 127.5f, 1 / 127.5f, 1 / 127.5f});
+    return offset;
+  }
+
+  void item(std::initializer_list<std::int32_t> words) {
+    ++items_;
+    append(words);
+  }
+  void append(std::initializer_list<std::int32_t> words) { body_.insert(body_.end(), words); }
+
+  int height_, width_, embedding_;
+  Random random_;
+  std::vector<Buffer> buffers_;
+  std::vector<std::int32_t> body_;
+  std::vector<float> weights_;
+  int items_ = 0, arena_floats_ = 0, band_floats_ = 0;
+};
+
+// A network with every kind of step and term: a stem, a cell whose last node is projected as its rows are completed,
+// a factorised reduction, a reducing node, and a tail. Without `grouped`, the node lies in the arena as all others do.
+// The image's sides are multiples of 4.
+inline Encoded small_network(int height, int width, int channel_blocks, int embedding, std::uint32_t seed,
+                             bool grouped = true) {
+  using enum TermKind;
+  ProgramBuilder b(height, width, embedding, seed);
+  const int c = channel_blocks, h = height / 2, w = width / 2;
+  const int rows = std::min(2, h);
+  const int stem = b.arena(c, h, w), first = b.arena(c, h, w), second = b.arena(c, h, w);
+  const int state = grouped ? b.band(c, h, w, rows) : b.arena(c, h, w), projected = b.arena(2 * c, h, w);
+  const int reduced = b.arena(2 * c, h / 2, w / 2), last = b.arena(2 * c, h / 2, w / 2);
+  const int vector = b.arena(2 * c, 1, 1);
+
+  b.stem(stem);
+  b.node(first, {{kPointwise, stem}});
+  b.node(second, {{kDepthwise, first, 3}, {kMaxPool, stem, 3}});
+  if (grouped) b.group(rows, 2);
+  b.node(state, {{kDepthwise, second, 7}, {kAvgPool, first, 3}, {kIdentity, stem}});
+  b.node(projected, {{kPointwise, state}, {kPointwise, second, 1, 1, 0, c, c}});
+  b.node(reduced, {{kPointwise, projected, 1, 2, 0, 0, c}, {kPointwise, projected, 1, 2, 1, c, c}});
+  b.node(last, {{kDepthwise, projected, 5, 2},
+                {kMaxPool, projected, 3, 2},
+                {kAvgPool, projected, 3, 2},
+                {kIdentity, reduced},
+                {kDepthwise, reduced, 5}});
+  b.global_depthwise(last, vector);
+  b.linear(vector);
+  return b.finish();
+}
+
+}  // namespace pnf::test

@@ -1,0 +1,216 @@
+// The decoder: a valid program is accepted, a damaged one is refused or, where the damage leaves it valid, runs
+// inside its memory. AddressSanitizer is the witness of the latter, so everything a program reads is allocated at
+// exactly its size.
+#include "plan/program.h"
+
+#include <limits>
+#include <stdexcept>
+
+#include "check.h"
+#include "kernels/dispatch.h"
+#include "plan/executor.h"
+#include "program_builder.h"
+
+namespace pnf::test {
+namespace {
+
+Encoded valid_program() { return small_network(8, 4, 1, 20, 1); }
+
+void accepts_a_valid_program() {
+  const Encoded encoded = valid_program();
+  Program program;
+  decode(encoded.words, encoded.weights.size(), program);
+  CHECK(program.height == 8 && program.width == 4 && program.embedding == 20, "the header is misread");
+  CHECK(program.buffers.size() == 8 && program.steps.size() == 9 && program.groups.size() == 8,
+        "%zu buffers, %zu steps, %zu groups", program.buffers.size(), program.steps.size(), program.groups.size());
+  CHECK(program.groups[3].steps == 2 && program.groups[3].rows == 2 && program.groups[3].height == 4,
+        "the group is misread");
+  CHECK(program.terms.size() == 15 && program.terms[4].kind == TermKind::kAvgPool, "the terms are misread");
+  const ProgramInfo info = program_info(encoded.words);
+  CHECK(info.height == 8 && info.width == 4 && info.embedding == 20, "program_info misreads the header");
+}
+
+void refuse(const char* what, const std::vector<std::int32_t>& words, std::size_t weights) {
+  Program program;
+  CHECK_THROWS(std::invalid_argument, decode(words, weights, program), "accepted: %s", what);
+}
+
+void refuses_damaged_headers() {
+  const Encoded encoded = valid_program();
+  const std::size_t weights = encoded.weights.size();
+  const auto with = [&](std::size_t at, std::int32_t value) {
+    std::vector<std::int32_t> words = encoded.words;
+    words[at] = value;
+    return words;
+  };
+  constexpr std::int32_t kMost = std::numeric_limits<std::int32_t>::max();
+  refuse("nothing", {}, 0);
+  refuse("another format", with(kMagic, 0), weights);
+  refuse("another version", with(kVersion, 2), weights);
+  refuse("another length", with(kWords, encoded.words.size() + 1), weights);
+  refuse("no rows", with(kHeight, 0), weights);
+  refuse("an image of another size", with(kWidth, 6), weights);
+  refuse("a negative embedding", with(kEmbedding, -1), weights);
+  refuse("an embedding wider than its weights", with(kEmbedding, 4096), weights);
+  refuse("more buffers than words", with(kBuffers, kMost), weights);
+  refuse("more items than words", with(kItems, kMost), weights);
+  refuse("an arena that its buffers leave", with(kArena, 16), weights);
+  refuse("a band that its buffers leave", with(kBand, 0), weights);
+  refuse("another number of weights", encoded.words, weights - 1);
+  std::vector<std::int32_t> longer = encoded.words;
+  longer.push_back(0);
+  ++longer[kWords];
+  refuse("a word left over", longer, weights);
+  CHECK_THROWS(std::invalid_argument, program_info(with(kHeight, -1)), "program_info takes a negative height");
+  CHECK_THROWS(std::invalid_argument, program_info(std::span(encoded.words).first(11)),
+               "program_info takes a truncated header");
+}
+
+// A network of one node between a stem and a vector; `terms` and the node's output are what a test is about.
+Encoded one_node(int height, int width, std::initializer_list<ProgramBuilder::Operation> terms, int out_height,
+                 int out_width) {
+  ProgramBuilder b(2 * height, 2 * width, 16, 1);
+  const int stem = b.arena(1, height, width), state = b.arena(1, out_height, out_width), vector = b.arena(1, 1, 1);
+  b.stem(stem);
+  b.node(state, terms);
+  b.global_depthwise(state, vector);
+  b.linear(vector);
+  return b.finish();
+}
+
+void refuses_nodes_that_leave_their_input() {
+  using enum TermKind;
+  const auto refuse_node = [](const char* what, const Encoded& encoded) {
+    refuse(what, encoded.words, encoded.weights.size());
+  };
+  refuse_node("an output larger than the input", one_node(3, 3, {{kPointwise, 0}}, 4, 3));
+  refuse_node("an output smaller than the input", one_node(3, 3, {{kDepthwise, 0, 3}}, 3, 2));
+  refuse_node("a stride without its size", one_node(4, 4, {{kMaxPool, 0, 3, 2}}, 4, 4));
+  refuse_node("an even kernel", one_node(4, 4, {{kDepthwise, 0, 4}}, 4, 4));
+  refuse_node("a depthwise kernel of 1", one_node(4, 4, {{kDepthwise, 0, 1}}, 4, 4));
+  refuse_node("a shifted read of an odd height", one_node(3, 4, {{kPointwise, 0, 1, 2, 1}}, 2, 2));
+  refuse_node("a shifted read of an odd width", one_node(4, 3, {{kPointwise, 0, 1, 2, 1}}, 2, 2));
+  refuse_node("a shift without a stride", one_node(4, 4, {{kPointwise, 0, 1, 1, 1}}, 4, 4));
+  refuse_node("a strided identity", one_node(4, 4, {{kIdentity, 0, 1, 2}}, 2, 2));
+  refuse_node("output blocks that do not exist", one_node(4, 4, {{kPointwise, 0, 1, 1, 0, 0, 2}}, 4, 4));
+  refuse_node("no term", one_node(4, 4, {}, 4, 4));
+}
+
+// What a program may be run with: exactly as many weights, pixels and embedding floats as it states.
+bool runs(const std::vector<std::int32_t>& words, const std::vector<float>& weights, const KernelSet& set,
+          bool interleaved) {
+  constexpr int kMostFloats = 1 << 18;
+  constexpr int kMostPixels = 1 << 12;
+  constexpr int kMostOutputs = 1 << 10;
+  Program program;
+  const std::unique_ptr<float[]> exact(new float[weights.size()]);
+  std::copy(weights.begin(), weights.end(), exact.get());
+  decode(words, weights.size(), program);
+  if (program.arena_floats > kMostFloats || program.band_floats > kMostFloats || program.scratch_floats > kMostFloats ||
+      program.height * program.width > kMostPixels || program.embedding > kMostOutputs) {
+    return false;
+  }
+  const std::size_t pixels = std::size_t{3} * program.height * program.width;
+  const std::unique_ptr<float[]> planar(new float[interleaved ? 0 : pixels]());
+  const std::unique_ptr<std::uint8_t[]> bytes(new std::uint8_t[interleaved ? pixels : 0]());
+  const std::unique_ptr<float[]> embedding(new float[program.embedding]);
+  const Batch batch = {1, interleaved ? nullptr : planar.get(), interleaved ? bytes.get() : nullptr};
+  RunOptions options;
+  options.flip = interleaved;
+  force_isa(set.name);
+  execute(words, {exact.get(), weights.size()}, batch, options, embedding.get());
+  return true;
+}
+
+std::int32_t damaged(std::int32_t word, const std::vector<std::int32_t>& words, Random& random) {
+  constexpr std::int32_t kSteps[] = {-16, -1, 1, 16};
+  constexpr std::int32_t kValues[] = {-1, 0, 1, 2, 3, 5, 7, 4096, 65536, 1 << 30, 1 << 28, 0x7fffffff, -0x7fffffff - 1};
+  switch (random.integer(0, 4)) {
+    case 0:
+      return static_cast<std::int32_t>(static_cast<std::uint32_t>(word) + random.pick(kSteps));
+    case 1:
+      return word ^ static_cast<std::int32_t>(1u << random.integer(0, 31));
+    case 2:
+      return random.pick(words);
+    default:
+      return random.pick(kValues);
+  }
+}
+
+void survives_damage() {
+  constexpr int kMutations = 250000;
+  const Encoded encoded = valid_program();
+  std::vector<const KernelSet*> sets;
+  for (const KernelSet& set : compiled_kernels()) {
+    if (set.available) sets.push_back(&set);
+  }
+  Random random(2);
+  int refused = 0, ran = 0, large = 0;
+  std::vector<std::int32_t> words;
+  std::vector<float> weights;
+  for (int i = 0; i < kMutations; ++i) {
+    words = encoded.words;
+    weights = encoded.weights;
+    const auto at = [&] { return random.integer(0, static_cast<int>(words.size()) - 1); };
+    bool restate_length = true;
+    switch (random.integer(0, 9)) {
+      case 0:
+        words.resize(at());
+        restate_length = random.chance(2);
+        break;
+      case 1:
+        words.insert(words.begin() + at(), random.integer(1, 30), damaged(0, encoded.words, random));
+        break;
+      case 2:
+        words.erase(words.begin() + at());
+        break;
+      case 3: {
+        const int a = at(), b = at();
+        std::swap(words[a], words[b]);
+        break;
+      }
+      case 4:
+        weights.resize(random.integer(0, static_cast<int>(weights.size())));
+        if (random.chance(2)) words[at()] = random.integer(0, static_cast<int>(weights.size()));
+        words[kWeights] = static_cast<int>(weights.size());
+        break;
+      case 5: {
+        const int a = at(), b = at();
+        words[a] = damaged(words[a], encoded.words, random);
+        words[b] = damaged(words[b], encoded.words, random);
+        restate_length = random.chance(2);
+        break;
+      }
+      default: {
+        const int a = at();
+        words[a] = damaged(words[a], encoded.words, random);
+        restate_length = a != kWords;
+      }
+    }
+    if (restate_length && words.size() > kWords) words[kWords] = static_cast<int>(words.size());
+    try {
+      if (runs(words, weights, *sets[i % sets.size()], i % 2 == 0)) {
+        ++ran;
+      } else {
+        ++large;
+      }
+    } catch (const std::invalid_argument&) {
+      ++refused;
+    }
+  }
+  force_isa("");
+  std::fprintf(stderr, "%d mutations: %d refused, %d ran, %d too large to run here\n", kMutations, refused, ran, large);
+  CHECK(refused > kMutations / 2, "only %d mutations were refused", refused);
+  CHECK(ran > kMutations / 50, "only %d mutations ran", ran);
+}
+
+}  // namespace
+}  // namespace pnf::test
+
+int main() {
+  pnf::test::accepts_a_valid_program();
+  pnf::test::refuses_damaged_headers();
+  pnf::test::refuses_nodes_that_leave_their_input();
+  pnf::test::survives_damage();
+  return check::result();
+}
