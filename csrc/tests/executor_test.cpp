@@ -69,7 +69,7 @@ constexpr int kHeight = 28, kWidth = 20, kEmbedding = 40, kImages = 7;
 constexpr std::size_t kPixels = std::size_t{3} * kHeight * kWidth;
 
 const Encoded& network() {
-  static const Encoded encoded = small_network(kHeight, kWidth, 2, kEmbedding, 1);
+  static const Encoded encoded = small_network(kHeight, kWidth, 1, kEmbedding, 1);
   return encoded;
 }
 
@@ -150,7 +150,7 @@ void division_of_work_leaves_the_result(const KernelSet& set) {
 
 void groups_leave_the_result() {
   const Images images = draw(2);
-  const Encoded plain = small_network(kHeight, kWidth, 2, kEmbedding, 1, false);
+  const Encoded plain = small_network(kHeight, kWidth, 1, kEmbedding, 1, false);
   CHECK(plain.weights == network().weights && plain.words != network().words, "the two programs should share weights");
   for (const int threads : {1, 3}) {
     const Batch batch = images.batch(4, true);

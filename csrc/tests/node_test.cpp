@@ -304,7 +304,7 @@ void each_operation_alone() {
       for (const int wide : kSides) {
         const int height = high + (op.shift * high) % 2, width = wide + (op.shift * wide) % 2;
         // Both wide and high says nothing that a wide and a high image do not.
-        if (height * width > 900) continue;
+        if (height * width > 450) continue;
         const int channels = random.integer(1, 36);
         const int inputs = is_product(op.kind) ? random.integer(1, 36) : channels;
         run({output_side(height, op.stride),

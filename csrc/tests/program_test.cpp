@@ -138,7 +138,7 @@ std::int32_t damaged(std::int32_t word, const std::vector<std::int32_t>& words, 
 }
 
 void survives_damage() {
-  constexpr int kMutations = 250000;
+  constexpr int kMutations = 200000;
   const Encoded encoded = valid_program();
   std::vector<const KernelSet*> sets;
   for (const KernelSet& set : compiled_kernels()) {
