@@ -14,6 +14,9 @@ constexpr int kTileBlocks = 1;
 constexpr int kDepthwisePixels = 7;
 
 PNF_INLINE Vec load(const float* p) { return _mm256_loadu_ps(p); }
+PNF_INLINE Vec load_u8(const unsigned char* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 PNF_INLINE void store(float* p, Vec x) { _mm256_storeu_ps(p, x); }
 PNF_INLINE Vec splat(float x) { return _mm256_set1_ps(x); }
 PNF_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }

@@ -13,6 +13,9 @@ constexpr int kTileBlocks = 2;
 constexpr int kDepthwisePixels = 14;
 
 PNF_INLINE Vec load(const float* p) { return _mm512_loadu_ps(p); }
+PNF_INLINE Vec load_u8(const unsigned char* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
 PNF_INLINE void store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
 PNF_INLINE Vec splat(float x) { return _mm512_set1_ps(x); }
 PNF_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }

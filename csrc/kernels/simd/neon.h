@@ -13,6 +13,10 @@ constexpr int kTileBlocks = 1;
 constexpr int kDepthwisePixels = 14;
 
 PNF_INLINE Vec load(const float* p) { return vld1q_f32(p); }
+PNF_INLINE Vec load_u8(const unsigned char* p) {
+  const uint32x4_t bytes = {p[0], p[1], p[2], p[3]};
+  return vcvtq_f32_u32(bytes);
+}
 PNF_INLINE void store(float* p, Vec x) { vst1q_f32(p, x); }
 PNF_INLINE Vec splat(float x) { return vdupq_n_f32(x); }
 PNF_INLINE Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }

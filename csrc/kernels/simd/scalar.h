@@ -11,6 +11,7 @@ constexpr int kTileBlocks = 1;
 constexpr int kDepthwisePixels = 2;
 
 PNF_INLINE Vec load(const float* p) { return *p; }
+PNF_INLINE Vec load_u8(const unsigned char* p) { return static_cast<float>(*p); }
 PNF_INLINE void store(float* p, Vec x) { *p = x; }
 PNF_INLINE Vec splat(float x) { return x; }
 PNF_INLINE Vec add(Vec a, Vec b) { return a + b; }

@@ -1,7 +1,8 @@
 // The stem kernel. Include after a vocabulary from kernels/simd, with PNF_ISA naming its namespace.
 //
-// Three image rows at a time are normalised into padded planes, so that the convolution has no borders and one set
-// of weights serves float and uint8 images, in either colour order, mirrored or not.
+// Three image rows at a time are normalised into zero-padded rows, in the caller's order of colours and pixels, so that
+// the convolution has no borders and one set of weights serves float and uint8 images, in either colour order,
+// mirrored or not: only the addresses differ.
 #include "kernels/stem/stem.h"
 
 namespace pnf::PNF_ISA {
@@ -9,34 +10,54 @@ namespace {
 
 constexpr int kVecs = kBlock / kLanes;
 
-// plane(c) = ring + (iy % 3 * 3 + c) * (width + 2); pixel x at index x + 1.
-void stage_row(const Stem& stem, const Image& image, int iy, float* ring) {
-  const int padded = stem.width + 2;
-  float* planes = ring + static_cast<std::ptrdiff_t>((iy + 3) % 3) * 3 * padded;
-  const int first = image.mirror ? stem.width : 1;
-  const int step = image.mirror ? -1 : 1;
+// Floats of one staged row of all colours.
+int staged_floats(const Stem& stem) { return 3 * (stem.width + 2); }
+
+void stage_planar(const Stem& stem, const float* image, int iy, float* out) {
   for (int c = 0; c < 3; ++c) {
-    float* out = planes + c * padded;
-    out[0] = 0.0f;
-    out[padded - 1] = 0.0f;
-    if (iy < 0 || iy >= stem.height) {
-      for (int x = 1; x <= stem.width; ++x) out[x] = 0.0f;
-      continue;
-    }
-    out += first;
-    if (image.planar != nullptr) {
-      const float* in = image.planar + (static_cast<std::ptrdiff_t>(c) * stem.height + iy) * stem.width;
-      for (int x = 0; x < stem.width; ++x) out[x * step] = in[x];
-    } else {
-      const std::uint8_t* in =
-          image.interleaved + static_cast<std::ptrdiff_t>(iy) * stem.width * 3 + (stem.bgr ? 2 - c : c);
-      const float mean = stem.mean[c], scale = stem.scale[c];
-      for (int x = 0; x < stem.width; ++x) out[x * step] = (static_cast<float>(in[x * 3]) - mean) * scale;
-    }
+    const float* in = image + (static_cast<std::ptrdiff_t>(c) * stem.height + iy) * stem.width;
+    *out++ = 0.0f;
+    for (int x = 0; x < stem.width; ++x) *out++ = in[x];
+    *out++ = 0.0f;
   }
 }
 
-template <int P, int NB>
+void stage_interleaved(const Stem& stem, const std::uint8_t* image, int iy, float* out) {
+  // Three registers hold every phase of the period of three colours.
+  float minus_mean[3 * kLanes], scale[3 * kLanes];
+  for (int i = 0; i < 3 * kLanes; ++i) {
+    const int c = stem.bgr ? 2 - i % 3 : i % 3;
+    minus_mean[i] = -stem.mean[c];
+    scale[i] = stem.scale[c];
+  }
+  const int count = 3 * stem.width;
+  const std::uint8_t* in = image + static_cast<std::ptrdiff_t>(iy) * count;
+  for (int c = 0; c < 3; ++c) out[c] = out[3 + count + c] = 0.0f;
+  out += 3;
+  int i = 0;
+  for (; i + 3 * kLanes <= count; i += 3 * kLanes) {
+    for (int phase = 0; phase < 3 * kLanes; phase += kLanes) {
+      store(out + i + phase, mul(add(load_u8(in + i + phase), load(minus_mean + phase)), load(scale + phase)));
+    }
+  }
+  for (; i < count; ++i) out[i] = (static_cast<float>(in[i]) + minus_mean[i % 3]) * scale[i % 3];
+}
+
+// Row iy of the image lies in slot (iy + 3) % 3.
+void stage_row(const Stem& stem, const Image& image, int iy, float* ring) {
+  float* out = ring + static_cast<std::ptrdiff_t>((iy + 3) % 3) * staged_floats(stem);
+  if (iy < 0 || iy >= stem.height) {
+    for (int i = 0; i < staged_floats(stem); ++i) out[i] = 0.0f;
+  } else if (image.planar != nullptr) {
+    stage_planar(stem, image.planar, iy, out);
+  } else {
+    stage_interleaved(stem, image.interleaved, iy, out);
+  }
+}
+
+// `planes` points, per row and colour, at the first tap of output pixel 0; Step is the distance of a pixel from the
+// next one to the right.
+template <int P, int NB, int Step>
 PNF_INLINE void stem_tile(const Stem& stem, const float* const* planes, int block, int x, float* output) {
   Vec acc[P][NB * kVecs];
   const float* weights = stem.weights + static_cast<std::ptrdiff_t>(block) * 27 * kBlock;
@@ -48,7 +69,7 @@ PNF_INLINE void stem_tile(const Stem& stem, const float* const* planes, int bloc
   }
 #pragma GCC unroll 1
   for (int j = 0; j < 9; ++j) {
-    const float* a = planes[j] + 2 * x;
+    const float* a = planes[j] + 2 * x * Step;
 #pragma GCC unroll 3
     for (int kx = 0; kx < 3; ++kx) {
       Vec w[NB * kVecs];
@@ -61,7 +82,7 @@ PNF_INLINE void stem_tile(const Stem& stem, const float* const* planes, int bloc
       }
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
-        const Vec value = splat(a[2 * p + kx]);
+        const Vec value = splat(a[(2 * p + kx) * Step]);
 #pragma GCC unroll 32
         for (int v = 0; v < NB * kVecs; ++v) acc[p][v] = fma(value, w[v], acc[p][v]);
       }
@@ -79,33 +100,50 @@ PNF_INLINE void stem_tile(const Stem& stem, const float* const* planes, int bloc
   }
 }
 
-template <int NB>
+template <int NB, int Step>
 void stem_row(const Stem& stem, const float* const* planes, int block, int width, float* output) {
   int x = 0;
-  for (; x + kTilePixels <= width; x += kTilePixels) stem_tile<kTilePixels, NB>(stem, planes, block, x, output);
-  if constexpr (kTilePixels > 2) {
-    for (; x + 2 <= width; x += 2) stem_tile<2, NB>(stem, planes, block, x, output);
+  for (; x + kTilePixels <= width; x += kTilePixels) {
+    stem_tile<kTilePixels, NB, Step>(stem, planes, block, x, output);
   }
-  for (; x < width; ++x) stem_tile<1, NB>(stem, planes, block, x, output);
+  if constexpr (kTilePixels > 2) {
+    for (; x + 2 <= width; x += 2) stem_tile<2, NB, Step>(stem, planes, block, x, output);
+  }
+  for (; x < width; ++x) stem_tile<1, NB, Step>(stem, planes, block, x, output);
+}
+
+template <int Step>
+void stem_blocks(const Stem& stem, const float* const* planes, int width, float* output) {
+  int block = 0;
+  for (; block + kTileBlocks <= stem.blocks; block += kTileBlocks) {
+    stem_row<kTileBlocks, Step>(stem, planes, block, width, output + block * stem.block_stride);
+  }
+  for (; block < stem.blocks; ++block) {
+    stem_row<1, Step>(stem, planes, block, width, output + block * stem.block_stride);
+  }
 }
 
 }  // namespace
 
 void stem_rows(const Stem& stem, const Image& image, int row_begin, int row_end, float* scratch) {
-  const int padded = stem.width + 2;
+  const bool planar = image.planar != nullptr;
   const int out_width = (stem.width + 1) / 2;
+  const int right = planar ? 1 : 3;
+  const int plane = planar ? stem.width + 2 : 1;
   int next = 2 * row_begin - 1;
   for (int y = row_begin; y < row_end; ++y) {
     for (; next <= 2 * y + 1; ++next) stage_row(stem, image, next, scratch);
     const float* planes[9];
-    for (int j = 0; j < 9; ++j) planes[j] = scratch + ((2 * y + 2 + j / 3) % 3 * 3 + j % 3) * padded;
-    float* row = stem.output + static_cast<std::ptrdiff_t>(y) * out_width * kBlock;
-    int block = 0;
-    for (; block + kTileBlocks <= stem.blocks; block += kTileBlocks) {
-      stem_row<kTileBlocks>(stem, planes, block, out_width, row + block * stem.block_stride);
+    for (int j = 0; j < 9; ++j) {
+      const int c = !planar && stem.bgr ? 2 - j % 3 : j % 3;
+      planes[j] = scratch + (2 * y + 2 + j / 3) % 3 * staged_floats(stem) + c * plane;
+      if (image.mirror) planes[j] += (stem.width + 1) * right;
     }
-    for (; block < stem.blocks; ++block) {
-      stem_row<1>(stem, planes, block, out_width, row + block * stem.block_stride);
+    float* row = stem.output + static_cast<std::ptrdiff_t>(y) * out_width * kBlock;
+    if (planar) {
+      image.mirror ? stem_blocks<-1>(stem, planes, out_width, row) : stem_blocks<1>(stem, planes, out_width, row);
+    } else {
+      image.mirror ? stem_blocks<-3>(stem, planes, out_width, row) : stem_blocks<3>(stem, planes, out_width, row);
     }
   }
 }
