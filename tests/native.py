@@ -1,0 +1,58 @@
+"""Builds of the native code, without torch, kept in ``build/`` so that a second run compiles only changes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tool(name: str) -> str:
+    """Path of a program on PATH or beside this Python; skips the test if there is none."""
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def run(*command: str | Path, timeout: float = 600) -> str:
+    """Output of a command, both streams; fails the test with it if the command fails."""
+    result = subprocess.run(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        check=False,
+    )
+    if result.returncode != 0:
+        pytest.fail(f"{' '.join(map(str, command))} returned {result.returncode}:\n{result.stdout[-20000:]}")
+    return result.stdout
+
+
+def build(name: str, *options: str) -> Path:
+    """Configure and build the native library and its tests under ``name``; returns the build folder."""
+    cmake, ninja = tool("cmake"), tool("ninja")
+    folder = ROOT / "build" / f"native-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    configure = [cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    configure += ["-DPNF_TORCH=OFF", "-DPNF_TESTS=ON", *options]
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(*configure)
+        run(cmake, "--build", folder, "--parallel", str(os.cpu_count() or 1))
+    return folder
+
+
+def ctest(folder: Path, *options: str) -> str:
+    """Run the tests of a build; fails the test with what they print."""
+    jobs = str(os.cpu_count() or 1)
+    return run(tool("ctest"), "--test-dir", folder, "--output-on-failure", "--parallel", jobs, *options)
