@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -106,10 +108,17 @@ def _metadata(model: EmbeddingModel, kernels: str, input: str, color: str) -> di
     }
 
 
-def _scripted(model: EmbeddingModel, kernels: str, input: str, color: str) -> torch.jit.ScriptModule:
+@contextlib.contextmanager
+def _quiet_about_torchscript() -> Iterator[None]:
+    """Deprecated in favour of torch.export, but what C++ programs without Python load on every torch."""
     with warnings.catch_warnings():
-        # Deprecated in favour of torch.export, but what C++ programs without Python load on every torch.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", r".*torch\.jit\.", category)
+        yield
+
+
+def _scripted(model: EmbeddingModel, kernels: str, input: str, color: str) -> torch.jit.ScriptModule:
+    with _quiet_about_torchscript():
         if kernels == "fused":
             from pocketnet_fast.lowering.compiled import compile
 
@@ -185,8 +194,7 @@ def export_torchscript(
         script = _scripted(model, kernels, input, color)
         extra = {METADATA_FILE: json.dumps(metadata, indent=1)}
         buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with _quiet_about_torchscript():
             torch.jit.save(script, buffer, _extra_files=extra)
             reloaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
         error = _error(model, reloaded, input, color)
