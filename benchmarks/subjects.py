@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable
@@ -17,13 +16,12 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+import tests_path  # noqa: F401
 import torch
+from helpers import randomize_
 from torch import Tensor, nn
 
 import pocketnet_fast
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from helpers import randomize_
 
 Runner = Callable[[Tensor], Tensor]
 Builder = Callable[[nn.Module, Tensor, int], Runner]
@@ -123,8 +121,8 @@ def _compiled(model: nn.Module, _example: Tensor, _threads: int) -> Runner:
 
 def _onnx_file(model: nn.Module, example: Tensor, folder: str) -> str:
     path = str(Path(folder) / "network.onnx")
-    # The older exporter takes seconds where the newer takes half a minute, for the same graph.
-    torch.onnx.export(model, (example,), path, input_names=["input"], dynamo=False)
+    # The newer exporter: OpenVINO runs its graph a quarter faster than the older one's. Fixed batch, as all prefer.
+    torch.onnx.export(model, (example,), path, input_names=["input"], dynamo=True, verbose=False)
     return path
 
 
