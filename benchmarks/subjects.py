@@ -121,7 +121,7 @@ def _compiled(model: nn.Module, _example: Tensor, _threads: int) -> Runner:
 
 def _onnx_file(model: nn.Module, example: Tensor, folder: str) -> str:
     path = str(Path(folder) / "network.onnx")
-    # The newer exporter: OpenVINO runs its graph a quarter faster than the older one's. Fixed batch, as all prefer.
+    # The newer exporter, whose graph OpenVINO runs a quarter faster; a fixed batch, which all prefer.
     torch.onnx.export(model, (example,), path, input_names=["input"], dynamo=True, verbose=False)
     return path
 
