@@ -57,7 +57,7 @@ TermData draw(const NodeCase& node, const TermCase& term, Random& random) {
   data.first_output = term.first_out * kBlock;
   data.outputs = std::min(term.out_blocks * kBlock, node.channels - data.first_output);
   data.input = random.reals(channels * term.height * term.width, -2.0f, 2.0f);
-  data.slope = random.reals(channels, -0.5f, 0.5f);
+  data.slope = random.reals(channels, -0.5f, 1.5f);
   data.depthwise = random.reals(channels * term.kernel * term.kernel, -1.0f, 1.0f);
   data.pointwise = random.reals(channels * data.outputs, -1.0f, 1.0f);
   data.scale = random.reals(channels, -2.0f, 2.0f);

@@ -15,7 +15,7 @@ void global_depthwise(int channels, int pixels, float planted, Random& random) {
   const int blocks = blocks_of(channels), roundings = pixels + 2;
   std::vector<float> input = random.reals(static_cast<std::size_t>(channels) * pixels, -2.0f, 2.0f);
   input[random.integer(0, channels * pixels - 1)] = planted;
-  const std::vector<float> slope = random.reals(channels, -0.5f, 0.5f);
+  const std::vector<float> slope = random.reals(channels, -0.5f, 1.5f);
   const std::vector<float> weights = random.reals(input.size(), -1.0f, 1.0f);
   const std::vector<float> bias = random.reals(channels, -1.0f, 1.0f);
 
