@@ -1,4 +1,4 @@
-"""Builds of the native code, without torch, kept in ``build/`` so that a second run compiles only changes."""
+"""Builds of the native code, kept in ``build/`` so that a second run compiles only changes."""
 
 from __future__ import annotations
 
@@ -38,18 +38,22 @@ def run(*command: str | Path, timeout: float = 600) -> str:
     return result.stdout
 
 
-def build(name: str, *options: str) -> Path:
-    """Configure and build the native library and its tests under ``name``; returns the build folder."""
+def cmake_build(name: str, source: Path, *options: str, target: str = "all") -> Path:
+    """Configure and build ``source`` in the folder ``name`` under ``build/``; returns that folder."""
     cmake, ninja = tool("cmake"), tool("ninja")
-    folder = ROOT / "build" / f"native-{name}"
+    folder = ROOT / "build" / name
     folder.mkdir(parents=True, exist_ok=True)
-    configure = [cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    configure += ["-DPNF_TORCH=OFF", "-DPNF_TESTS=ON", *options]
+    configure = [cmake, "-S", source, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run(*configure)
-        run(cmake, "--build", folder, "--parallel", str(os.cpu_count() or 1))
+        run(*configure, *options)
+        run(cmake, "--build", folder, "--target", target, "--parallel", str(os.cpu_count() or 1))
     return folder
+
+
+def build(name: str, *options: str) -> Path:
+    """Build the native library and its tests without torch; returns the build folder."""
+    return cmake_build(f"native-{name}", ROOT, "-DPNF_TORCH=OFF", "-DPNF_TESTS=ON", *options)
 
 
 def ctest(folder: Path, *options: str) -> str:

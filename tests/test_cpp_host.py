@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import randomize_, relative_error
+from native import tool
 
 import pocketnet_fast
 from pocketnet_fast.cmake import prefix_path
@@ -23,13 +22,6 @@ from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.ops.native import available_isas, library_path
 
 SOURCE = Path(__file__).resolve().parent.parent / "examples" / "cpp_host"
-
-
-def tool(name: str) -> str:
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 @pytest.fixture(scope="session")

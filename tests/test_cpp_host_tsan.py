@@ -1,0 +1,84 @@
+"""Many threads of one C++ process on one loaded module, under ThreadSanitizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import random_genotype, randomize_
+from native import ROOT, cmake_build, tool
+
+from pocketnet_fast.export.torchscript import export_torchscript
+from pocketnet_fast.models.pocketnet import PocketNet
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What to put before a program so that ThreadSanitizer runs here."""
+    program = tmp_path_factory.mktemp("probe") / "probe"
+    command = [tool("c++"), "-fsanitize=thread", "-x", "c++", "-", "-o", str(program)]
+    built = subprocess.run(command, input="int main() {}", capture_output=True, text=True, check=False)
+    if built.returncode != 0:
+        pytest.skip(f"no ThreadSanitizer: {built.stderr.strip()}")
+    # Kernels that place memory at more random addresses than ThreadSanitizer knows need them fixed.
+    reason = ""
+    for prefix in ([], ["setarch", "-R"]):
+        try:
+            done = subprocess.run([*prefix, str(program)], capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            reason += f"; {error}"
+            continue
+        if done.returncode == 0:
+            return prefix
+        reason += f"; {done.stderr.strip()}"
+    pytest.skip(f"ThreadSanitizer does not run here{reason}")
+
+
+@pytest.fixture(scope="module")
+def operators() -> Path:
+    pybind11 = pytest.importorskip("pybind11", reason="the build of the operators needs pybind11")
+    options = (
+        "-DPNF_SANITIZE=thread",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    )
+    return cmake_build("ops-thread", ROOT, *options, target="pnf_ops") / "libpnf_ops.so"
+
+
+@pytest.fixture(scope="module")
+def host() -> Path:
+    options = (
+        f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}",
+        "-DCMAKE_CXX_FLAGS=-fsanitize=thread -g",
+        "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+    )
+    return cmake_build("cpp_host-thread", ROOT / "examples" / "cpp_host", *options) / "cpp_host"
+
+
+# LibTorch is not instrumented, but what this program asks of it gives no reports that would need suppressing.
+# Three images on two threads are shared out both ways: two as wholes, the third by rows.
+@pytest.mark.slow
+def test_no_data_races(tmp_path: Path, launcher: list[str], operators: Path, host: Path) -> None:
+    model = randomize_(PocketNet(random_genotype(11), 8, 4, 32), 11)
+    exported = export_torchscript(model, tmp_path / "m.pt", input="uint8").path
+    generator = torch.Generator().manual_seed(0)
+    crops = [tmp_path / f"{i}.ppm" for i in range(3)]
+    for crop in crops:
+        pixels = torch.randint(0, 256, (112, 112, 3), dtype=torch.uint8, generator=generator)
+        crop.write_bytes(b"P6 112 112 255\n" + pixels.numpy().tobytes())
+    arguments = ["--repeat", "1", "--callers", "6", "--threads", "2", "--ops", str(operators)]
+    done = subprocess.run(
+        [*launcher, str(host), str(exported), *map(str, crops), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ.get("PATH", ""), "TSAN_OPTIONS": "second_deadlock_stack=1"},
+    )
+    assert "ThreadSanitizer" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["callers_agree"] is True
