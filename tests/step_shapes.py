@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class TermShape:
         names = {"pointwise": "pw", "depthwise": f"dw{self.kernel}", "max_pool": "max", "avg_pool": "avg"}
         stride = f"/{self.stride}" if self.stride > 1 else ""
         shift = " shifted" if self.shift else ""
-        return f"{names.get(self.kind, self.kind)}{stride}{shift}({_NAMES[self.state]})"
+        return f"{names.get(self.kind, self.kind)}{stride}{shift}"
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,15 @@ class StepShape:
     uses: dict[str, int] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
-        operations = "+".join(map(str, self.terms)) or self.kind
-        states = ", ".join(f"{name}={state}" for name, state in zip(_NAMES, self.states, strict=False))
-        return f"{operations} to {self.output}, {states}"
+        operations = [
+            f"{operation}({''.join(_NAMES[term.state] for term in terms)})"
+            for operation, terms in groupby(self.terms, str)
+        ]
+        states = [
+            f"{''.join(name for _, name in named)}={state}"
+            for state, named in groupby(zip(self.states, _NAMES, strict=False), lambda pair: pair[0])
+        ]
+        return f"{' + '.join(operations) or self.kind} to {self.output}, {' '.join(states)}"
 
 
 def to_json(shapes: list[StepShape]) -> str:
