@@ -1,0 +1,1 @@
+"""Images for training: record files and what they hold."""
