@@ -6,7 +6,8 @@ The words are documented beside their decoder, ``csrc/plan/program.h``; the equa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -244,23 +245,21 @@ class Plan:
         if isinstance(step, StemStep):
             return f"conv 3x3 /2 (pixels, {'BGR' if self.bgr else 'RGB'} if uint8)"
         if isinstance(step, NodeStep):
-            return " + ".join(self._describe_term(term) for term in step.terms)
+            return self._describe_terms(step.terms)
         source = self.buffers[step.source]
         if isinstance(step, GlobalDepthwiseStep):
             return f"prelu dw {source.height}x{source.width} valid ({source.name})"
         return f"linear ({source.name})"
 
-    def _describe_term(self, term: Term) -> str:
-        source = self.buffers[term.source].name
-        stride = f" /{term.stride}" if term.stride > 1 else ""
-        if term.kind == TermKind.POINTWISE:
-            shifted = " shifted" if term.shift else ""
-            return f"prelu pw{stride}{shifted} ({source})"
-        if term.kind == TermKind.DEPTHWISE:
-            return f"prelu dw {term.kernel}x{term.kernel}{stride} pw ({source})"
-        if term.kind == TermKind.IDENTITY:
-            return source
-        return f"{'max' if term.kind == TermKind.MAX_POOL else 'avg'} 3x3{stride} ({source})"
+    def _describe_terms(self, terms: Sequence[Term]) -> str:
+        """Summands of one kind share a bracket: ``prelu pw (cells.3.node0, node1)``."""
+        parts = []
+        for operation, alike in itertools.groupby(terms, _operation):
+            sources = [self.buffers[term.source].name for term in alike]
+            place = sources[0].rpartition(".")[0] + "."
+            names = ", ".join([sources[0], *(source.removeprefix(place) for source in sources[1:])])
+            parts.append(f"{operation} ({names})" if operation else names)
+        return " + ".join(parts)
 
     def __str__(self) -> str:
         table = self.rows()
@@ -282,6 +281,17 @@ class Plan:
             f"weights {4 * self.weights.size:,} bytes"
         )
         return "\n".join(lines)
+
+
+def _operation(term: Term) -> str:
+    stride = f" /{term.stride}" if term.stride > 1 else ""
+    if term.kind == TermKind.POINTWISE:
+        return f"prelu pw{stride}{' shifted' if term.shift else ''}"
+    if term.kind == TermKind.DEPTHWISE:
+        return f"prelu dw {term.kernel}x{term.kernel}{stride} pw"
+    if term.kind == TermKind.IDENTITY:
+        return ""
+    return f"{'max' if term.kind == TermKind.MAX_POOL else 'avg'} 3x3{stride}"
 
 
 def _encode_step(step: Step) -> list[int]:
