@@ -215,38 +215,42 @@ void many_callers() {
   CHECK(wrong == 0, "%d of %d concurrent calls are wrong", wrong.load(), kCallers * kCalls);
 }
 
-// Children are forked while other threads are inside calls, and run calls on threads of their own.
+// Children run calls on threads of their own, forked from an idle process and from one whose other threads are inside
+// calls.
 void works_after_fork() {
-  constexpr int kForks = 150;
   const Images images = draw(7);
   const Batch batch = images.batch(3, true);
   const std::vector<float> expected = embed(batch, 1, false);
   embed(batch, 3, false);
+  const auto fork_children = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      const pid_t child = fork();
+      if (child == 0) {
+        alarm(10);
+        bool right = true;
+        for (int call = 0; call < 2; ++call) {
+          const std::vector<float> embedding = embed(batch, 3, false);
+          right = right && same_bits(embedding.data(), expected.data(), expected.size());
+        }
+        _exit(right ? 0 : 1);
+      }
+      int status = 0;
+      waitpid(child, &status, 0);
+      CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "child %d %s %d", i,
+            WIFSIGNALED(status) ? "was ended by signal" : "returned",
+            WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    }
+  };
+  fork_children(2);
+  // One inside the pool's work; one that mostly borrows and returns its workspace.
   std::atomic<bool> stop{false};
   std::vector<std::thread> busy;
-  // One inside the pool's work; one that mostly borrows and returns its workspace.
   for (const std::int64_t size : {3, 0}) {
     busy.emplace_back([&, size] {
       while (!stop) embed(images.batch(size, true), 2, false);
     });
   }
-  for (int i = 0; i < kForks; ++i) {
-    const pid_t child = fork();
-    if (child == 0) {
-      alarm(10);
-      bool right = true;
-      for (int call = 0; call < 2; ++call) {
-        const std::vector<float> embedding = embed(batch, 3, false);
-        right = right && same_bits(embedding.data(), expected.data(), expected.size());
-      }
-      _exit(right ? 0 : 1);
-    }
-    int status = 0;
-    waitpid(child, &status, 0);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "child %d %s %d", i,
-          WIFSIGNALED(status) ? "was ended by signal" : "returned",
-          WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-  }
+  fork_children(150);
   stop = true;
   for (std::thread& thread : busy) thread.join();
 }

@@ -96,6 +96,75 @@ void refuses_nodes_that_leave_their_input() {
   refuse_node("no term", one_node(4, 4, {}, 4, 4));
 }
 
+// Each program is sound but for one thing.
+void refuses_states_that_do_not_fit() {
+  using enum TermKind;
+  const auto network = [](const char* what, auto&& steps) {
+    ProgramBuilder b(8, 8, 16, 1);
+    const int stem = b.arena(1, 4, 4), vector = b.arena(1, 1, 1);
+    b.stem(stem);
+    steps(b, stem, vector);
+    b.linear(vector);
+    const Encoded encoded = b.finish();
+    refuse(what, encoded.words, encoded.weights.size());
+  };
+  network("a band outside a group", [](ProgramBuilder& b, int stem, int vector) {
+    const int band = b.band(1, 4, 4, 2);
+    b.node(band, {{kPointwise, stem}});
+    b.global_depthwise(stem, vector);
+  });
+  network("a band of other rows than its group's", [](ProgramBuilder& b, int stem, int vector) {
+    const int band = b.band(1, 4, 4, 2);
+    b.group(3, 1);
+    b.node(band, {{kPointwise, stem}});
+    b.global_depthwise(stem, vector);
+  });
+  network("a band read by a window", [](ProgramBuilder& b, int stem, int vector) {
+    const int band = b.band(1, 4, 4, 2), state = b.arena(1, 4, 4);
+    b.group(2, 2);
+    b.node(band, {{kPointwise, stem}});
+    b.node(state, {{kDepthwise, band, 3}});
+    b.global_depthwise(state, vector);
+  });
+  network("a band read by the tail", [](ProgramBuilder& b, int stem, int vector) {
+    const int band = b.band(1, 4, 4, 2);
+    b.group(2, 1);
+    b.node(band, {{kPointwise, stem}});
+    b.global_depthwise(band, vector);
+  });
+  network("a group of two heights", [](ProgramBuilder& b, int stem, int vector) {
+    const int high = b.arena(1, 4, 4), low = b.arena(1, 2, 2);
+    b.group(2, 2);
+    b.node(high, {{kPointwise, stem}});
+    b.node(low, {{kPointwise, stem, 1, 2}});
+    b.global_depthwise(low, vector);
+  });
+  network("a group without steps", [](ProgramBuilder& b, int stem, int vector) {
+    b.group(2, 0);
+    b.global_depthwise(stem, vector);
+  });
+  network("pooling that changes the channels", [](ProgramBuilder& b, int stem, int vector) {
+    const int wide = b.arena(2, 4, 4);
+    b.node(wide, {{kMaxPool, stem, 3}});
+    b.global_depthwise(stem, vector);
+  });
+  network("output blocks beyond the last", [](ProgramBuilder& b, int stem, int vector) {
+    const int wide = b.arena(2, 4, 4);
+    b.node(wide, {{kPointwise, stem, 1, 1, 0, 1, 2}});
+    b.global_depthwise(stem, vector);
+  });
+  network("a global convolution that changes the channels",
+          [](ProgramBuilder& b, int stem, int) { b.global_depthwise(stem, b.arena(2, 1, 1)); });
+  network("a global convolution to an image",
+          [](ProgramBuilder& b, int stem, int) { b.global_depthwise(stem, b.arena(1, 2, 1)); });
+  network("an embedding of an image", [](ProgramBuilder& b, int stem, int) { b.linear(stem); });
+  const Encoded encoded = valid_program();
+  std::vector<std::int32_t> words = encoded.words;
+  constexpr std::size_t kHeader = 12, kRowsOfBuffer = 5;
+  --words[kHeader + kRowsOfBuffer];
+  refuse("an arena buffer that lacks a row", words, encoded.weights.size());
+}
+
 // What a program may be run with: exactly as many weights, pixels and embedding floats as it states.
 bool runs(const std::vector<std::int32_t>& words, const std::vector<float>& weights, const KernelSet& set,
           bool interleaved) {
@@ -211,6 +280,7 @@ int main() {
   pnf::test::accepts_a_valid_program();
   pnf::test::refuses_damaged_headers();
   pnf::test::refuses_nodes_that_leave_their_input();
+  pnf::test::refuses_states_that_do_not_fit();
   pnf::test::survives_damage();
   return check::result();
 }
