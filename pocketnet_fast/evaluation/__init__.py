@@ -1,0 +1,1 @@
+"""Verification protocols and the files that they read."""

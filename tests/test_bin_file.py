@@ -1,0 +1,143 @@
+"""Verification files: both Pythons' pickles, and everything else refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.evaluation.bin_file import read_bin
+from pocketnet_fast.faces.images import decode_image
+
+IMAGES = [b"\xff\xd8 one", b"two\x00", b"", b"\x80" * 300]
+SAME = [True, False]
+
+
+def python2(images: list[bytes], same: list[bool]) -> bytes:
+    """What Python 2 wrote by hand: protocol 2, its str as (SHORT_)BINSTRING."""
+    out = b"\x80\x02]("
+    for image in images:
+        size = len(image)
+        out += (b"U" + bytes([size]) if size < 256 else b"T" + size.to_bytes(4, "little")) + image
+    return out + b"e](" + b"".join(b"\x88" if flag else b"\x89" for flag in same) + b"e\x86."
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_python3(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(pickle.dumps((IMAGES, SAME), protocol=protocol))
+    pairs = read_bin(path)
+    assert pairs.images == IMAGES
+    assert pairs.same.dtype == bool
+    assert pairs.same.tolist() == SAME
+    assert len(pairs) == 2
+
+
+def test_python2(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(python2(IMAGES, SAME))
+    assert read_bin(path).images == IMAGES
+    assert read_bin(path).same.tolist() == SAME
+
+
+class Runs:
+    def __init__(self, *command: object) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.command[0], self.command[1:]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("bomb", "name"),
+    [
+        (Runs(os.system, "touch ran"), "posix.system"),
+        (Runs(print), "builtins.print"),
+        (Runs(eval, "open('ran', 'w')"), "builtins.eval"),
+        (Runs(subprocess.Popen, "touch ran"), "subprocess.Popen"),
+        (np.arange(3), "numpy"),
+        (Path("x"), "pathlib"),
+    ],
+)
+def test_anything_that_runs_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bomb: object, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for content in (bomb, ([bomb, b""], [True])):
+        Path("a.bin").write_bytes(pickle.dumps(content))
+        with pytest.raises(PocketNetError, match=rf"a\.bin: refused, it names {name}"):
+            read_bin("a.bin")
+    assert not Path("ran").exists()
+
+
+def test_codecs_encode_is_no_way_in(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x03\x00\x00\x00abcX\x05\x00\x00\x00rot13\x86R.")
+    with pytest.raises(PocketNetError, match="refused, it encodes something that is no latin1 text"):
+        read_bin(path)
+
+
+def test_bytes_cannot_allocate(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(pickle.dumps(Runs(bytes, 10**12)))
+    with pytest.raises(PocketNetError, match="refused, it calls bytes with arguments"):
+        read_bin(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2, 3], "expected a pair of lists"),
+        (b"images", "expected a pair of lists"),
+        ((b"ab", [True]), "expected two lists"),
+        (([b"a", b"b", b"c"], [True]), "3 images do not make 1 pairs"),
+        (([b"a", "text"], [True]), "image 1 is a str"),
+        (([b"a", b"b"], [3]), "pair 0 is marked 3"),
+    ],
+)
+def test_other_content(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(PocketNetError, match=message):
+        read_bin(path)
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(PocketNetError, match=r"none\.bin: no such verification file"):
+        read_bin(tmp_path / "none.bin")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damage_is_an_error_or_still_plain_data(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(python2(IMAGES, SAME))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    del content[data.draw(st.integers(1, len(content))) :]
+    path = tmp_path_factory.mktemp("damage") / "a.bin"
+    path.write_bytes(content)
+    try:
+        pairs = read_bin(path)
+    except PocketNetError:
+        return
+    assert all(isinstance(image, bytes) for image in pairs.images)
+    assert len(pairs.images) == 2 * len(pairs)
+
+
+def test_real_file(shared_dir: Path) -> None:
+    path = shared_dir / "data" / "lfw_dev.bin"
+    if not path.is_file():
+        pytest.skip(f"no recorded file {path}")
+    pairs = read_bin(path)
+    assert len(pairs) == 4200
+    assert pairs.same.sum() == 2100
+    assert decode_image(pairs.images[-1]).shape == (112, 112, 3)
