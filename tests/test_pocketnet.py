@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from helpers import random_genotype, randomize_, relative_error
@@ -36,8 +38,13 @@ def test_recorded_embeddings_are_reproduced(golden, name):
     record = golden(name)
     network = golden_network(record)
     x = network.input_spec.normalize(record.tensors["input_rgb_u8"])
+    expected = record.tensors["embedding"]
     with torch.no_grad():
-        assert relative_error(network(x), record.tensors["embedding"]) < 1e-5
+        exact = copy.deepcopy(network).double()(x[:2].double())
+        # The recording is float32 itself: on another CPU, sums in another order lie as far on the other side.
+        recorded_error = relative_error(expected[:2], exact)
+        assert recorded_error < 5e-5
+        assert relative_error(network(x), expected) < max(1e-5, 2 * recorded_error)
 
 
 @pytest.mark.parametrize(
