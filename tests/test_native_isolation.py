@@ -36,11 +36,10 @@ def objects_of(objects: Path, isa: str) -> list[Path]:
 
 def entry_points(op: str) -> list[str]:
     """The functions that an operation's contract declares for each instruction set."""
-    declaration = re.search(
-        r"#define PNF_DECLARE\(isa\)(.+?)\n *\}", (KERNELS / op / f"{op}.h").read_text(), re.DOTALL
-    )
+    header = (KERNELS / op / f"{op}.h").read_text()
+    declaration = re.search(r"#define PNF_DECLARE\(isa\)((?:.*\\\n)+)", header)
     assert declaration is not None, op
-    return re.findall(r"^ *\w+ (\w+)\(", declaration[1], re.MULTILINE)
+    return re.findall(r"^ *[a-z]\w* (\w+)\(", declaration[1], re.MULTILINE)
 
 
 def instructions(obj: Path) -> list[str]:
