@@ -61,6 +61,28 @@ def test_embeddings(tmp_path: Path, model: PocketNet, pixels: Tensor, kernels: s
 
 
 @pytest.mark.parametrize("kernels", ["fused", "aten"])
+@pytest.mark.parametrize(
+    ("input", "shape", "dtype"),
+    [
+        ("uint8", (1, 112, 112, 3), torch.float32),
+        ("uint8", (1, 112, 112, 4), torch.uint8),
+        ("uint8", (1, 128, 128, 3), torch.uint8),
+        ("uint8", (112, 112, 3), torch.uint8),
+        ("float", (1, 3, 112, 112), torch.float64),
+        ("float", (1, 3, 112, 112), torch.int64),
+        ("float", (1, 3, 128, 128), torch.float32),
+        ("float", (1, 112, 112, 3), torch.float32),
+    ],
+)
+def test_other_input_is_refused(
+    tmp_path: Path, model: PocketNet, kernels: str, input: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    loaded = torch.jit.load(export_torchscript(model, tmp_path / "m.pt", kernels=kernels, input=input).path)
+    with pytest.raises((RuntimeError, torch.jit.Error), match="input must be"):
+        loaded(torch.zeros(shape, dtype=dtype))
+
+
+@pytest.mark.parametrize("kernels", ["fused", "aten"])
 def test_bgr(tmp_path: Path, model: PocketNet, pixels: Tensor, kernels: str) -> None:
     report = export_torchscript(model, tmp_path / "m.pt", kernels=kernels, input="uint8", color="bgr")
     out = torch.jit.load(report.path)(pixels)

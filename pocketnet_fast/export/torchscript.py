@@ -52,6 +52,26 @@ class ExportReport:
         return f"{self.path}: {self.kernels} kernels, {self.size:,} bytes, error {limit}"
 
 
+class _Checked(nn.Module):
+    """Refuses any input but the one the file states, as the fused kernels do.
+
+    Layers alone would take some of them: pixels of another type, a fourth channel, an image of another size.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, size: tuple[int, int, int], layout: str) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+        self.size = list(size)
+        self.message = f"input must be {layout}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute embeddings."""
+        assert x.dtype == self.dtype and x.dim() == 4 and x.size()[1:] == self.size, self.message
+        out: Tensor = self.model(x)
+        return out
+
+
 class _PixelsFirst(nn.Module):
     """Normalises uint8 N,H,W,3 images and runs a network on them, in plain ATen operators."""
 
@@ -124,7 +144,13 @@ def _scripted(model: EmbeddingModel, kernels: str, input: str, color: str) -> to
 
             script: torch.jit.ScriptModule = torch.jit.script(compile(model, color=color))
             return script
-        module = _PixelsFirst(model, color) if input == "uint8" else model
+        height, width = model.input_spec.size
+        if input == "uint8":
+            layout = f"uint8 [N, {height}, {width}, 3]"
+            module = _Checked(_PixelsFirst(model, color), torch.uint8, (height, width, 3), layout)
+        else:
+            layout = f"float32 [N, 3, {height}, {width}]"
+            module = _Checked(model, torch.float32, (3, height, width), layout)
         # Freezing folds each batch normalisation into the convolution before it.
         frozen: torch.jit.ScriptModule = torch.jit.freeze(torch.jit.script(module.eval()))
         return frozen
