@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,20 @@ def test_step(isa: str, shape: StepShape) -> None:
 def test_shapes_are_distinct_and_named_apart() -> None:
     shapes = read_shapes()
     assert len(set(map(str, shapes))) == len(set(shapes)) == len(shapes)
+
+
+def test_the_benchmark_times_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import steps
+
+    for shape in read_shapes():
+        steps.Eager(shape, torch.contiguous_format)
+    stem = read_shapes()[0]
+    result = steps.measure(stem, rounds=1, peak=100.0)
+    assert result.gflops == pytest.approx(2e-3 * stem.macs / result.ours)
+    assert set(result.eager) == set(steps.FORMATS)
+    with pytest.raises(RuntimeError, match="eager computes something else"):
+        steps.Eager(replace(stem, macs=stem.macs + 1), torch.contiguous_format)
 
 
 def test_file_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
