@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import cv2
@@ -18,6 +20,7 @@ import pocketnet_fast
 from pocketnet_fast.cmake import prefix_path
 from pocketnet_fast.export.torchscript import export_torchscript
 from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.ops.native import available_isas, library_path
 
@@ -87,6 +90,17 @@ def test_embeddings_equal_pythons(
     assert printed["milliseconds"] > 0
 
 
+def test_float_input_is_normalised_as_the_file_says(tmp_path: Path, host: Path, files: list[Path]) -> None:
+    network = randomize_(MobileFaceNet(), 1)
+    path = export_torchscript(network, tmp_path / "m.pt", kernels="aten").path
+    done = run(host, path, files[0], "--repeat", 1)
+    assert done.returncode == 0, done.stderr
+    found = torch.tensor(json.loads(done.stdout)["embeddings"][0]["embedding"])
+    with torch.no_grad():
+        expected = network(network.input_spec.normalize(torch.from_numpy(crops()[:1])))[0]
+    assert relative_error(found, expected) < 1e-4
+
+
 @pytest.mark.parametrize("isa", available_isas())
 def test_isa_is_chosen_without_python(tmp_path: Path, host: Path, files: list[Path], isa: str) -> None:
     model = randomize_(PocketNet(pocketnet_fast.create_model("pocketnet_s128").genotype, 4, 4, 16), 0)
@@ -106,6 +120,16 @@ def test_many_threads_on_one_module(
     assert json.loads(done.stdout)["callers_agree"] is True
 
 
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG file that announces an image and holds none of it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
 def test_bad_input(tmp_path: Path, host: Path, files: list[Path], model: EmbeddingModel) -> None:
     path = export_torchscript(model, tmp_path / "m.pt").path
     small = tmp_path / "small.png"
@@ -114,6 +138,8 @@ def test_bad_input(tmp_path: Path, host: Path, files: list[Path], model: Embeddi
     cut.write_bytes(files[3].read_bytes()[:900])
     text = tmp_path / "text.png"
     text.write_text("no image")
+    huge = tmp_path / "huge.png"
+    huge.write_bytes(png_of_size(60000, 60000))
     plain = tmp_path / "plain.pt"
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), plain)
     for arguments, code, message in (
@@ -124,7 +150,9 @@ def test_bad_input(tmp_path: Path, host: Path, files: list[Path], model: Embeddi
         ((plain, files[0]), 1, "plain.pt: was not exported by pocketnet_fast"),
         ((path, tmp_path / "none.png"), 1, "none.png: cannot be opened"),
         ((path, small), 1, "small.png: is 30x20; an aligned crop of 112x112 is needed"),
-        ((path, cut), 1, "cut.jpg: "),
+        ((path, cut), 1, "cut.jpg: damaged JPEG file"),
+        ((path, huge), 1, "huge.png: is 60000x60000; sides of 1 to 16384 are read"),
+        ((path, tmp_path), 1, f"{tmp_path}: is a folder"),
         ((path, text), 1, "text.png: is no JPEG, PNG or binary PPM file"),
         ((path, files[0], "--ops", tmp_path / "none.so"), 1, "cannot load the operators"),
     ):

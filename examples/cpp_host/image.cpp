@@ -2,8 +2,10 @@
 
 #include <cctype>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <stdexcept>
 
 #ifdef CPP_HOST_JPEG
@@ -26,11 +28,23 @@ constexpr int kMaxSide = 16384;
 }
 
 Bytes read_file(const std::string& path) {
+  if (std::filesystem::is_directory(path)) fail(path, "is a folder");
   std::ifstream file(path, std::ios::binary);
   if (!file) fail(path, "cannot be opened");
   Bytes bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   if (file.bad()) fail(path, "cannot be read");
   return bytes;
+}
+
+// Before memory is taken for the pixels: a few damaged bytes can announce gigabytes.
+void resize(Image& image, const std::string& path, std::uint64_t height, std::uint64_t width) {
+  if (height < 1 || width < 1 || height > kMaxSide || width > kMaxSide) {
+    fail(path, "is " + std::to_string(width) + "x" + std::to_string(height) + "; sides of 1 to " +
+                   std::to_string(kMaxSide) + " are read");
+  }
+  image.height = static_cast<int>(height);
+  image.width = static_cast<int>(width);
+  image.rgb.resize(std::size_t{3} * height * width);
 }
 
 // "P6 width height 255" and the pixels, with comments allowed between the words.
@@ -50,17 +64,16 @@ Image read_ppm(const std::string& path, const Bytes& bytes) {
     if (at == start) fail(path, "damaged PPM header");
     return value;
   };
-  Image image;
-  image.width = number();
-  image.height = number();
-  if (number() != 255 || image.width < 1 || image.height < 1 || image.width > kMaxSide || image.height > kMaxSide) {
-    fail(path, "PPM files must have 8 bits a colour and sides of at most 16384");
-  }
+  const int width = number();
+  const int height = number();
+  if (number() != 255) fail(path, "PPM files must have 8 bits a colour");
   ++at;  // the one white space that ends the header
-  const std::size_t size = std::size_t{3} * image.width * image.height;
-  if (bytes.size() < at + size) fail(path, "truncated PPM file");
-  image.rgb.assign(bytes.begin() + static_cast<std::ptrdiff_t>(at),
-                   bytes.begin() + static_cast<std::ptrdiff_t>(at + size));
+  if (bytes.size() < at || (bytes.size() - at) / 3 < static_cast<std::size_t>(width) * height) {
+    fail(path, "truncated PPM file");
+  }
+  Image image;
+  resize(image, path, height, width);
+  std::memcpy(image.rgb.data(), bytes.data() + at, image.rgb.size());
   return image;
 }
 
@@ -82,31 +95,35 @@ void jpeg_warning(j_common_ptr info, int level) {
   if (level < 0) jpeg_escape(info);
 }
 
-Image read_jpeg(const std::string& path, const Bytes& bytes) {
-  Image image;
-  jpeg_decompress_struct info;
-  JpegErrors errors;
-  info.err = jpeg_std_error(&errors.manager);
-  errors.manager.error_exit = jpeg_escape;
-  errors.manager.emit_message = jpeg_warning;
-  if (setjmp(errors.escape) != 0) {
-    jpeg_destroy_decompress(&info);
-    fail(path, std::string("damaged JPEG file: ") + errors.message);
-  }
+// The escape from an error leaves this function without running destructors, so everything that has one, or that
+// changes on the way, belongs to the caller.
+bool decode_jpeg(const Bytes& bytes, const std::string& path, jpeg_decompress_struct& info, JpegErrors& errors,
+                 Image& image) {
+  if (setjmp(errors.escape) != 0) return false;
   jpeg_create_decompress(&info);
   jpeg_mem_src(&info, bytes.data(), bytes.size());
   jpeg_read_header(&info, TRUE);
   info.out_color_space = JCS_RGB;
   jpeg_start_decompress(&info);
-  image.width = static_cast<int>(info.output_width);
-  image.height = static_cast<int>(info.output_height);
-  image.rgb.resize(std::size_t{3} * image.width * image.height);
+  resize(image, path, info.output_height, info.output_width);
   while (info.output_scanline < info.output_height) {
-    JSAMPROW row = image.rgb.data() + std::size_t{3} * image.width * info.output_scanline;
+    JSAMPROW row = image.rgb.data() + std::size_t{3} * info.output_width * info.output_scanline;
     jpeg_read_scanlines(&info, &row, 1);
   }
   jpeg_finish_decompress(&info);
-  jpeg_destroy_decompress(&info);
+  return true;
+}
+
+Image read_jpeg(const std::string& path, const Bytes& bytes) {
+  Image image;
+  JpegErrors errors;
+  jpeg_decompress_struct info = {};
+  info.err = jpeg_std_error(&errors.manager);
+  errors.manager.error_exit = jpeg_escape;
+  errors.manager.emit_message = jpeg_warning;
+  const auto release = [](jpeg_decompress_struct* decoder) { jpeg_destroy_decompress(decoder); };
+  const std::unique_ptr<jpeg_decompress_struct, decltype(release)> owner(&info, release);
+  if (!decode_jpeg(bytes, path, info, errors, image)) fail(path, std::string("damaged JPEG file: ") + errors.message);
   return image;
 }
 #endif
@@ -120,15 +137,12 @@ Image read_png(const std::string& path, const Bytes& bytes) {
     fail(path, std::string("damaged PNG file: ") + header.message);
   }
   header.format = PNG_FORMAT_RGB;
+  const std::unique_ptr<png_image, decltype(&png_image_free)> owner(&header, png_image_free);
   Image image;
-  image.width = static_cast<int>(header.width);
-  image.height = static_cast<int>(header.height);
-  image.rgb.resize(PNG_IMAGE_SIZE(header));
+  resize(image, path, header.height, header.width);
   const png_color background = {0, 0, 0};
   if (!png_image_finish_read(&header, &background, image.rgb.data(), 0, nullptr)) {
-    const std::string message = header.message;
-    png_image_free(&header);
-    fail(path, "damaged PNG file: " + message);
+    fail(path, std::string("damaged PNG file: ") + header.message);
   }
   return image;
 }

@@ -125,16 +125,28 @@ torch::Tensor read_crops(const std::vector<std::string>& paths) {
   return torch::stack(crops);
 }
 
-// The value of a key of the metadata, as text; the file is ours and its keys are unique.
+// Whether the metadata says this of a key; the file is ours and its keys are unique.
 bool states(const std::string& metadata, const std::string& what) { return metadata.find(what) != std::string::npos; }
 
-torch::Tensor input_of(const torch::Tensor& crops, const std::string& metadata) {
-  if (states(metadata, "\"dtype\": \"uint8\"")) {
-    return states(metadata, "\"color\": \"bgr\"") ? crops.flip({3}).contiguous() : crops;
+// The three numbers, one a colour, that follow a key of the metadata, as [1, 3, 1, 1].
+torch::Tensor per_color(const std::string& metadata, const std::string& key) {
+  std::size_t at = metadata.find("\"" + key + "\": [");
+  float values[3];
+  for (float& value : values) {
+    at = metadata.find_first_of("-0123456789", at);
+    if (at == std::string::npos) throw std::runtime_error("the file does not say how its input is normalised");
+    std::size_t length = 0;
+    value = std::stof(metadata.substr(at, 32), &length);
+    at += length;
   }
-  if (!states(metadata, "0.5"))
-    throw std::runtime_error("this program normalises float input as PocketNet needs it only");
-  return crops.permute({0, 3, 1, 2}).to(torch::kFloat32).div(255.0).sub(0.5).div(0.5).contiguous();
+  return torch::tensor({values[0], values[1], values[2]}).view({1, 3, 1, 1});
+}
+
+torch::Tensor input_of(const torch::Tensor& rgb, const std::string& metadata) {
+  const torch::Tensor crops = states(metadata, "\"color\": \"bgr\"") ? rgb.flip({3}).contiguous() : rgb;
+  if (states(metadata, "\"dtype\": \"uint8\"")) return crops;
+  const torch::Tensor planar = crops.permute({0, 3, 1, 2}).to(torch::kFloat32).div(255.0);
+  return planar.sub(per_color(metadata, "mean")).div(per_color(metadata, "std")).contiguous();
 }
 
 double median_milliseconds(torch::jit::Module& module, const torch::Tensor& input, int repeat) {
