@@ -38,6 +38,14 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("program"), py::arg("weights"), py::arg("pixels"),
       "Seconds spent in each step of a program over uint8 images, on one thread.");
+  m.def(
+      "exponential",
+      [](const py::array_t<float, py::array::c_style>& x) {
+        py::array_t<float> result(x.size());
+        pnf::api::exponential(view(x), {result.mutable_data(), static_cast<std::size_t>(result.size())});
+        return result;
+      },
+      py::arg("x"), "exp(x) as the kernels compute it; the length of x must be a multiple of 16.");
   m.def("peak_gflops", &pnf::api::peak_gflops, py::call_guard<py::gil_scoped_release>(),
         "Measured fp32 multiply-add peak of the calling thread, in GFLOP/s.");
 }

@@ -9,8 +9,11 @@
 namespace pnf {
 namespace {
 
-#define PNF_KERNELS(isa, available) \
-  KernelSet { #isa, available, isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear, isa::probe_fma }
+#define PNF_KERNELS(isa, available)                                                                           \
+  KernelSet {                                                                                                 \
+    #isa, available, isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear, isa::margin_forward, \
+        isa::margin_backward, isa::margin_exp, isa::probe_fma                                                 \
+  }
 
 std::atomic<const KernelSet*> chosen{nullptr};
 

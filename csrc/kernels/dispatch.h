@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/margin_cross_entropy/margin_cross_entropy.h"
 #include "kernels/node/node.h"
 #include "kernels/probe/probe.h"
 #include "kernels/stem/stem.h"
@@ -18,6 +19,9 @@ struct KernelSet {
   void (*stem_rows)(const Stem&, const Image&, int, int, float*);
   void (*global_depthwise)(const GlobalDepthwise&, int, int);
   void (*linear)(const Linear&, int, int);
+  long (*margin_forward)(const MarginHead&, const MarginForward&, std::ptrdiff_t, std::ptrdiff_t, float*);
+  long (*margin_backward)(const MarginHead&, const MarginBackward&, std::ptrdiff_t, std::ptrdiff_t, float*);
+  void (*margin_exp)(const float*, int, float*);
   double (*probe_fma)(long, float*);
 };
 

@@ -29,6 +29,11 @@ std::vector<double> profile(std::span<const std::int32_t> program, std::span<con
   return pnf::profile(program, weights, batch);
 }
 
+void exponential(std::span<const float> x, std::span<float> out) {
+  if (x.size() != out.size() || x.size() % kBlock != 0) throw std::invalid_argument("sizes must be multiples of 16");
+  kernels().margin_exp(x.data(), static_cast<int>(x.size()), out.data());
+}
+
 double peak_gflops() {
   constexpr int kRuns = 20;
   constexpr long kIterations = 200000;

@@ -22,6 +22,9 @@ PNF_EXPORT void force_isa(const std::string& name);
 PNF_EXPORT std::vector<double> profile(std::span<const std::int32_t> program, std::span<const float> weights,
                                        std::span<const std::uint8_t> pixels);
 
+// exp(x) as the kernels compute it. The sizes are equal and a multiple of 16, or std::invalid_argument is thrown.
+PNF_EXPORT void exponential(std::span<const float> x, std::span<float> out);
+
 // Best of several short runs on the calling thread.
 PNF_EXPORT double peak_gflops();
 

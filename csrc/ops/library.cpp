@@ -1,10 +1,19 @@
 // Every operator schema of the project, and nothing else.
 #include <torch/csrc/stable/library.h>
 
+#include "ops/margin_cross_entropy.h"
 #include "ops/run_plan.h"
 
 STABLE_TORCH_LIBRARY(pocketnet_fast, m) {
   m.def("run_plan(Tensor input, Tensor program, Tensor weights, int embedding, int threads, bool flip) -> Tensor");
+  m.def("margin_cross_entropy(Tensor embedding, Tensor kernel, Tensor label, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "margin_cross_entropy_backward(Tensor embedding, Tensor kernel, Tensor label, float scale, Tensor others, "
+      "Tensor grad_others, Tensor grad_cosine) -> (Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pocketnet_fast, CPU, m) { m.impl("run_plan", TORCH_BOX(&pnf::ops::run_plan)); }
+STABLE_TORCH_LIBRARY_IMPL(pocketnet_fast, CPU, m) {
+  m.impl("run_plan", TORCH_BOX(&pnf::ops::run_plan));
+  m.impl("margin_cross_entropy", TORCH_BOX(&pnf::ops::margin_cross_entropy));
+  m.impl("margin_cross_entropy_backward", TORCH_BOX(&pnf::ops::margin_cross_entropy_backward));
+}

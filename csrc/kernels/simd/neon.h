@@ -27,4 +27,10 @@ PNF_INLINE Vec prelu(Vec x, Vec slope) {
 }
 PNF_INLINE Vec max_nan(Vec a, Vec b) { return vmaxq_f32(a, b); }
 
+PNF_INLINE Vec power_of_two(Vec n) {
+  return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
+}
+PNF_INLINE Vec interleave_low(Vec a, Vec b) { return vzip1q_f32(a, b); }
+PNF_INLINE Vec interleave_high(Vec a, Vec b) { return vzip2q_f32(a, b); }
+
 }  // namespace pnf::neon

@@ -20,4 +20,9 @@ PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 PNF_INLINE Vec prelu(Vec x, Vec slope) { return x < 0.0f ? x * slope : x; }
 PNF_INLINE Vec max_nan(Vec a, Vec b) { return a > b || a != a ? a : b; }
 
+// A NaN has no integer value; any power will do, as its caller multiplies it by a NaN.
+PNF_INLINE Vec power_of_two(Vec n) { return n == n ? __builtin_bit_cast(float, (static_cast<int>(n) + 127) << 23) : n; }
+PNF_INLINE Vec interleave_low(Vec a, Vec) { return a; }
+PNF_INLINE Vec interleave_high(Vec, Vec b) { return b; }
+
 }  // namespace pnf::scalar

@@ -1,0 +1,16 @@
+#include "kernels/margin_cross_entropy/margin_cross_entropy.h"
+
+#include "kernels/margin_cross_entropy/scratch.h"
+
+namespace pnf {
+
+int margin_padded_dims(int dims) { return margin_padded(dims); }
+
+int margin_block(int dims) { return margin_block_of(dims); }
+
+std::size_t margin_scratch(int samples, int dims) {
+  const std::size_t classes = margin_block_of(dims), padded = margin_padded(dims);
+  return 3 * classes * padded + classes * margin_chunk(samples) + classes;
+}
+
+}  // namespace pnf

@@ -1,0 +1,3 @@
+#include "kernels/simd/scalar.h"
+#define PNF_ISA scalar
+#include "kernels/margin_cross_entropy/margin_cross_entropy.inl"

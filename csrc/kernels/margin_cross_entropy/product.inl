@@ -1,0 +1,80 @@
+// out[r][0..kTile) (+)= sum over panels and k of a[r][panel, k] * b[panel][k][0..kTile). Include after a vocabulary.
+
+namespace pnf::PNF_ISA {
+namespace {
+
+constexpr int kTileVecs = kTileBlocks * kBlock / kLanes;
+constexpr int kTile = kTileVecs * kLanes;
+
+struct Product {
+  const float* a;  // element (row, panel, k) at a + row * row_stride + panel * panel_stride + k * depth_stride
+  std::ptrdiff_t row_stride, depth_stride, panel_stride;
+  const float* b;  // [panels][depth][kTile]
+  int panels, depth;
+  float* out;  // row r at out + r * out_stride
+  std::ptrdiff_t out_stride;
+  bool accumulate;
+};
+
+template <int P>
+PNF_INLINE void product_tile(const Product& args, int row) {
+  Vec acc[P][kTileVecs];
+  float* out = args.out + row * args.out_stride;
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kTileVecs; ++v) acc[p][v] = splat(0.0f);
+  }
+  if (args.accumulate) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kTileVecs; ++v) acc[p][v] = load(out + p * args.out_stride + v * kLanes);
+    }
+  }
+  const float* b = args.b;
+  for (int panel = 0; panel < args.panels; ++panel) {
+    const float* a = args.a + row * args.row_stride + panel * args.panel_stride;
+    for (int k = 0; k < args.depth; ++k) {
+      Vec w[kTileVecs];
+#pragma GCC unroll 16
+      for (int v = 0; v < kTileVecs; ++v) w[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const Vec x = splat(a[p * args.row_stride]);
+#pragma GCC unroll 16
+        for (int v = 0; v < kTileVecs; ++v) acc[p][v] = fma(x, w[v], acc[p][v]);
+      }
+      a += args.depth_stride;
+      b += kTile;
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kTileVecs; ++v) store(out + p * args.out_stride + v * kLanes, acc[p][v]);
+  }
+}
+
+template <int P>
+void product_tile_of(int size, const Product& args, int row) {
+  if constexpr (P > 1) {
+    if (size < P) return product_tile_of<P - 1>(size, args, row);
+  }
+  product_tile<P>(args, row);
+}
+
+// Tiles differ by one row at most, so that none is left nearly empty.
+void product(const Product& args, int rows) {
+  const int tiles = (rows + kTilePixels - 1) / kTilePixels;
+  const int size = rows / tiles, larger = rows % tiles;
+  int row = 0;
+  for (int t = 0; t < tiles; ++t) {
+    const int here = size + (t < larger ? 1 : 0);
+    product_tile_of<kTilePixels>(here, args, row);
+    row += here;
+  }
+}
+
+}  // namespace
+}  // namespace pnf::PNF_ISA
