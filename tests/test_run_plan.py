@@ -117,6 +117,14 @@ def test_strides(small: tuple[Tensor, Tensor]) -> None:
     assert torch.equal(run_plan(expanded, *small, 32), planar[:1].expand(3, -1))
 
 
+def test_no_gradient_is_an_error(small: tuple[Tensor, Tensor]) -> None:
+    pixels = normalized(images(1)).requires_grad_()
+    embedding = run_plan(pixels, *small, 32)
+    assert torch.equal(embedding, run_plan(pixels.detach(), *small, 32))
+    with pytest.raises(RuntimeError, match="the fused kernels have no gradient"):
+        embedding.sum().backward()
+
+
 def test_empty_batch(small: tuple[Tensor, Tensor]) -> None:
     out = run_plan(torch.empty(0, 3, 112, 112), *small, 32)
     assert out.shape == (0, 32)

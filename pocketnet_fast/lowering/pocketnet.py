@@ -42,8 +42,8 @@ from pocketnet_fast.models.pocketnet import (
     Pool,
 )
 
-# Rows of a band: few enough that the band stays in the second-level cache, many enough that the rows a
-# depthwise convolution reads twice do not count.
+# Pixels in the rows of a band: few enough that the band stays in the second-level cache, many enough that the
+# rows a depthwise convolution reads twice do not count.
 _BAND_PIXELS = 448
 
 # A concatenation, as the buffers that hold its parts.

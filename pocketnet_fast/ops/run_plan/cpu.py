@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,16 @@ def _fake(
     pixels: Tensor, program: Tensor, weights: Tensor, embedding: int, threads: int, flip: bool
 ) -> Tensor:
     return pixels.new_empty((pixels.shape[0], embedding), dtype=torch.float32)
+
+
+def _backward(ctx: Any, grad: Tensor) -> Any:
+    raise RuntimeError(
+        "run_plan: the fused kernels have no gradient; take the eager model, or detach the embeddings"
+    )
+
+
+# Without it, torch's fallback warns and leaves the gradient of the input empty.
+torch.library.register_autograd("pocketnet_fast::run_plan", _backward)
 
 
 def run_plan(
@@ -36,7 +48,7 @@ def run_plan(
 
     Raises:
         RuntimeError: On a wrong dtype, shape or device, a damaged program, or an instruction set that
-            ``PNF_FORCE_ISA`` names and the CPU lacks.
+            ``PNF_FORCE_ISA`` names and the CPU lacks; from ``backward()``, as there is no gradient.
     """
     out: Tensor = torch.ops.pocketnet_fast.run_plan(pixels, program, weights, embedding, threads, flip)
     return out
