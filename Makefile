@@ -24,7 +24,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed-test,lint lint
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
 
 lint: $(VENV)/.installed-test,lint
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ import pytest
 from torch import Tensor
 
 _ROOT = Path(__file__).resolve().parent.parent
+
+# The installed package is what is tested. From the project's root, `python -m pytest` and every `python -c` of a
+# test would find the sources instead, which lack the compiled parts.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
+os.chdir(_ROOT / "tests")
 
 
 @dataclass(frozen=True)
