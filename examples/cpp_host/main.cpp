@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -53,9 +54,6 @@ int parse_count(const std::string& name, const std::string& text, int low) {
 
 Options parse(int argc, char** argv) {
   Options options;
-#ifdef CPP_HOST_OPS
-  options.ops = CPP_HOST_OPS;
-#endif
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     if (argument.rfind("--", 0) != 0) {
@@ -177,11 +175,21 @@ bool callers_agree(torch::jit::Module& module, const torch::Tensor& input, const
   return std::all_of(same.begin(), same.end(), [](char s) { return s != 0; });
 }
 
-int run(const Options& options) {
-  // Held to the end: the operators registered by the library stay in use.
-  if (!options.ops.empty() && dlopen(options.ops.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+// Held to the end: the operators that the library registers stay in use. The installed library may be gone without
+// harm to a file of ATen operators; one that the caller names must load.
+void load_operators(const std::string& named) {
+  std::string path = named;
+#ifdef CPP_HOST_OPS
+  if (path.empty() && std::ifstream(CPP_HOST_OPS)) path = CPP_HOST_OPS;
+#endif
+  if (!path.empty() && dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
     throw std::runtime_error(std::string("cannot load the operators: ") + dlerror());
   }
+}
+
+int run(const Options& options) {
+  if (!std::ifstream(options.model)) throw std::runtime_error(options.model + ": cannot be opened");
+  load_operators(options.ops);
   at::set_num_threads(options.threads);
   const c10::InferenceMode guard;
   torch::jit::ExtraFilesMap extra = {{kMetadata, ""}};
