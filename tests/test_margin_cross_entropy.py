@@ -463,7 +463,7 @@ def test_operator_errors(isa: str) -> None:
 
 
 _PEAK = """
-import resource, torch
+import pathlib, torch
 from pocketnet_fast.losses import margin_cross_entropy
 torch.set_num_threads(1)
 samples, dims, classes = {samples}, 8, 200_000
@@ -471,9 +471,14 @@ e, k = torch.randn(samples, dims).requires_grad_(), torch.randn(dims, classes).r
 y = torch.randint(0, classes, (samples,))
 margin_cross_entropy(e[:2], k[:, :100], y[:2] % 100).backward()
 e.grad = k.grad = None
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def status(field):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is resident now
+before = status("VmRSS")
 margin_cross_entropy(e, k, y).backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(status("VmHWM") - before)
 """
 
 
@@ -485,4 +490,4 @@ def test_memory_does_not_grow_with_samples_times_classes() -> None:
 
     # The logits of 256 samples are 205 MB, the kernel's gradient is 6.4 MB.
     gradient = 8 * 200_000 * 4
-    assert peak(256) < 3 * gradient
+    assert gradient / 2 < peak(256) < 3 * gradient

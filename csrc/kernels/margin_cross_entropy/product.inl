@@ -35,6 +35,7 @@ PNF_INLINE void product_tile(const Product& args, int row) {
   const float* b = args.b;
   for (int panel = 0; panel < args.panels; ++panel) {
     const float* a = args.a + row * args.row_stride + panel * args.panel_stride;
+#pragma GCC unroll 4
     for (int k = 0; k < args.depth; ++k) {
       Vec w[kTileVecs];
 #pragma GCC unroll 16
