@@ -16,7 +16,10 @@ _ROOT = Path(__file__).resolve().parent.parent
 # The installed package is what is tested. From the project's root, `python -m pytest` and the `python -c` of
 # some tests would find the sources instead, which lack the compiled parts.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
-os.chdir(_ROOT / "tests")
+
+
+def pytest_sessionstart() -> None:
+    os.chdir(_ROOT / "tests")
 
 
 @dataclass(frozen=True)
