@@ -179,17 +179,19 @@ def interleaved_medians(
 ) -> dict[str, float]:
     """Median milliseconds per call; the candidates take turns, so a busy machine slows all alike.
 
+    The first call of each turn does not count: OpenMP's threads spin for some milliseconds after eager's last
+    parallel region, on the processors that the next candidate needs.
+
     Ends early after ``SECONDS``, but not before three rounds.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for call in candidates.values():
-        call()
     end = time.perf_counter() + SECONDS
     for index in range(rounds):
         if index >= 3 and time.perf_counter() > end:
             break
         progress(f"timing, round {index + 1} of {rounds}")
         for name, call in candidates.items():
+            call()
             start = time.perf_counter()
             call()
             times[name].append((time.perf_counter() - start) * 1e3)
