@@ -12,7 +12,8 @@ namespace {
 #define PNF_KERNELS(isa, available)                                                                           \
   KernelSet {                                                                                                 \
     #isa, available, isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear, isa::margin_forward, \
-        isa::margin_backward, isa::margin_exp, isa::probe_fma                                                 \
+        isa::margin_backward, isa::margin_exp, isa::cell_products, isa::channel_moments, isa::normalize_sum,  \
+        isa::remaining_result, isa::gradient_moments, isa::cell_gradient, isa::probe_fma                      \
   }
 
 std::atomic<const KernelSet*> chosen{nullptr};

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cell/cell.h"
 #include "kernels/margin_cross_entropy/margin_cross_entropy.h"
 #include "kernels/node/node.h"
 #include "kernels/probe/probe.h"
@@ -22,6 +23,12 @@ struct KernelSet {
   long (*margin_forward)(const MarginHead&, const MarginForward&, std::ptrdiff_t, std::ptrdiff_t, float*);
   long (*margin_backward)(const MarginHead&, const MarginBackward&, std::ptrdiff_t, std::ptrdiff_t, float*);
   void (*margin_exp)(const float*, int, float*);
+  void (*cell_products)(const CellTerm&, const float* const*, float*, float*, float*);
+  void (*channel_moments)(const ImageView&, int, int, double*, double*);
+  void (*normalize_sum)(const NormalizedSum&);
+  void (*remaining_result)(const NormalizedSum&, const float*);
+  void (*gradient_moments)(const CellTerm&, const OutputGradient&, const ImageView&, const float*, double*, double*);
+  void (*cell_gradient)(const CellTerm&, const CellGradient&, float*);
   double (*probe_fma)(long, float*);
 };
 

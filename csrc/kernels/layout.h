@@ -8,5 +8,6 @@
 namespace pnf {
 
 inline constexpr int kBlock = 16;
+inline constexpr int kMaxKernel = 7;  // the widest depthwise window
 
 }  // namespace pnf

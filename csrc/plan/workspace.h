@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "plan/lease.h"
 #include "plan/program.h"
 
 namespace pnf {
@@ -31,18 +32,6 @@ struct Workspace {
   std::vector<Lane> lanes;  // one per thread
 };
 
-// Borrowed for the life of this object; concurrent callers get different ones.
-class WorkspaceLease {
- public:
-  WorkspaceLease();
-  ~WorkspaceLease();
-  WorkspaceLease(const WorkspaceLease&) = delete;
-  WorkspaceLease& operator=(const WorkspaceLease&) = delete;
-  Workspace& operator*() const { return *workspace_; }
-  Workspace* operator->() const { return workspace_.get(); }
-
- private:
-  std::unique_ptr<Workspace> workspace_;
-};
+using WorkspaceLease = Lease<Workspace>;
 
 }  // namespace pnf

@@ -23,7 +23,6 @@
 namespace pnf {
 
 inline constexpr int kMaxTerms = 16;
-inline constexpr int kMaxKernel = 7;
 
 enum class TermKind : int { kPointwise = 0, kDepthwise = 1, kMaxPool = 2, kAvgPool = 3, kIdentity = 4 };
 

@@ -23,6 +23,10 @@ PNF_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 PNF_INLINE Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 PNF_INLINE Vec prelu(Vec x, Vec slope) { return _mm256_blendv_ps(x, _mm256_mul_ps(x, slope), x); }
+PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) {
+  return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ));
+}
+PNF_INLINE Vec if_equal(Vec a, Vec b, Vec x, Vec y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
 PNF_INLINE Vec max_nan(Vec a, Vec b) {
   return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
 }

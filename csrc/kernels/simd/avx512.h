@@ -24,6 +24,12 @@ PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 PNF_INLINE Vec prelu(Vec x, Vec slope) {
   return _mm512_mask_mul_ps(x, _mm512_movepi32_mask(_mm512_castps_si512(x)), x, slope);
 }
+PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) {
+  return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), a);
+}
+PNF_INLINE Vec if_equal(Vec a, Vec b, Vec x, Vec y) {
+  return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), x);
+}
 PNF_INLINE Vec max_nan(Vec a, Vec b) {
   const Vec larger = _mm512_max_ps(a, b);
   return _mm512_mask_mov_ps(larger, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);

@@ -1,0 +1,3 @@
+#include "kernels/simd/avx2.h"
+#define PNF_ISA avx2
+#include "kernels/cell/cell.inl"

@@ -1,0 +1,3 @@
+#include "kernels/simd/neon.h"
+#define PNF_ISA neon
+#include "kernels/cell/cell.inl"

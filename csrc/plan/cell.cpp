@@ -1,0 +1,676 @@
+#include "plan/cell.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/dispatch.h"
+#include "plan/lease.h"
+#include "plan/thread_pool.h"
+#include "plan/workspace.h"
+
+namespace pnf {
+namespace {
+
+int blocks_of(int channels) { return (channels + kBlock - 1) / kBlock; }
+
+// Sums of one thread, or moments of one image.
+class Doubles {
+ public:
+  double* zeros(std::size_t count) {
+    values_.assign(count, 0.0);
+    return values_.data();
+  }
+  double* data() { return values_.data(); }
+
+ private:
+  std::vector<double> values_;
+};
+
+struct ThreadMemory {
+  Floats scratch;
+  Floats filtered;  // of one image
+  Doubles sums;
+  std::vector<const float*> inputs;
+  std::vector<float*> grad_inputs;
+  std::vector<NormalizedTerm> terms;
+  std::vector<const float*> residuals;
+};
+
+struct OperationMemory {
+  Floats packed;
+  Floats products;       // [images][out_blocks][pixels][16]
+  Floats normalization;  // Normalization's vectors
+  Doubles moments;       // [images][2][out_blocks][16]
+};
+
+struct TrainingMemory {
+  std::vector<OperationMemory> operations;  // of one sum
+  std::vector<ThreadMemory> threads;
+  std::vector<Floats> grad_sums;
+};
+
+// An operation with its weights in the kernels' layout.
+class Packed {
+ public:
+  Packed(const Cell& cell, const CellOperation& operation, const KernelSet& set, Floats& memory)
+      : set_(set), operation_(operation), state_(cell.states[operation.first_state]) {
+    term_.kind = operation.kind;
+    term_.height = state_.height;
+    term_.width = state_.width;
+    term_.out_height = (state_.height + operation.stride - 1) / operation.stride;
+    term_.out_width = (state_.width + operation.stride - 1) / operation.stride;
+    term_.kernel = operation.kernel;
+    term_.stride = operation.stride;
+    term_.offset = operation.offset;
+    term_.parts = operation.parts;
+    term_.part_channels = state_.channels;
+    term_.part_blocks = blocks_of(state_.channels);
+    term_.blocks = operation.parts * term_.part_blocks;
+    term_.out_channels = operation.out_channels;
+    term_.out_blocks = blocks_of(operation.out_channels);
+    if (operation.kind == CellKind::kSeparable) pack_weights(memory);
+  }
+
+  const CellTerm& term() const { return term_; }
+  const CellOperation& operation() const { return operation_; }
+  int channels_in() const { return operation_.parts * state_.channels; }
+  int taps() const { return operation_.kernel * operation_.kernel; }
+  // Per pixel of the output.
+  std::ptrdiff_t multiplications() const {
+    return static_cast<std::ptrdiff_t>(channels_in()) * (operation_.out_channels + taps());
+  }
+  std::ptrdiff_t pixels() const { return static_cast<std::ptrdiff_t>(term_.out_height) * term_.out_width; }
+  std::size_t lanes_out() const { return std::size_t{kBlock} * term_.out_blocks; }
+  std::size_t products() const { return term_.kind == CellKind::kNormalize ? 0 : lanes_out() * pixels(); }
+  std::size_t filtered() const { return filters_plane(term_) ? std::size_t{kBlock} * term_.blocks * pixels() : 0; }
+
+  // Where input channel c lies among the lanes of the blocks.
+  int lane_of(int c) const { return c / state_.channels * term_.part_blocks * kBlock + c % state_.channels; }
+  float weight_at(int o, int c) const {
+    return operation_.pointwise[static_cast<std::ptrdiff_t>(o) * channels_in() + c];
+  }
+
+  // The parts of one image among those of all states.
+  template <typename T>
+  void parts_of(const std::vector<T*>& states, std::ptrdiff_t image, std::vector<T*>& parts) const {
+    const std::ptrdiff_t floats = static_cast<std::ptrdiff_t>(state_.height) * state_.width * state_.channels;
+    for (int p = 0; p < operation_.parts; ++p) parts[p] = states[operation_.first_state + p] + image * floats;
+  }
+
+  // The products of one image, whose parts are mine.inputs.
+  void multiply(ThreadMemory& mine, float* products) const {
+    if (term_.kind == CellKind::kNormalize) return;
+    set_.cell_products(term_, mine.inputs.data(), mine.filtered.reserve(0), products, mine.scratch.reserve(0));
+  }
+  // Where they are then: kNormalize takes its input as it is.
+  ImageView products_of(const float* input, const float* products) const {
+    if (term_.kind == CellKind::kNormalize) return {input, state_.channels, kBlock, false};
+    return {products, kBlock, static_cast<std::ptrdiff_t>(kBlock) * pixels(), true};
+  }
+
+ private:
+  void pack_weights(Floats& memory) {
+    const std::size_t in = std::size_t{kBlock} * term_.blocks, out = std::size_t{kBlock} * term_.out_blocks;
+    const int taps = operation_.kernel * operation_.kernel;
+    const std::size_t filters = operation_.kernel > 1 ? in * taps : 0;
+    const std::size_t count = in + 2 * filters + 2 * in * out;
+    float* slope = memory.reserve(count);
+    float* depthwise = slope + in;
+    float* reversed = depthwise + filters;
+    float* pointwise = reversed + filters;
+    float* transposed = pointwise + in * out;
+    std::fill(slope, slope + count, 0.0f);
+    for (int c = 0; c < channels_in(); ++c) {
+      const int lane = lane_of(c), block = lane / kBlock, within = lane % kBlock;
+      slope[lane] = operation_.slope[c];
+      const float* filter = operation_.depthwise + static_cast<std::ptrdiff_t>(c) * taps;
+      for (int tap = 0; tap < taps && operation_.kernel > 1; ++tap) {
+        depthwise[(block * taps + tap) * kBlock + within] = filter[tap];
+        reversed[(block * taps + taps - 1 - tap) * kBlock + within] = filter[tap];
+      }
+      for (int o = 0; o < operation_.out_channels; ++o) {
+        const float weight = weight_at(o, c) * (operation_.kernel == 1 ? filter[0] : 1.0f);
+        pointwise[((static_cast<std::ptrdiff_t>(o) / kBlock * term_.blocks + block) * kBlock + within) * kBlock +
+                  o % kBlock] = weight;
+        transposed[((static_cast<std::ptrdiff_t>(block) * term_.out_blocks + o / kBlock) * kBlock + o % kBlock) *
+                       kBlock +
+                   within] = weight;
+      }
+    }
+    term_.slope = slope;
+    term_.depthwise = depthwise;
+    term_.reversed = reversed;
+    term_.pointwise = pointwise;
+    term_.transposed = transposed;
+  }
+
+  const KernelSet& set_;
+  const CellOperation& operation_;
+  const CellState& state_;
+  CellTerm term_ = {};
+};
+
+// Vectors of [out_blocks][16] that belong to an operation, surplus channels zero.
+struct Normalization {
+  float *scale, *shift;                                 // of the operation's result
+  float *centre, *by_gradient, *by_product, *constant;  // of its products' gradient
+
+  Normalization(const Packed& packed, Floats& memory) {
+    const std::size_t lanes = packed.lanes_out();
+    scale = memory.reserve(6 * lanes);
+    shift = scale + lanes;
+    centre = shift + lanes;
+    by_gradient = centre + lanes;
+    by_product = by_gradient + lanes;
+    constant = by_product + lanes;
+  }
+
+  void set_result(const Packed& packed, const double* mean, const double* variance) const {
+    std::fill(scale, centre, 0.0f);
+    for (int c = 0; c < packed.term().out_channels; ++c) {
+      const double factor = packed.operation().gamma[c] / std::sqrt(variance[c] + packed.operation().epsilon);
+      scale[c] = static_cast<float>(factor);
+      shift[c] = static_cast<float>(packed.operation().beta[c] - factor * mean[c]);
+    }
+  }
+};
+
+// An operation's share of its sum for one image, once its products and Normalization are there.
+NormalizedTerm term_of(const Packed& packed, const std::vector<const float*>& states, int image, ThreadMemory& mine,
+                       OperationMemory& memory) {
+  const Normalization vectors(packed, memory.normalization);
+  packed.parts_of(states, image, mine.inputs);
+  const float* products = memory.products.reserve(0) + image * packed.products();
+  return {packed.products_of(mine.inputs[0], products), vectors.scale, vectors.shift, packed.operation().first_out,
+          packed.term().out_channels};
+}
+
+// The second pass over the images goes backwards: it starts with those whose data are still in the cache.
+enum class Order { kForwards, kBackwards };
+
+// Calls body(image, thread) for every image, each thread for a run of them.
+template <typename Body>
+void each_image(int images, int threads, Order order, Body& body) {
+  struct Context {
+    int images;
+    Order order;
+    Body& body;
+  } context = {images, order, body};
+  run_parallel(
+      std::min(threads, images),
+      [](void* data, int thread, int parties) {
+        const Context& c = *static_cast<Context*>(data);
+        const int begin = static_cast<int>(static_cast<std::ptrdiff_t>(c.images) * thread / parties);
+        const int end = static_cast<int>(static_cast<std::ptrdiff_t>(c.images) * (thread + 1) / parties);
+        for (int i = begin; i < end; ++i) c.body(c.order == Order::kForwards ? i : begin + end - 1 - i, thread);
+      },
+      &context);
+}
+
+// The operations of sum `sum` start at `first` and end before the result.
+std::size_t operations_end(const Cell& cell, int sum, std::size_t first) {
+  while (first < cell.operations.size() && cell.operations[first].sum == sum) ++first;
+  return first;
+}
+
+std::vector<Packed> pack(const Cell& cell, std::size_t first, std::size_t end, const KernelSet& set,
+                         TrainingMemory& memory) {
+  if (memory.operations.size() < end - first) memory.operations.resize(end - first);
+  std::vector<Packed> packed;
+  packed.reserve(end - first);
+  for (std::size_t i = first; i < end; ++i) {
+    packed.emplace_back(cell, cell.operations[i], set, memory.operations[i - first].packed);
+  }
+  return packed;
+}
+
+void prepare_threads(const std::vector<Packed>& packed, std::size_t residuals, int threads, TrainingMemory& memory) {
+  if (memory.threads.size() < static_cast<std::size_t>(threads)) memory.threads.resize(threads);
+  std::size_t scratch = 0, parts = 0, filtered = 0;
+  for (const Packed& p : packed) {
+    scratch = std::max(scratch, cell_scratch(p.term()));
+    parts = std::max(parts, static_cast<std::size_t>(p.operation().parts));
+    filtered = std::max(filtered, p.filtered());
+  }
+  for (int t = 0; t < threads; ++t) {
+    ThreadMemory& mine = memory.threads[t];
+    mine.scratch.reserve(scratch);
+    mine.filtered.reserve(filtered);
+    mine.inputs.resize(parts);
+    mine.grad_inputs.resize(parts);
+    mine.terms.resize(packed.size());
+    mine.residuals.resize(residuals);
+  }
+}
+
+// Means and squared distances of images of equal size, into those of the batch (Chan, Golub and LeVeque, 1979).
+void combine_moments(const double* moments, int images, std::size_t lanes, double pixels, int channels, double* mean,
+                     double* variance) {
+  for (int c = 0; c < channels; ++c) {
+    double middle = 0.0;
+    for (int image = 0; image < images; ++image) middle += moments[2 * image * lanes + c];
+    middle /= images;
+    double square = 0.0;
+    for (int image = 0; image < images; ++image) {
+      const double distance = moments[2 * image * lanes + c] - middle;
+      square += moments[(2 * image + 1) * lanes + c] + pixels * distance * distance;
+    }
+    mean[c] = middle;
+    variance[c] = square / (images * pixels);
+  }
+}
+
+std::ptrdiff_t floats_of(const CellState& state) {
+  return static_cast<std::ptrdiff_t>(state.channels) * state.height * state.width;
+}
+
+std::vector<int> residuals_of(const Cell& cell, int sum) {
+  std::vector<int> states;
+  for (const CellResidual& residual : cell.residuals) {
+    if (residual.sum == sum) states.push_back(residual.state);
+  }
+  return states;
+}
+
+void sum_forward(const Cell& cell, int sum, const KernelSet& set, const std::vector<Packed>& packed, int threads,
+                 const std::vector<const float*>& states, float* out, double* mean, double* variance,
+                 TrainingMemory& memory) {
+  const std::vector<int> residuals = residuals_of(cell, sum);
+  prepare_threads(packed, residuals.size(), threads, memory);
+  const std::size_t count = packed.size();
+  for (std::size_t i = 0; i < count; ++i) {
+    memory.operations[i].products.reserve(packed[i].products() * cell.images);
+    memory.operations[i].moments.zeros(2 * packed[i].lanes_out() * cell.images);
+  }
+  auto multiply = [&](int image, int thread) {
+    ThreadMemory& mine = memory.threads[thread];
+    for (std::size_t i = 0; i < count; ++i) {
+      const Packed& p = packed[i];
+      float* products = memory.operations[i].products.reserve(0) + image * p.products();
+      double* moments = memory.operations[i].moments.data() + 2 * image * p.lanes_out();
+      p.parts_of(states, image, mine.inputs);
+      p.multiply(mine, products);
+      set.channel_moments(p.products_of(mine.inputs[0], products), p.term().out_channels, static_cast<int>(p.pixels()),
+                          moments, moments + p.lanes_out());
+    }
+  };
+  each_image(cell.images, threads, Order::kForwards, multiply);
+
+  for (std::size_t i = 0; i < count; ++i) {
+    const Packed& p = packed[i];
+    combine_moments(memory.operations[i].moments.data(), cell.images, p.lanes_out(), static_cast<double>(p.pixels()),
+                    p.term().out_channels, mean, variance);
+    Normalization(p, memory.operations[i].normalization).set_result(p, mean, variance);
+    mean += p.term().out_channels;
+    variance += p.term().out_channels;
+  }
+
+  const CellState& state = cell.states[cell.inputs + sum];
+  const std::ptrdiff_t floats = floats_of(state);
+  auto normalize = [&](int image, int thread) {
+    ThreadMemory& mine = memory.threads[thread];
+    for (std::size_t i = 0; i < count; ++i)
+      mine.terms[i] = term_of(packed[i], states, image, mine, memory.operations[i]);
+    for (std::size_t r = 0; r < residuals.size(); ++r) mine.residuals[r] = states[residuals[r]] + image * floats;
+    set.normalize_sum({state.height * state.width, state.channels, mine.terms.data(), static_cast<int>(count),
+                       mine.residuals.data(), static_cast<int>(residuals.size()), out + image * floats});
+  };
+  each_image(cell.images, threads, Order::kBackwards, normalize);
+}
+
+// The gradients of a separable operation's weights, from the sums of all threads.
+void write_gradients(const Packed& packed, const double* grad_pointwise, const double* grad_depthwise,
+                     const double* grad_slope, const OperationGradient& out) {
+  const CellTerm& term = packed.term();
+  const int taps = packed.taps();
+  for (int c = 0; c < packed.channels_in(); ++c) {
+    const int lane = packed.lane_of(c), block = lane / kBlock, within = lane % kBlock;
+    out.slope[c] = static_cast<float>(grad_slope[lane]);
+    const float* filter = packed.operation().depthwise + static_cast<std::ptrdiff_t>(c) * taps;
+    double by_filter = 0.0;
+    for (int o = 0; o < term.out_channels; ++o) {
+      const double sum =
+          grad_pointwise[((static_cast<std::ptrdiff_t>(o) / kBlock * term.blocks + block) * kBlock + o % kBlock) *
+                             kBlock +
+                         within];
+      by_filter += sum * packed.weight_at(o, c);
+      out.pointwise[static_cast<std::ptrdiff_t>(o) * packed.channels_in() + c] =
+          static_cast<float>(term.kernel == 1 ? sum * filter[0] : sum);
+    }
+    float* by_taps = out.depthwise + static_cast<std::ptrdiff_t>(c) * taps;
+    if (term.kernel == 1) {
+      by_taps[0] = static_cast<float>(by_filter);
+      continue;
+    }
+    for (int tap = 0; tap < taps; ++tap) {
+      by_taps[tap] = static_cast<float>(grad_depthwise[(block * taps + tap) * kBlock + within]);
+    }
+  }
+}
+
+// What an operation's gradient is computed from.
+enum class Values {
+  kProducts,   // its products, computed again
+  kSum,        // the sum, of which it is the only part
+  kRemainder,  // what the other operations and the residuals leave of the sum
+};
+
+// A sum in the backward pass.
+struct SumContext {
+  const Cell& cell;
+  int sum;
+  const KernelSet& set;
+  int threads;
+  const std::vector<Packed>& packed;
+  const std::vector<int>& residuals;
+  const std::vector<const float*>& states;
+  const std::vector<float*>& grad_states;
+  const float* grad;
+  TrainingMemory& memory;
+
+  const CellState& state() const { return cell.states[cell.inputs + sum]; }
+  const float* values(int image) const { return states[cell.inputs + sum] + image * floats_of(state()); }
+};
+
+// One of its operations.
+class OperationBackward {
+ public:
+  OperationBackward(const SumContext& context, std::size_t index, Values values, bool accumulate, const double* mean,
+                    const double* variance, const OperationGradient& out)
+      : at_(context),
+        packed_(context.packed[index]),
+        index_(index),
+        values_(values),
+        accumulate_(accumulate),
+        mean_(mean),
+        variance_(variance),
+        out_(out),
+        vectors_(packed_, memory().normalization) {}
+
+  void run() {
+    const CellTerm& term = packed_.term();
+    const std::size_t lanes = packed_.lanes_out();
+    products_ = memory().products.reserve(packed_.products() * at_.cell.images);
+    moments_ = memory().moments.zeros(2 * lanes * at_.cell.images);
+    vectors_.set_result(packed_, mean_, variance_);
+    std::fill(vectors_.centre, vectors_.centre + lanes, 0.0f);
+    for (int c = 0; c < term.out_channels; ++c) {
+      vectors_.centre[c] = values_ == Values::kProducts ? static_cast<float>(mean_[c]) : packed_.operation().beta[c];
+    }
+    auto measure = [this](int image, int thread) { measure_image(image, at_.memory.threads[thread]); };
+    each_image(at_.cell.images, at_.threads, Order::kForwards, measure);
+    combine();
+    const std::size_t size = depthwise_begin() + depthwise_size() + slope_size();
+    for (int t = 0; t < at_.threads; ++t) at_.memory.threads[t].sums.zeros(size);
+    auto differentiate = [this](int image, int thread) { differentiate_image(image, at_.memory.threads[thread]); };
+    each_image(at_.cell.images, at_.threads, Order::kBackwards, differentiate);
+    if (!separable()) return;
+    double* total = at_.memory.threads[0].sums.data();
+    for (int t = 1; t < at_.threads; ++t) {
+      const double* other = at_.memory.threads[t].sums.data();
+      for (std::size_t i = 0; i < size; ++i) total[i] += other[i];
+    }
+    write_gradients(packed_, total, total + depthwise_begin(), total + depthwise_begin() + depthwise_size(), out_);
+  }
+
+ private:
+  OperationMemory& memory() const { return at_.memory.operations[index_]; }
+  bool separable() const { return packed_.term().kind == CellKind::kSeparable; }
+  std::size_t lanes_in() const { return std::size_t{kBlock} * packed_.term().blocks; }
+  std::size_t depthwise_begin() const { return separable() ? packed_.lanes_out() * lanes_in() : 0; }
+  std::size_t depthwise_size() const { return filters_plane(packed_.term()) ? lanes_in() * packed_.taps() : 0; }
+  std::size_t slope_size() const { return separable() ? lanes_in() : 0; }
+
+  OutputGradient gradient_of(int image) const {
+    return {at_.grad + image * floats_of(at_.state()), at_.state().channels, packed_.operation().first_out};
+  }
+
+  ImageView view(int image, const ThreadMemory& mine) const {
+    if (values_ == Values::kSum) {
+      return {at_.values(image) + packed_.operation().first_out, at_.state().channels, kBlock, false};
+    }
+    return packed_.products_of(mine.inputs[0], products_ + image * packed_.products());
+  }
+
+  void measure_image(int image, ThreadMemory& mine) const {
+    const std::size_t lanes = packed_.lanes_out();
+    if (values_ == Values::kRemainder) subtract_others(image, mine);
+    packed_.parts_of(at_.states, image, mine.inputs);
+    if (values_ == Values::kProducts) packed_.multiply(mine, products_ + image * packed_.products());
+    at_.set.gradient_moments(packed_.term(), gradient_of(image), view(image, mine), vectors_.centre,
+                             moments_ + 2 * image * lanes, moments_ + (2 * image + 1) * lanes);
+  }
+
+  void subtract_others(int image, ThreadMemory& mine) const {
+    const std::ptrdiff_t floats = floats_of(at_.state());
+    int terms = 0;
+    for (std::size_t i = 0; i < at_.packed.size(); ++i) {
+      if (i == index_) continue;
+      mine.terms[terms++] = term_of(at_.packed[i], at_.states, image, mine, at_.memory.operations[i]);
+    }
+    for (std::size_t r = 0; r < at_.residuals.size(); ++r) {
+      mine.residuals[r] = at_.states[at_.residuals[r]] + image * floats;
+    }
+    at_.set.remaining_result(
+        {static_cast<int>(packed_.pixels()), at_.state().channels, mine.terms.data(), terms, mine.residuals.data(),
+         static_cast<int>(at_.residuals.size()), products_ + image * packed_.products()},
+        at_.values(image));
+  }
+
+  // The gradients of gamma and beta, and the factors of dp, from
+  //   dp = scale * (g - sum(g) / n - normal * sum(g * normal) / n)
+  // where the normalised product `normal` is slope * (value - centre), plus what rounding took from the centre.
+  void combine() const {
+    const std::size_t lanes = packed_.lanes_out();
+    const double count = static_cast<double>(packed_.pixels()) * at_.cell.images;
+    std::fill(vectors_.by_gradient, vectors_.constant + lanes, 0.0f);
+    for (int c = 0; c < packed_.term().out_channels; ++c) {
+      double total = 0.0, by_distance = 0.0;
+      for (int image = 0; image < at_.cell.images; ++image) {
+        total += moments_[2 * image * lanes + c];
+        by_distance += moments_[(2 * image + 1) * lanes + c];
+      }
+      const double inverse = 1.0 / std::sqrt(variance_[c] + packed_.operation().epsilon);
+      const double gamma = packed_.operation().gamma[c], scale = gamma * inverse;
+      const bool products = values_ == Values::kProducts;
+      const double slope = products ? inverse : 1.0 / gamma;
+      const double rounding = products ? static_cast<double>(vectors_.centre[c]) - mean_[c] : 0.0;
+      const double by_normal = slope * (by_distance + total * rounding);
+      const double by_product = -scale * by_normal / count * slope;
+      out_.gamma[c] = static_cast<float>(by_normal);
+      out_.beta[c] = static_cast<float>(total);
+      vectors_.by_gradient[c] = static_cast<float>(scale);
+      vectors_.by_product[c] = static_cast<float>(by_product);
+      vectors_.constant[c] = static_cast<float>(by_product * rounding - scale * total / count);
+    }
+  }
+
+  void differentiate_image(int image, ThreadMemory& mine) const {
+    packed_.parts_of(at_.states, image, mine.inputs);
+    packed_.parts_of(at_.grad_states, image, mine.grad_inputs);
+    double* sums = mine.sums.data();
+    const CellGradient args = {mine.inputs.data(),
+                               gradient_of(image),
+                               view(image, mine),
+                               vectors_.centre,
+                               vectors_.by_gradient,
+                               vectors_.by_product,
+                               vectors_.constant,
+                               mine.grad_inputs.data(),
+                               accumulate_,
+                               sums,
+                               sums + depthwise_begin(),
+                               sums + depthwise_begin() + depthwise_size()};
+    at_.set.cell_gradient(packed_.term(), args, mine.scratch.reserve(0));
+  }
+
+  const SumContext& at_;
+  const Packed& packed_;
+  std::size_t index_;
+  Values values_;
+  bool accumulate_;
+  const double *mean_, *variance_;
+  const OperationGradient& out_;
+  Normalization vectors_;
+  float* products_ = nullptr;
+  double* moments_ = nullptr;
+};
+
+// About how large the values of each channel of each sum are, by its normalisations; infinite where that is unknown.
+std::vector<std::vector<double>> expected_sizes(const Cell& cell) {
+  std::vector<std::vector<double>> sizes;
+  for (std::size_t i = 0; i < cell.states.size(); ++i) {
+    const bool input = i < static_cast<std::size_t>(cell.inputs);
+    sizes.emplace_back(cell.states[i].channels, input ? std::numeric_limits<double>::infinity() : 0.0);
+  }
+  std::size_t next = 0;
+  for (int sum = 0; sum + cell.inputs < static_cast<int>(cell.states.size()); ++sum) {
+    std::vector<double>& size = sizes[cell.inputs + sum];
+    for (; next < cell.operations.size() && cell.operations[next].sum == sum; ++next) {
+      const CellOperation& operation = cell.operations[next];
+      for (int c = 0; c < operation.out_channels; ++c) {
+        size[operation.first_out + c] += std::abs(operation.gamma[c]) + std::abs(operation.beta[c]);
+      }
+    }
+    for (const int source : residuals_of(cell, sum)) {
+      for (std::size_t c = 0; c < size.size(); ++c) size[c] += sizes[source][c];
+    }
+  }
+  return sizes;
+}
+
+// Where the gradients of a sum's operations come from. An operation's result is as good as its products unless it is
+// small beside the sum, whose rounding it then shares: kLargest takes five of 24 bits. What this saves is computing the
+// most expensive operation of every sum again (the idea is that of in-place activated normalisation, arXiv 1712.02616).
+std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<Packed>& packed,
+                                  const std::vector<int>& residuals, const std::vector<double>& size) {
+  constexpr double kLargest = 32.0;
+  std::vector<Values> chosen(packed.size(), Values::kProducts);
+  bool all_whole = true;
+  for (const Packed& p : packed) {
+    all_whole = all_whole && p.term().out_channels == cell.states[cell.inputs + sum].channels;
+  }
+  const auto legible = [&](const Packed& p) {
+    if (p.term().kind != CellKind::kSeparable) return false;
+    for (int c = 0; c < p.term().out_channels; ++c) {
+      if (!(size[p.operation().first_out + c] < kLargest * std::abs(p.operation().gamma[c]))) return false;
+    }
+    return true;
+  };
+  const auto overlap = [](const CellOperation& a, const CellOperation& b) {
+    return a.first_out < b.first_out + b.out_channels && b.first_out < a.first_out + a.out_channels;
+  };
+  std::ptrdiff_t most = 0;
+  std::size_t remainder = packed.size();
+  for (std::size_t i = 0; i < packed.size(); ++i) {
+    if (!legible(packed[i])) continue;
+    bool alone = residuals.empty();
+    for (std::size_t j = 0; j < packed.size(); ++j) {
+      alone = alone && (i == j || !overlap(packed[i].operation(), packed[j].operation()));
+    }
+    if (alone) {
+      chosen[i] = Values::kSum;
+    } else if (all_whole && packed[i].multiplications() > most) {
+      most = packed[i].multiplications();
+      remainder = i;
+    }
+  }
+  if (remainder < packed.size()) chosen[remainder] = Values::kRemainder;
+  return chosen;
+}
+
+void add_to(const float* in, std::ptrdiff_t floats, bool accumulate, float* out) {
+  for (std::ptrdiff_t i = 0; i < floats; ++i) out[i] = accumulate ? out[i] + in[i] : in[i];
+}
+
+}  // namespace
+
+void cell_forward(const Cell& cell, int threads, const std::vector<float*>& states, double* mean, double* variance) {
+  // Before any task starts: it throws where the forced instruction set is unavailable, and tasks must not.
+  const KernelSet& set = kernels();
+  const Lease<TrainingMemory> memory;
+  const std::vector<const float*> readable(states.begin(), states.end());
+  const int used = std::min(threads, cell.images);
+  std::size_t first = 0;
+  for (int sum = 0; sum < static_cast<int>(cell.states.size()) - cell.inputs; ++sum) {
+    const std::size_t end = operations_end(cell, sum, first);
+    const std::vector<Packed> packed = pack(cell, first, end, set, *memory);
+    sum_forward(cell, sum, set, packed, used, readable, states[cell.inputs + sum], mean, variance, *memory);
+    for (const Packed& p : packed) {
+      mean += p.term().out_channels;
+      variance += p.term().out_channels;
+    }
+    first = end;
+  }
+}
+
+void cell_backward(const Cell& cell, int threads, const std::vector<const float*>& states, const double* mean,
+                   const double* variance, const std::vector<const float*>& grad_sums,
+                   const std::vector<float*>& grad_inputs, const std::vector<OperationGradient>& gradients) {
+  const KernelSet& set = kernels();
+  const Lease<TrainingMemory> memory;
+  const int used = std::min(threads, cell.images);
+  const int sums = static_cast<int>(cell.states.size()) - cell.inputs;
+  std::vector<float*> grad_states = grad_inputs;
+  if (memory->grad_sums.size() < static_cast<std::size_t>(sums)) memory->grad_sums.resize(sums);
+  for (int sum = 0; sum < sums; ++sum) {
+    grad_states.push_back(memory->grad_sums[sum].reserve(floats_of(cell.states[cell.inputs + sum]) * cell.images));
+  }
+  const std::vector<std::vector<double>> sizes = expected_sizes(cell);
+  std::vector<bool> written(cell.states.size(), false);
+  std::vector<std::ptrdiff_t> moments(cell.operations.size() + 1, 0);
+  for (std::size_t i = 0; i < cell.operations.size(); ++i) {
+    moments[i + 1] = moments[i] + cell.operations[i].out_channels;
+  }
+
+  std::size_t end = cell.operations.size();
+  for (int sum = sums - 1; sum >= 0; --sum) {
+    std::size_t first = end;
+    while (first > 0 && cell.operations[first - 1].sum == sum) --first;
+    const std::size_t state = cell.inputs + sum;
+    const std::ptrdiff_t floats = floats_of(cell.states[state]) * cell.images;
+    // What the rest of the cell makes of this state and what follows the cell.
+    const float* grad = grad_sums[sum];
+    if (written[state] && grad != nullptr) add_to(grad, floats, true, grad_states[state]);
+    if (written[state]) grad = grad_states[state];
+    if (grad == nullptr) {
+      std::fill(grad_states[state], grad_states[state] + floats, 0.0f);
+      grad = grad_states[state];
+    }
+    const std::vector<int> residuals = residuals_of(cell, sum);
+    for (const int source : residuals) {
+      add_to(grad, floats, written[source], grad_states[source]);
+      written[source] = true;
+    }
+    const std::vector<Packed> packed = pack(cell, first, end, set, *memory);
+    prepare_threads(packed, residuals.size(), used, *memory);
+    const SumContext context = {cell, sum, set, used, packed, residuals, states, grad_states, grad, *memory};
+    const std::vector<Values> values = choose_values(cell, sum, packed, residuals, sizes[state]);
+    const auto differentiate = [&](std::size_t i) {
+      const CellOperation& operation = cell.operations[first + i];
+      bool accumulate = false;
+      for (int p = 0; p < operation.parts; ++p) accumulate = accumulate || written[operation.first_state + p];
+      for (int p = 0; p < operation.parts && accumulate; ++p) {
+        const int part = operation.first_state + p;
+        if (!written[part]) {
+          std::fill(grad_states[part], grad_states[part] + floats_of(cell.states[part]) * cell.images, 0.0f);
+        }
+      }
+      OperationBackward(context, i, values[i], accumulate, mean + moments[first + i], variance + moments[first + i],
+                        gradients[first + i])
+          .run();
+      for (int p = 0; p < operation.parts; ++p) written[operation.first_state + p] = true;
+    };
+    // A remainder needs the products of the others.
+    for (std::size_t i = 0; i < packed.size(); ++i) {
+      if (values[i] != Values::kRemainder) differentiate(i);
+    }
+    for (std::size_t i = 0; i < packed.size(); ++i) {
+      if (values[i] == Values::kRemainder) differentiate(i);
+    }
+    end = first;
+  }
+}
+
+}  // namespace pnf
