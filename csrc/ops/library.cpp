@@ -1,6 +1,7 @@
 // Every operator schema of the project, and nothing else.
 #include <torch/csrc/stable/library.h>
 
+#include "ops/cell.h"
 #include "ops/margin_cross_entropy.h"
 #include "ops/run_plan.h"
 
@@ -10,10 +11,16 @@ STABLE_TORCH_LIBRARY(pocketnet_fast, m) {
   m.def(
       "margin_cross_entropy_backward(Tensor embedding, Tensor kernel, Tensor label, float scale, Tensor others, "
       "Tensor grad_others, Tensor grad_cosine) -> (Tensor, Tensor)");
+  m.def("cell(Tensor[] inputs, Tensor[] parameters, int[] structure, float[] epsilon) -> (Tensor[], Tensor, Tensor)");
+  m.def(
+      "cell_backward(Tensor[] grads, Tensor[] states, Tensor[] parameters, Tensor mean, Tensor variance, "
+      "int[] structure, float[] epsilon) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pocketnet_fast, CPU, m) {
   m.impl("run_plan", TORCH_BOX(&pnf::ops::run_plan));
   m.impl("margin_cross_entropy", TORCH_BOX(&pnf::ops::margin_cross_entropy));
   m.impl("margin_cross_entropy_backward", TORCH_BOX(&pnf::ops::margin_cross_entropy_backward));
+  m.impl("cell", TORCH_BOX(&pnf::ops::cell));
+  m.impl("cell_backward", TORCH_BOX(&pnf::ops::cell_backward));
 }

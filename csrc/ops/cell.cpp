@@ -1,0 +1,294 @@
+#include "ops/cell.h"
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+#include <optional>
+#include <string>
+
+#include "plan/cell.h"
+
+namespace pnf::ops {
+namespace {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Tensors = std::vector<Tensor>;
+
+constexpr const char* kName = "cell: ";
+constexpr std::size_t kWords = 8;      // of an operation in `structure`
+constexpr std::int64_t kResidual = 4;  // the kind after those of CellKind
+constexpr std::int64_t kLargest = 1 << 16;
+
+std::string shape_of(const Tensor& t) {
+  std::string text = "[";
+  for (std::int64_t i = 0; i < t.dim(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(t.size(i));
+  return text + "]";
+}
+
+void check_float(const Tensor& t, const char* what) {
+  STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == ScalarType::Float, kName, what, " must be float32 on the CPU");
+}
+
+void check_sizes(const Tensor& t, std::initializer_list<std::int64_t> sizes, const char* what) {
+  check_float(t, what);
+  bool equal = t.dim() == static_cast<std::int64_t>(sizes.size());
+  std::int64_t i = 0;
+  std::string expected;
+  for (const std::int64_t size : sizes) {
+    equal = equal && t.size(i++) == size;
+    expected += (expected.empty() ? "" : ", ") + std::to_string(size);
+  }
+  STD_TORCH_CHECK(equal, kName, what, " must have the shape [", expected, "], got ", shape_of(t));
+}
+
+int checked(std::int64_t value, std::int64_t low, std::int64_t high, const char* what) {
+  STD_TORCH_CHECK(value >= low && value <= high, kName, what, " is ", value, "; it must lie in ", low, "..", high);
+  return static_cast<int>(value);
+}
+
+// A cell and the tensors that its pointers lie in.
+class Operands {
+ public:
+  Operands(const Tensors& inputs, const Tensors& parameters, const std::vector<std::int64_t>& structure,
+           const std::vector<double>& epsilon)
+      : parameters_(parameters), epsilon_(epsilon) {
+    STD_TORCH_CHECK(!inputs.empty(), kName, "there is no input");
+    STD_TORCH_CHECK(!structure.empty() && structure.size() % kWords == 0, kName,
+                    "structure must hold eight numbers an operation, got ", structure.size());
+    cell_.inputs = static_cast<int>(inputs.size());
+    for (const Tensor& input : inputs) {
+      check_float(input, "an input");
+      STD_TORCH_CHECK(input.dim() == 4 && input.size(0) == inputs[0].size(0), kName,
+                      "inputs must be N, C, H, W with one N, got ", shape_of(input));
+      cell_.states.push_back({checked(input.size(1), 1, kLargest, "the number of an input's channels"),
+                              checked(input.size(2), 1, kLargest, "an input's height"),
+                              checked(input.size(3), 1, kLargest, "an input's width")});
+    }
+    cell_.images = checked(inputs[0].size(0), 0, 1 << 20, "the number of images");
+    read_.assign(inputs.size(), false);  // a sum that nothing reads is a result of the cell
+    for (std::size_t i = 0; i < structure.size(); i += kWords) add(structure.data() + i);
+    for (const CellResidual& residual : cell_.residuals) {
+      STD_TORCH_CHECK(cell_.states[residual.state].channels == cell_.states[cell_.inputs + residual.sum].channels,
+                      kName, "a residual must have the channels of its sum");
+    }
+    for (const bool read : read_) STD_TORCH_CHECK(read, kName, "no operation reads one of the inputs");
+    STD_TORCH_CHECK(next_parameter_ == parameters.size(), kName, "there are ", parameters.size(),
+                    " parameters; the operations have ", next_parameter_);
+    STD_TORCH_CHECK(cell_.operations.size() == epsilon.size(), kName, "there are ", epsilon.size(),
+                    " values of epsilon; the normalised operations are ", cell_.operations.size());
+  }
+
+  const Cell& cell() const { return cell_; }
+  std::size_t sums() const { return cell_.states.size() - cell_.inputs; }
+
+  std::int64_t channels() const {
+    std::int64_t channels = 0;
+    for (const CellOperation& operation : cell_.operations) channels += operation.out_channels;
+    return channels;
+  }
+
+  std::vector<std::int64_t> sizes(std::size_t state) const {
+    const CellState& s = cell_.states[state];
+    return {cell_.images, s.channels, s.height, s.width};
+  }
+
+  const float* hold(const Tensor& t, MemoryFormat format = MemoryFormat::Contiguous) {
+    held_.push_back(torch::stable::contiguous(t, format));
+    return static_cast<const float*>(held_.back().const_data_ptr());
+  }
+
+ private:
+  // words: sum, kind, first state, parts, kernel, stride, offset, first output channel
+  void add(const std::int64_t* words) {
+    const std::int64_t sums = static_cast<std::int64_t>(cell_.states.size()) - cell_.inputs;
+    const int sum = checked(words[0], std::max<std::int64_t>(sums - 1, 0), sums, "an operation's sum");
+    const std::int64_t before = cell_.inputs + sum;
+    CellOperation operation = {};
+    operation.sum = sum;
+    operation.first_state = checked(words[2], 0, before - 1, "an operation's first state");
+    operation.parts = checked(words[3], 1, before - words[2], "an operation's number of states");
+    const CellState source = cell_.states[operation.first_state];
+    for (int p = 0; p < operation.parts; ++p) {
+      const CellState& part = cell_.states[operation.first_state + p];
+      STD_TORCH_CHECK(part.channels == source.channels && part.height == source.height && part.width == source.width,
+                      kName, "the states that an operation reads must have one shape");
+      if (operation.first_state + p < cell_.inputs) read_[operation.first_state + p] = true;
+    }
+    const std::int64_t channels = std::int64_t{operation.parts} * source.channels;
+    checked(channels, 1, kLargest, "the number of an operation's input channels");
+    const std::int64_t kind = checked(words[1], 0, kResidual, "an operation's kind");
+    if (kind == kResidual) {
+      STD_TORCH_CHECK(operation.parts == 1 && words[4] == 1 && words[5] == 1 && words[6] == 0 && words[7] == 0, kName,
+                      "a residual reads one state as it is");
+      reach(sum, {source.channels, source.height, source.width});
+      cell_.residuals.push_back({sum, operation.first_state});
+      return;
+    }
+    operation.kind = static_cast<CellKind>(kind);
+    const bool separable = operation.kind == CellKind::kSeparable;
+    operation.stride = checked(words[5], 1, operation.kind == CellKind::kNormalize ? 1 : 2, "an operation's stride");
+    const std::int64_t only = operation.kind == CellKind::kNormalize ? 1 : 3;
+    operation.kernel = checked(words[4], separable ? 1 : only, separable ? 7 : only, "an operation's kernel size");
+    STD_TORCH_CHECK(operation.kernel % 2 == 1, kName, "an operation's kernel size must be odd");
+    operation.offset =
+        checked(words[6], 0, separable && operation.kernel == 1 ? operation.stride - 1 : 0, "an operation's offset");
+    STD_TORCH_CHECK(operation.offset == 0 || (source.height % 2 == 0 && source.width % 2 == 0), kName,
+                    "an operation with an offset needs an even height and width, got ", source.height, " x ",
+                    source.width);
+    operation.first_out = checked(words[7], 0, kLargest, "an operation's first output channel");
+    operation.epsilon = cell_.operations.size() < epsilon_.size() ? epsilon_[cell_.operations.size()] : 1.0;
+    STD_TORCH_CHECK(std::isfinite(operation.epsilon) && operation.epsilon > 0.0, kName,
+                    "epsilon must be positive and finite");
+    std::int64_t out = channels;
+    if (separable) {
+      const Tensor& slope = parameter();
+      const Tensor& depthwise = parameter();
+      const Tensor& pointwise = parameter();
+      STD_TORCH_CHECK(pointwise.dim() == 4, kName, "pointwise must be channels_out, channels_in, 1, 1, got ",
+                      shape_of(pointwise));
+      out = checked(pointwise.size(0), 1, kLargest, "the number of an operation's output channels");
+      check_sizes(slope, {channels}, "slope");
+      check_sizes(depthwise, {channels, 1, operation.kernel, operation.kernel}, "depthwise");
+      check_sizes(pointwise, {out, channels, 1, 1}, "pointwise");
+      operation.slope = hold(slope);
+      operation.depthwise = hold(depthwise);
+      operation.pointwise = hold(pointwise);
+    }
+    const Tensor& gamma = parameter();
+    const Tensor& beta = parameter();
+    check_sizes(gamma, {out}, "gamma");
+    check_sizes(beta, {out}, "beta");
+    operation.gamma = hold(gamma);
+    operation.beta = hold(beta);
+    operation.out_channels = static_cast<int>(out);
+    reach(sum, {checked(operation.first_out + out, 1, kLargest, "the number of a sum's channels"),
+                (source.height + operation.stride - 1) / operation.stride,
+                (source.width + operation.stride - 1) / operation.stride});
+    cell_.operations.push_back(operation);
+  }
+
+  // Makes the sum, or lets it grow in channels.
+  void reach(int sum, const CellState& result) {
+    const std::size_t index = cell_.inputs + sum;
+    if (index == cell_.states.size()) {
+      cell_.states.push_back(result);
+      return;
+    }
+    CellState& state = cell_.states[index];
+    STD_TORCH_CHECK(state.height == result.height && state.width == result.width, kName, "the operations of sum ", sum,
+                    " give ", state.height, " x ", state.width, " and ", result.height, " x ", result.width, " pixels");
+    state.channels = std::max(state.channels, result.channels);
+  }
+
+  const Tensor& parameter() {
+    STD_TORCH_CHECK(next_parameter_ < parameters_.size(), kName, "there are ", parameters_.size(),
+                    " parameters; the operations have more");
+    return parameters_[next_parameter_++];
+  }
+
+  const Tensors& parameters_;
+  const std::vector<double>& epsilon_;
+  std::size_t next_parameter_ = 0;
+  std::vector<bool> read_;
+  Tensors held_;
+  Cell cell_;
+};
+
+int threads() { return static_cast<int>(torch::stable::get_num_threads()); }
+
+float* floats(const Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
+
+Tensor empty_floats(const std::vector<std::int64_t>& sizes, std::optional<MemoryFormat> format = std::nullopt) {
+  return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt, format);
+}
+
+std::vector<std::int64_t> sizes_of(const Tensor& t) {
+  std::vector<std::int64_t> sizes;
+  for (std::int64_t i = 0; i < t.dim(); ++i) sizes.push_back(t.size(i));
+  return sizes;
+}
+
+const double* moments(const Tensor& t, std::int64_t channels) {
+  STD_TORCH_CHECK(
+      t.is_cpu() && t.scalar_type() == ScalarType::Double && t.dim() == 1 && t.size(0) == channels && t.is_contiguous(),
+      kName, "mean and variance must be contiguous float64 of ", channels, " on the CPU");
+  return static_cast<const double*>(t.const_data_ptr());
+}
+
+}  // namespace
+
+std::tuple<Tensors, Tensor, Tensor> cell(Tensors inputs, Tensors parameters, std::vector<std::int64_t> structure,
+                                         std::vector<double> epsilon) {
+  Operands given(inputs, parameters, structure, epsilon);
+  std::vector<float*> states;
+  // The inputs are read only; the one list of states is for what cell_forward writes as well.
+  for (const Tensor& input : inputs)
+    states.push_back(const_cast<float*>(given.hold(input, MemoryFormat::ChannelsLast)));
+  Tensors sums;
+  for (std::size_t i = 0; i < given.sums(); ++i) {
+    sums.push_back(empty_floats(given.sizes(inputs.size() + i), MemoryFormat::ChannelsLast));
+    states.push_back(floats(sums.back()));
+  }
+  Tensor mean = torch::stable::empty({given.channels()}, ScalarType::Double);
+  Tensor variance = torch::stable::empty({given.channels()}, ScalarType::Double);
+  if (given.cell().images == 0) return {sums, torch::stable::zero_(mean), torch::stable::zero_(variance)};
+  cell_forward(given.cell(), threads(), states, static_cast<double*>(mean.mutable_data_ptr()),
+               static_cast<double*>(variance.mutable_data_ptr()));
+  return {sums, mean, variance};
+}
+
+Tensors cell_backward(Tensors grads, Tensors states, Tensors parameters, Tensor mean, Tensor variance,
+                      std::vector<std::int64_t> structure, std::vector<double> epsilon) {
+  STD_TORCH_CHECK(states.size() > grads.size(), kName, "states must be the inputs and the sums");
+  const Tensors inputs(states.begin(), states.end() - static_cast<std::ptrdiff_t>(grads.size()));
+  Operands given(inputs, parameters, structure, epsilon);
+  STD_TORCH_CHECK(given.sums() == grads.size(), kName, "there are ", grads.size(), " gradients for ", given.sums(),
+                  " sums");
+  std::vector<const float*> data, grad_sums;
+  for (std::size_t i = 0; i < states.size(); ++i) {
+    check_float(states[i], "a state");
+    STD_TORCH_CHECK(sizes_of(states[i]) == given.sizes(i), kName, "state ", i, " has the shape ", shape_of(states[i]));
+    data.push_back(given.hold(states[i], MemoryFormat::ChannelsLast));
+    if (i < inputs.size()) continue;
+    const Tensor& grad = grads[i - inputs.size()];
+    check_float(grad, "a gradient");
+    const bool zero = grad.dim() == 1 && grad.numel() == 0;
+    STD_TORCH_CHECK(zero || sizes_of(grad) == given.sizes(i), kName, "the gradient of sum ", i - inputs.size(),
+                    " has the shape ", shape_of(grad));
+    grad_sums.push_back(zero ? nullptr : given.hold(grad, MemoryFormat::ChannelsLast));
+  }
+  Tensors results;
+  std::vector<float*> grad_inputs;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    results.push_back(empty_floats(given.sizes(i), MemoryFormat::ChannelsLast));
+    grad_inputs.push_back(floats(results.back()));
+  }
+  for (const Tensor& parameter : parameters) results.push_back(empty_floats(sizes_of(parameter)));
+  if (given.cell().images == 0) {
+    for (Tensor& result : results) torch::stable::zero_(result);
+    return results;
+  }
+  std::vector<OperationGradient> gradients;
+  std::size_t next = inputs.size();
+  for (const CellOperation& operation : given.cell().operations) {
+    OperationGradient gradient = {};
+    if (operation.kind == CellKind::kSeparable) {
+      gradient.slope = floats(results[next++]);
+      gradient.depthwise = floats(results[next++]);
+      gradient.pointwise = floats(results[next++]);
+    }
+    gradient.gamma = floats(results[next++]);
+    gradient.beta = floats(results[next++]);
+    gradients.push_back(gradient);
+  }
+  cell_backward(given.cell(), threads(), data, moments(mean, given.channels()), moments(variance, given.channels()),
+                grad_sums, grad_inputs, gradients);
+  return results;
+}
+
+}  // namespace pnf::ops

@@ -1,0 +1,438 @@
+"""The operator that trains a cell, against its reference in float64, and its answers to bad input."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pocketnet_fast.ops.cell import Kind, Operation
+from pocketnet_fast.ops.cell.cpu import cell
+from pocketnet_fast.ops.cell.reference import cell_reference
+from pocketnet_fast.ops.cell.structure import decode, encode
+from pocketnet_fast.ops.native import available_isas, force_isa
+
+SEPARABLE, RESIDUAL = Kind.SEPARABLE, Kind.RESIDUAL
+
+# Of a result's norm. Sums of up to some thousand products, normalised; eager float32 is as far off.
+TOLERANCE = 5e-6
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A cell with weights and inputs, and the gradients of its sums (None: nothing depends on it)."""
+
+    inputs: list[Tensor]
+    parameters: list[Tensor]
+    operations: Sequence[Operation]
+    gradients: list[Tensor | None]
+
+
+def problem(
+    operations: Sequence[Operation],
+    shapes: Sequence[tuple[int, int, int]],
+    widths: Sequence[int],
+    *,
+    images: int = 3,
+    seed: int = 0,
+    unused: Sequence[int] = (),
+) -> Problem:
+    """Draw a cell with ``widths`` output channels per operation; the sums ``unused`` have no gradient."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    inputs = [normal(images, *shape) for shape in shapes]
+    channels = [shape[0] for shape in shapes]
+    parameters = []
+    for operation, width in zip(operations, widths, strict=True):
+        read = channels[operation.first_state] * operation.parts
+        if operation.kind is SEPARABLE:
+            kernel = operation.kernel
+            parameters += [normal(read) * 0.4, normal(read, 1, kernel, kernel), normal(width, read, 1, 1)]
+        if operation.kind is not RESIDUAL:
+            parameters += [1.0 + 0.3 * normal(width), normal(width)]
+        if len(channels) == len(shapes) + operation.sum:
+            channels.append(0)
+        channels[-1] = max(channels[-1], operation.first_out + width)
+    sums, _, _ = cell_reference(inputs, parameters, operations)
+    gradients = [None if i in unused else normal(*s.shape) for i, s in enumerate(sums)]
+    return Problem(inputs, parameters, operations, gradients)
+
+
+def evaluate(given: Problem, function: object = cell, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Sums, moments, and the gradients of inputs and parameters."""
+    inputs = [x.to(dtype).detach().requires_grad_() for x in given.inputs]
+    parameters = [p.to(dtype).detach().requires_grad_() for p in given.parameters]
+    sums, mean, variance = function(inputs, parameters, given.operations)  # type: ignore[operator]
+    chosen = [(s, g.to(dtype)) for s, g in zip(sums, given.gradients, strict=True) if g is not None]
+    torch.autograd.backward([s for s, _ in chosen], [g for _, g in chosen])
+    gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in inputs + parameters]
+    return [s.detach() for s in sums] + [mean.detach(), variance.detach()] + gradients
+
+
+def distance(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected).norm() / (expected.norm() + 1e-300))
+
+
+def assert_agrees(given: Problem, tolerance: float = TOLERANCE) -> None:
+    found = evaluate(given)
+    expected = evaluate(given, cell_reference, torch.float64)
+    eager = evaluate(given, cell_reference)
+    for ours, theirs, true in zip(found, eager, expected, strict=True):
+        assert ours.shape == true.shape
+        # A gradient that vanishes, as that of one weight in front of a normalisation, is all rounding.
+        assert distance(ours, true) < max(tolerance, 10.0 * distance(theirs, true))
+
+
+NODE = [Operation(0, SEPARABLE, 0, kernel=3), Operation(0, SEPARABLE, 1)]
+CELLS = {
+    "node": problem(NODE, [(16, 14, 14)] * 2, [16, 16]),
+    "preprocessing": problem([Operation(0, SEPARABLE, 0, parts=4)], [(16, 9, 11)] * 4, [16]),
+    "narrow": problem([Operation(0, SEPARABLE, 0, parts=3)], [(5, 9, 11)] * 3, [3]),
+    "wide": problem([Operation(0, SEPARABLE, 0, kernel=5)], [(70, 6, 7)], [83]),
+    "reduce": problem(
+        [Operation(0, SEPARABLE, 0, 2, 1, 2, 0, 0), Operation(0, SEPARABLE, 0, 2, 1, 2, 1, 7)],
+        [(24, 8, 10)] * 2,
+        [7, 9],
+    ),
+    "reduce_within_a_block": problem(
+        [Operation(0, SEPARABLE, 0, 1, 1, 2, 0, 0), Operation(0, SEPARABLE, 0, 1, 1, 2, 1, 8)],
+        [(16, 8, 6)],
+        [8, 8],
+    ),
+    "chain": problem(
+        [
+            Operation(0, SEPARABLE, 0, kernel=3),
+            Operation(0, SEPARABLE, 1),
+            Operation(1, SEPARABLE, 2, kernel=5),
+            Operation(1, RESIDUAL, 2),
+            Operation(2, SEPARABLE, 3, kernel=7),
+            Operation(2, RESIDUAL, 0),
+        ],
+        [(18, 15, 13)] * 2,
+        [18] * 6,
+        unused=[0],
+    ),
+    "pools": problem(
+        [
+            Operation(0, Kind.MAX_POOL, 0, kernel=3),
+            Operation(0, Kind.AVG_POOL, 1, kernel=3),
+            Operation(1, Kind.MAX_POOL, 2, kernel=3, stride=2),
+            Operation(1, Kind.AVG_POOL, 0, kernel=3, stride=2),
+            Operation(1, SEPARABLE, 1, kernel=3, stride=2),
+        ],
+        [(21, 9, 12)] * 2,
+        [21] * 5,
+    ),
+    "normalize": problem([Operation(0, Kind.NORMALIZE, 0)], [(37, 8, 5)], [37]),
+    "residuals": problem(
+        [Operation(0, SEPARABLE, 0), Operation(1, RESIDUAL, 0), Operation(1, RESIDUAL, 1)],
+        [(16, 5, 6)],
+        [16] * 3,
+    ),
+    "a_part_that_another_operation_reads": problem(
+        [Operation(0, SEPARABLE, 1, kernel=3), Operation(1, SEPARABLE, 0, parts=3)],
+        [(16, 6, 6)] * 2,
+        [16, 20],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells(isa: str, name: str) -> None:
+    assert_agrees(CELLS[name])
+
+
+@pytest.mark.parametrize("size", [(1, 9), (2, 3), (7, 7), (13, 30)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_windows(isa: str, kernel: int, stride: int, size: tuple[int, int]) -> None:
+    height, width = size
+    operations = [Operation(0, SEPARABLE, 0, kernel=kernel, stride=stride)]
+    # A large difference is as much a failure as a tap that is missing: few values may be normalised.
+    assert_agrees(problem(operations, [(9, height, width)], [17], images=8, seed=kernel), tolerance=5e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 15, 16, 17, 31, 32, 33, 48, 64])
+def test_channels(isa: str, channels: int) -> None:
+    operations = [Operation(0, SEPARABLE, 0, kernel=3), Operation(0, SEPARABLE, 1, kernel=5)]
+    assert_agrees(problem(operations, [(channels, 7, 9)] * 2, [33, 33], seed=channels))
+    assert_agrees(problem(operations, [(20, 7, 9)] * 2, [channels, channels], seed=channels))
+
+
+@st.composite
+def cells(draw: st.DrawFn) -> Problem:
+    """Cells of the search space: two inputs, some nodes of two edges, any operation, any size."""
+    channels = draw(st.sampled_from([3, 8, 16, 20]))
+    height, width = draw(st.integers(3, 12)), draw(st.integers(3, 12))
+    operations = []
+    for node in range(draw(st.integers(1, 4))):
+        for _ in range(draw(st.integers(1, 3))):
+            kind = draw(st.sampled_from(list(Kind)))
+            source = draw(st.integers(0, node + 1))
+            kernel = {SEPARABLE: draw(st.sampled_from([1, 3, 5, 7])), Kind.MAX_POOL: 3, Kind.AVG_POOL: 3}
+            operations.append(Operation(node, kind, source, kernel=kernel.get(kind, 1)))
+    read = {o.first_state for o in operations}
+    last = operations[-1].sum
+    operations += [Operation(last, SEPARABLE, i) for i in range(2) if i not in read]
+    shape = (channels, height, width)
+    return problem(
+        operations,
+        [shape, shape],
+        [channels] * len(operations),
+        images=draw(st.integers(1, 5)),
+        seed=draw(st.integers(0, 1000)),
+        unused=draw(st.sets(st.integers(0, last - 1), max_size=last)) if last else (),  # type: ignore[arg-type]
+    )
+
+
+@settings(deadline=None, max_examples=80)
+@given(given_cell=cells(), threads=st.integers(1, 4), isa=st.sampled_from(available_isas()))
+def test_random_cells(given_cell: Problem, threads: int, isa: str) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    force_isa(isa)
+    try:
+        # Normalising a handful of values, again and again, magnifies the rounding of float32.
+        assert_agrees(given_cell, tolerance=1e-4)
+    finally:
+        torch.set_num_threads(before)
+        force_isa("")
+
+
+def test_as_good_as_eager_at_the_networks_size(isa: str) -> None:
+    """Per result, at the size of the first cells and a batch of 8; the reference is judged alike."""
+    given_cell = problem(NODE, [(16, 56, 56)] * 2, [16, 16], images=8)
+    found = evaluate(given_cell)
+    eager = evaluate(given_cell, cell_reference)
+    expected = evaluate(given_cell, cell_reference, torch.float64)
+    for ours, theirs, true in zip(found, eager, expected, strict=True):
+        assert distance(ours, true) <= max(2.0 * distance(theirs, true), 3e-7)
+
+
+def test_gamma_beside_a_large_sum(isa: str) -> None:
+    """Where a normalisation's weight is zero or small beside its bias, nothing is read from the sum."""
+    for gamma, beta in ((1e-6, 1.0), (0.0, 0.5), (0.0, 0.0), (-2.0, 1.0), (0.05, 3.0)):
+        given_cell = problem([Operation(0, SEPARABLE, 0, kernel=3)], [(16, 9, 9)], [16])
+        given_cell.parameters[3][::3] = gamma
+        given_cell.parameters[4][::3] = beta
+        assert_agrees(given_cell)
+
+
+def test_mean_far_from_zero(isa: str) -> None:
+    """Moments do not cancel: a spread of 1 about 1000, in float32."""
+    given_cell = problem([Operation(0, Kind.NORMALIZE, 0)], [(20, 20, 20)], [20])
+    given_cell.inputs[0].add_(1000.0)
+    _, mean, variance = cell(given_cell.inputs, given_cell.parameters, given_cell.operations)
+    expected = cell_reference(
+        [x.double() for x in given_cell.inputs], given_cell.parameters, given_cell.operations
+    )
+    assert distance(variance, expected[2]) < 1e-6
+    assert distance(mean, expected[1]) < 1e-9
+
+
+def test_zeros_and_ties(isa: str) -> None:
+    """PReLU's derivative at zero and a maximum's first pixel are torch's."""
+    operations = [
+        Operation(0, SEPARABLE, 0, kernel=3),
+        Operation(0, SEPARABLE, 0),
+        Operation(1, Kind.MAX_POOL, 0, kernel=3),
+    ]
+    given_cell = problem(operations, [(17, 8, 8)], [17, 17, 17])
+    given_cell.inputs[0].round_()
+    assert (given_cell.inputs[0] == 0).any()
+    assert_agrees(given_cell)
+
+
+def test_empty_batch() -> None:
+    given_cell = problem(NODE, [(16, 4, 4)] * 2, [16, 16], images=2)
+    inputs = [x[:0].requires_grad_() for x in given_cell.inputs]
+    parameters = [p.requires_grad_() for p in given_cell.parameters]
+    (out,), mean, variance = cell(inputs, parameters, given_cell.operations)
+    assert out.shape == (0, 16, 4, 4)
+    assert not mean.any()
+    assert not variance.any()
+    out.sum().backward()
+    assert all(x.grad is not None and x.grad.shape == x.shape for x in inputs)
+    assert all(p.grad is not None and not p.grad.any() for p in parameters)
+
+
+def test_strides(isa: str) -> None:
+    given_cell = CELLS["node"]
+    expected = evaluate(given_cell)
+    wide = torch.full((3, 32, 14, 28), math.nan)
+    wide[:, ::2, :, ::2] = given_cell.inputs[0]
+    other = given_cell.inputs[1].contiguous(memory_format=torch.channels_last)
+    strided = replace(
+        given_cell,
+        inputs=[wide[:, ::2, :, ::2], other],
+        gradients=[
+            g.transpose(2, 3).contiguous().transpose(2, 3) for g in given_cell.gradients if g is not None
+        ],
+        parameters=[p.repeat_interleave(2, 0)[::2] for p in given_cell.parameters],
+    )
+    assert not strided.inputs[0].is_contiguous()
+    for actual, true in zip(evaluate(strided), expected, strict=True):
+        assert torch.equal(actual, true)
+
+
+def test_results_are_channels_last() -> None:
+    given_cell = CELLS["node"]
+    inputs = [x.clone().requires_grad_() for x in given_cell.inputs]
+    (out,), _, _ = cell(inputs, given_cell.parameters, given_cell.operations)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["chain", "reduce", "pools"])
+def test_threads(isa: str, name: str) -> None:
+    """The forward pass gives the same bits on any number of threads, the backward pass on an equal number."""
+    before = torch.get_num_threads()
+    given_cell = CELLS[name]
+    states = len(given_cell.gradients) + 2
+    try:
+        torch.set_num_threads(1)
+        alone = evaluate(given_cell)
+        for threads in (2, 3, 7):
+            torch.set_num_threads(threads)
+            first, again = evaluate(given_cell), evaluate(given_cell)
+            assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(first[:states], alone[:states], strict=True))
+            assert_agrees(given_cell)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_isas_differ_in_rounding_only() -> None:
+    results = []
+    for isa in available_isas():
+        force_isa(isa)
+        results.append(evaluate(CELLS["chain"]))
+    force_isa("")
+    for other in results[1:]:
+        assert all(distance(a, b.double()) < TOLERANCE for a, b in zip(other, results[0], strict=True))
+
+
+def test_a_nan_reaches_the_whole_batch_and_no_other_channel(isa: str) -> None:
+    """As batch statistics have it; unused memory never shows."""
+    given_cell = problem([Operation(0, Kind.AVG_POOL, 0, kernel=3)], [(18, 6, 6)], [18])
+    given_cell.inputs[0][1, 4, 2, 2] = math.nan
+    found = evaluate(given_cell)
+    out, by_input = found[0], found[3]
+    assert out[:, 4].isnan().all()
+    assert by_input[:, 4].isnan().all()
+    others = [c for c in range(18) if c != 4]
+    assert torch.isfinite(out[:, others]).all()
+    assert torch.isfinite(by_input[:, others]).all()
+
+
+def test_opcheck() -> None:
+    for name in ("chain", "reduce", "pools"):
+        given_cell = CELLS[name]
+        structure, epsilon = encode(given_cell.operations)
+        inputs = [x.clone().requires_grad_() for x in given_cell.inputs]
+        parameters = [p.clone().requires_grad_() for p in given_cell.parameters]
+        torch.library.opcheck(
+            torch.ops.pocketnet_fast.cell.default,
+            (inputs, parameters, structure, epsilon),
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        )
+
+
+def test_structure_is_read_back() -> None:
+    operations = CELLS["pools"].operations
+    assert decode(encode(operations)[0]) == list(operations)
+
+
+def test_second_derivative_is_refused() -> None:
+    given_cell = CELLS["node"]
+    inputs = [x.clone().requires_grad_() for x in given_cell.inputs]
+    (out,), _, _ = cell(inputs, given_cell.parameters, given_cell.operations)
+    (gradient,) = torch.autograd.grad(out.square().sum(), inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="cannot be differentiated twice; set fused=False"):
+        gradient.sum().backward()
+
+
+def test_gradcheck_of_the_reference() -> None:
+    given_cell = problem(
+        [
+            Operation(0, SEPARABLE, 0, kernel=3),
+            Operation(1, Kind.AVG_POOL, 2, kernel=3),
+            Operation(1, SEPARABLE, 1),
+        ],
+        [(2, 3, 3)] * 2,
+        [2, 2, 2],
+        images=2,
+    )
+    inputs = [x.double().requires_grad_() for x in given_cell.inputs]
+    parameters = [p.double().requires_grad_() for p in given_cell.parameters]
+
+    def sums(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(cell_reference(tensors[:2], tensors[2:], given_cell.operations)[0])
+
+    assert torch.autograd.gradcheck(sums, (*inputs, *parameters))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kernel": 4}, "kernel size must be odd"),
+        ({"kernel": 9}, "kernel size is 9; it must lie in 1..7"),
+        ({"stride": 3}, "stride is 3; it must lie in 1..2"),
+        ({"offset": 1}, "offset is 1; it must lie in 0..0"),
+        ({"first_state": 5}, "first state is 5; it must lie in 0..1"),
+        ({"parts": 3}, "number of states is 3; it must lie in 1..2"),
+        ({"sum": 2}, "sum is 2; it must lie in 0..0"),
+        ({"first_out": -1}, "first output channel is -1"),
+        ({"epsilon": 0.0}, "epsilon must be positive and finite"),
+        ({"epsilon": math.nan}, "epsilon must be positive and finite"),
+    ],
+)
+def test_unsound_operations(change: dict[str, int], message: str) -> None:
+    given_cell = CELLS["node"]
+    operations = [replace(given_cell.operations[0], **change), given_cell.operations[1]]
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        cell(given_cell.inputs, given_cell.parameters, operations)
+
+
+def test_bad_tensors() -> None:
+    x, _ = CELLS["node"].inputs
+    parameters, operations = CELLS["node"].parameters, CELLS["node"].operations
+    refused: list[tuple[list[Tensor], list[Tensor], str]] = [
+        ([x.double(), x], parameters, "an input must be float32 on the CPU"),
+        ([x[0], x], parameters, "inputs must be N, C, H, W with one N"),
+        ([x[:2], x], parameters, "inputs must be N, C, H, W with one N"),
+        ([x[:, :0], x], parameters, "channels is 0"),
+        ([x[:, :, :5], x], parameters, "give 5 x 14 and 14 x 14 pixels"),
+        ([x, x], parameters[:-1], "there are 9 parameters; the operations have more"),
+        ([x, x], [*parameters, x], "there are 11 parameters; the operations have 10"),
+        ([x, x], [parameters[0][1:], *parameters[1:]], "slope must have the shape [16], got [15]"),
+        ([x, x], [*parameters[:2], parameters[2].double(), *parameters[3:]], "pointwise must be float32"),
+        ([x, x, x], parameters, "no operation reads one of the inputs"),
+        ([], parameters, "there is no input"),
+    ]
+    for inputs, given_parameters, message in refused:
+        with pytest.raises(RuntimeError, match=re.escape(message)):
+            cell(inputs, given_parameters, operations)
+    residual = [*operations, Operation(0, RESIDUAL, 2)]
+    with pytest.raises(RuntimeError, match="a residual must have the channels of its sum"):
+        cell([x, x, torch.zeros(3, 4, 14, 14)], parameters, residual)
+
+
+def test_unknown_isa_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNF_FORCE_ISA", "sse9")
+    force_isa("")
+    try:
+        with pytest.raises(RuntimeError, match="instruction set 'sse9' is not available"):
+            evaluate(CELLS["node"])
+    finally:
+        monkeypatch.delenv("PNF_FORCE_ISA")
+        force_isa("")
