@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.models.fused_training import fused_forward, obstacle
 from pocketnet_fast.models.genotypes import Genotype, Node
 
 
@@ -166,18 +167,30 @@ class PocketNet(EmbeddingModel):
         layers: Number of cells L; the cells L//3, 2L//3 and L-1 reduce.
         embedding_dim: Length of the embedding. The tail's middle has 512 channels, and 1024 for embeddings
             longer than 256.
+        fused: Whether training runs the cells on the fused kernels: ``"auto"`` where they can, which is in
+            training mode with float32 parameters and inputs on the CPU; True to make it an error where they
+            cannot; False for plain PyTorch, which alone can be differentiated twice. An attribute, too.
 
     Raises:
         PocketNetError: If a size is not positive, or if fewer than four cells leave no room for three
             reductions.
     """
 
-    def __init__(self, genotype: Genotype, channels: int, layers: int, embedding_dim: int = 128) -> None:
+    def __init__(
+        self,
+        genotype: Genotype,
+        channels: int,
+        layers: int,
+        embedding_dim: int = 128,
+        *,
+        fused: bool | str = "auto",
+    ) -> None:
         super().__init__(embedding_dim)
         if channels < 1:
             raise PocketNetError(f"channels is {channels}; expected a positive number")
         if layers < 4:
             raise PocketNetError(f"layers is {layers}; expected at least 4, room for three reduction cells")
+        self.fused = fused
         self.genotype = genotype
         self.channels = channels
         self.layers = layers
@@ -216,8 +229,28 @@ class PocketNet(EmbeddingModel):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the embeddings of a batch."""
+        """Compute the embeddings of a batch.
+
+        Raises:
+            PocketNetError: In training mode, if ``fused`` is True and the kernels cannot run (says why), or
+                if it is none of its values.
+        """
+        # Not one condition: torch.jit compiles both sides of an `and`.
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if self._runs_fused(x):
+                return fused_forward(self, x)
         before = previous = self.stem(x)
         for cell in self.cells:
             before, previous = previous, cell(before, previous)
         return torch.flatten(self.tail(previous), 1)
+
+    @torch.jit.unused
+    def _runs_fused(self, x: Tensor) -> bool:
+        if self.fused not in ("auto", True, False):
+            raise PocketNetError(f"fused is {self.fused!r}; expected 'auto', True or False")
+        if self.fused is False or (self.fused == "auto" and not self.training):
+            return False
+        reason = obstacle(self, x)
+        if reason is not None and self.fused is True and self.training:
+            raise PocketNetError(f"fused=True, but {reason}")
+        return reason is None

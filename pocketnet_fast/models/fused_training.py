@@ -1,0 +1,266 @@
+"""A PocketNet in training, its cells on the fused operator ``cell``.
+
+A cell is one call. It reads the states of the cells before it where they lie, so that their concatenation
+is never formed; normalisation after the stem and in front of the tail's depthwise convolution are calls of
+their own. Batch statistics are those of torch's BatchNorm: the batch's own for normalising, its unbiased
+variance for the running one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pocketnet_fast.ops.cell.structure import Kind, Operation
+
+if TYPE_CHECKING:
+    from pocketnet_fast.models.pocketnet import Cell, PocketNet
+
+
+def obstacle(network: PocketNet, x: Tensor) -> str | None:
+    """Why the network cannot train fused on input ``x``; None if it can."""
+    if not network.training:
+        return "the network is in eval mode"
+    if x.device.type != "cpu":
+        return f"the input is on {x.device.type}, and the kernels are for the CPU"
+    if not x.is_floating_point() or x.dtype == torch.float64:
+        return f"the input is {x.dtype}, not float32"
+    for part in (network.stem, network.cells, network.tail):
+        for module in part.modules():
+            reason = _module_obstacle(module)
+            if reason is not None:
+                return reason
+    return None
+
+
+def _module_obstacle(module: nn.Module) -> str | None:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if type(module) is not nn.BatchNorm2d:
+            return f"a normalisation is {type(module).__name__}, not BatchNorm2d"
+        if not module.training or not module.affine:
+            return "a BatchNorm2d is in eval mode or has no weight and bias"
+    if (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    ):
+        return f"a {type(module).__name__} has hooks, which the fused cells would not call"
+    for parameter in module._parameters.values():
+        if parameter is not None and (parameter.dtype != torch.float32 or parameter.device.type != "cpu"):
+            return f"a parameter is {parameter.dtype} on {parameter.device}, not float32 on the CPU"
+    return None
+
+
+@dataclass
+class _RunningStatistics:
+    """What the normalisations saw, until it is written to all of their buffers at once."""
+
+    norms: list[nn.BatchNorm2d] = field(default_factory=list)
+    means: list[Tensor] = field(default_factory=list)
+    variances: list[Tensor] = field(default_factory=list)
+
+    def add(self, norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+        if norm.track_running_stats:
+            self.norms.append(norm)
+            self.means.append(mean)
+            self.variances.append(variance)
+
+    @torch.no_grad()
+    def write(self) -> None:
+        counts = [_buffer(norm.num_batches_tracked) for norm in self.norms]
+        if not counts:
+            return
+        torch._foreach_add_(counts, 1)
+        factors = [
+            1.0 / float(count) if norm.momentum is None else norm.momentum
+            for norm, count in zip(self.norms, counts, strict=True)
+        ]
+        for factor in set(factors):
+            chosen = [i for i, value in enumerate(factors) if value == factor]
+            means = [_buffer(self.norms[i].running_mean) for i in chosen]
+            variances = [_buffer(self.norms[i].running_var) for i in chosen]
+            torch._foreach_lerp_(means, [self.means[i] for i in chosen], factor)
+            torch._foreach_lerp_(variances, [self.variances[i] for i in chosen], factor)
+
+
+def _buffer(value: Tensor | None) -> Tensor:
+    assert value is not None  # of a module that tracks its statistics
+    return value
+
+
+class _Call:
+    """The operations of one call of the operator, collected edge by edge."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        self.inputs = list(inputs)
+        self.parameters: list[Tensor] = []
+        self.operations: list[Operation] = []
+        # Per operation that normalises, its module and how many of the module's channels it gives.
+        self.norms: list[tuple[nn.BatchNorm2d, int]] = []
+        self.sums = 0
+
+    def next_sum(self) -> int:
+        """Start another sum; returns the index of the state that it will be."""
+        self.sums += 1
+        return len(self.inputs) + self.sums - 1
+
+    def edge(self, module: nn.Module, first_state: int, parts: int = 1) -> None:
+        """Add to the current sum what a cell's edge or pre-processing computes."""
+        from pocketnet_fast.models.pocketnet import DepthwiseSeparable, FactorizedReduce, Pool
+
+        if isinstance(module, DepthwiseSeparable):
+            activation, depthwise, pointwise, norm = module.net
+            assert isinstance(activation, nn.PReLU)
+            assert isinstance(depthwise, nn.Conv2d)
+            assert isinstance(pointwise, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            kernel, stride = depthwise.kernel_size[0], depthwise.stride[0]
+            weights = (activation.weight, depthwise.weight, pointwise.weight)
+            self._append(Kind.SEPARABLE, first_state, parts, norm, norm.num_features, weights, kernel, stride)
+        elif isinstance(module, FactorizedReduce):
+            begin = 0
+            branches = ((module.conv11, module.conv12), (module.conv21, module.conv22))
+            for offset, (depthwise, pointwise) in enumerate(branches):
+                weights = (module.relu.weight, depthwise.weight, pointwise.weight)
+                width = pointwise.out_channels
+                self._append(
+                    Kind.SEPARABLE, first_state, parts, module.bn, width, weights, 1, 2, offset, begin
+                )
+                begin += width
+        elif isinstance(module, Pool):
+            pool, norm = module.pool, module.bn
+            assert isinstance(pool, (nn.MaxPool2d, nn.AvgPool2d))
+            assert isinstance(pool.stride, int)
+            kind = Kind.MAX_POOL if isinstance(pool, nn.MaxPool2d) else Kind.AVG_POOL
+            self._append(kind, first_state, parts, norm, norm.num_features, (), 3, pool.stride)
+        else:
+            self.operations.append(Operation(self.sums - 1, Kind.RESIDUAL, first_state, parts))
+
+    def projection(
+        self, activation: nn.PReLU, pointwise: nn.Conv2d, norm: nn.BatchNorm2d, parts: int
+    ) -> None:
+        """Add PReLU, pointwise and normalisation of all inputs together."""
+        one = activation.weight.new_ones((activation.num_parameters, 1, 1, 1))
+        weights = (activation.weight, one, pointwise.weight)
+        self._append(Kind.SEPARABLE, 0, parts, norm, norm.num_features, weights)
+
+    def normalize(self, norm: nn.BatchNorm2d) -> None:
+        """Add the normalised first input."""
+        self._append(Kind.NORMALIZE, 0, 1, norm, norm.num_features, ())
+
+    def _append(
+        self,
+        kind: Kind,
+        first_state: int,
+        parts: int,
+        norm: nn.BatchNorm2d,
+        width: int,
+        weights: tuple[Tensor, ...],
+        kernel: int = 1,
+        stride: int = 1,
+        offset: int = 0,
+        first_out: int = 0,
+    ) -> None:
+        self.operations.append(
+            Operation(self.sums - 1, kind, first_state, parts, kernel, stride, offset, first_out, norm.eps)
+        )
+        end = first_out + width
+        self.parameters += [*weights, norm.weight[first_out:end], norm.bias[first_out:end]]
+        self.norms.append((norm, width))
+
+    def compute(self, statistics: _RunningStatistics) -> list[Tensor]:
+        """The sums."""
+        from pocketnet_fast.ops.cell.cpu import cell
+
+        sums, mean, variance = cell(self.inputs, self.parameters, self.operations)
+        counts = {o.sum: s.shape[0] * s.shape[2] * s.shape[3] for o in self.operations for s in [sums[o.sum]]}
+        if 1 in counts.values():
+            raise ValueError(
+                f"expected more than one value per channel when training, got N = {sums[0].shape[0]}"
+            )
+        if 0 not in counts.values():
+            self._record(statistics, mean, variance, counts)
+        return sums
+
+    def _record(
+        self, statistics: _RunningStatistics, mean: Tensor, variance: Tensor, counts: dict[int, int]
+    ) -> None:
+        normalizing = [o for o in self.operations if o.kind is not Kind.RESIDUAL]
+        correction = [counts[o.sum] / (counts[o.sum] - 1) for o in normalizing]
+        widths = [width for _, width in self.norms]
+        means = mean.float().split(widths)
+        unbiased = [v * c for v, c in zip(variance.float().split(widths), correction, strict=True)]
+        i = 0
+        while i < len(self.norms):
+            norm, width = self.norms[i]
+            end = i + 1
+            while width < norm.num_features:
+                width += self.norms[end][1]
+                end += 1
+            if end == i + 1:
+                statistics.add(norm, means[i], unbiased[i])
+            else:
+                statistics.add(norm, torch.cat(means[i:end]), torch.cat(unbiased[i:end]))
+            i = end
+
+
+def _cell(
+    module: Cell, before: Sequence[Tensor], previous: Sequence[Tensor], statistics: _RunningStatistics
+) -> list[Tensor]:
+    same = before is previous
+    call = _Call(before if same else [*before, *previous])
+    states = [call.next_sum()]
+    call.edge(module.preproc0, 0, len(before))
+    states.append(call.next_sum())
+    call.edge(module.preproc1, 0 if same else len(before), len(previous))
+    for node, sources in zip(module.dag, module.inputs, strict=True):
+        assert isinstance(node, nn.ModuleList)
+        states.append(call.next_sum())
+        for edge, source in zip(node, sources, strict=True):
+            call.edge(edge, states[source])
+    sums = call.compute(statistics)
+    return [sums[states[i] - len(call.inputs)] for i in module.concat]
+
+
+def fused_forward(network: PocketNet, x: Tensor) -> Tensor:
+    """The embeddings of a batch; call it where ``obstacle`` is None.
+
+    Up to the tail's depthwise convolution everything but the stem's convolution is float32, under autocast
+    too. The running statistics are updated.
+
+    Raises:
+        ValueError: If a normalisation has one value per channel only, as torch's own does.
+    """
+    statistics = _RunningStatistics()
+    convolved = network.stem[0](x.contiguous(memory_format=torch.channels_last))
+    with torch.autocast("cpu", enabled=False):
+        stem = _Call([convolved.float()])
+        stem.next_sum()
+        norm = network.stem[1]
+        assert isinstance(norm, nn.BatchNorm2d)
+        stem.normalize(norm)
+        before = previous = stem.compute(statistics)
+        for module in network.cells:
+            before, previous = previous, _cell(module, before, previous, statistics)  # type: ignore[arg-type]
+        activation, pointwise, norm, *rest = network.tail
+        tail = _Call(previous)
+        tail.next_sum()
+        tail.projection(activation, pointwise, norm, len(previous))  # type: ignore[arg-type]
+        (middle,) = tail.compute(statistics)
+    statistics.write()
+    activation, depthwise, *rest = rest
+    assert isinstance(depthwise, nn.Conv2d)
+    middle = activation(middle)
+    if middle.shape[2:] == depthwise.weight.shape[2:]:
+        # The window is the whole map, which torch's depthwise convolution is slow at.
+        middle = (middle * depthwise.weight.squeeze(1)).sum((2, 3), keepdim=True)
+    else:
+        middle = depthwise(middle)
+    for module in rest:
+        middle = module(middle)
+    return middle.flatten(1)
