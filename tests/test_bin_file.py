@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pocketnet_fast.data.images import decode_image
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.bin_file import read_bin
-from pocketnet_fast.faces.images import decode_image
 
 IMAGES = [b"\xff\xd8 one", b"two\x00", b"", b"\x80" * 300]
 SAME = [True, False]

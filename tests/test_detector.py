@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pocketnet_fast.data.images import read_image
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.faces import detector as module
 from pocketnet_fast.faces.alignment import TEMPLATE, similarity_transform
@@ -23,7 +24,6 @@ from pocketnet_fast.faces.detector import (
     find_detector,
     select_face,
 )
-from pocketnet_fast.faces.images import read_image
 
 cv2 = pytest.importorskip("cv2")
 

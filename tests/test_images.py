@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pocketnet_fast.data.images import decode_image, read_image
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.faces.images import decode_image, read_image
 
 cv2 = pytest.importorskip("cv2")
 

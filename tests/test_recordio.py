@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pocketnet_fast.data.images import decode_image
 from pocketnet_fast.data.recordio import (
     CorruptRecordError,
     ImageRecord,
@@ -22,7 +23,6 @@ from pocketnet_fast.data.recordio import (
     unpack_image,
 )
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.faces.images import decode_image
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 PAYLOADS = [b"", b"a", b"abcd", b"x" * 1001, MAGIC, b"12" + MAGIC, b"1234" + MAGIC + b"56", MAGIC * 3 + b"z"]

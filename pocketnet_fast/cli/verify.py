@@ -67,8 +67,8 @@ def verify(
 
     import numpy as np
 
+    from pocketnet_fast.data.images import read_image
     from pocketnet_fast.faces.drawing import draw_comparison
-    from pocketnet_fast.faces.images import read_image
     from pocketnet_fast.faces.pipeline import aligned_face, normalized
     from pocketnet_fast.files import atomic_write
 

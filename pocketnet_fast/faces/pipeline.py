@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pocketnet_fast.data.images import read_image
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.faces.alignment import CROP_SIZE, align
 from pocketnet_fast.faces.detector import Face, FaceDetector, select_face
-from pocketnet_fast.faces.images import read_image
 
 if TYPE_CHECKING:
     from torch import nn

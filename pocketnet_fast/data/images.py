@@ -38,15 +38,23 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     Raises:
         PocketNetError: no such file, a folder, no permission, or what ``decode_image`` refuses.
     """
+    return decode_image(read_bytes(path), str(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Read a file whole.
+
+    Raises:
+        PocketNetError: no such file, a folder, or no permission.
+    """
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except IsADirectoryError as error:
         raise PocketNetError(f"{path} is a folder, not an image file") from error
     except FileNotFoundError as error:
         raise PocketNetError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
         raise PocketNetError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    return decode_image(data, str(path))
 
 
 def decode_image(data: bytes, name: str = "image") -> ImageArray:

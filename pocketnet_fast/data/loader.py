@@ -1,0 +1,138 @@
+"""Batches of augmented images, made in this process or in workers, the same either way."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pocketnet_fast.data.augment import Augmentation
+from pocketnet_fast.data.dataset import CROP_SIZE, FaceDataset
+from pocketnet_fast.data.sampler import EpochSampler, Sample
+from pocketnet_fast.errors import PocketNetError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class FaceLoader:
+    """Iterating yields the rest of the sampler's epoch, batch by batch: see ``make_loader``.
+
+    Attributes:
+        dataset: Where the images come from.
+        sampler: Which images; ``sampler.set_position(epoch, step)`` says where the next iteration begins.
+    """
+
+    def __init__(
+        self,
+        dataset: FaceDataset,
+        augmentation: Augmentation,
+        sampler: EpochSampler,
+        *,
+        workers: int,
+        pin_memory: bool,
+    ) -> None:
+        self.dataset, self.sampler = dataset, sampler
+        self._loader: DataLoader[Any] = DataLoader(
+            _AugmentedBatches(dataset, augmentation, sampler.seed),
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_prepare_worker,
+            pin_memory=pin_memory,
+            # Of its own, so that drawing the workers' seeds, which nothing uses, leaves the global one alone.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        """Return the number of batches from the sampler's position to the end of the epoch."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            if isinstance(batch, PocketNetError):
+                raise batch
+            yield batch
+
+
+def make_loader(
+    dataset: FaceDataset,
+    *,
+    batch_size: int,
+    augmentation: Augmentation,
+    seed: int,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
+    sampler: EpochSampler | None = None,
+    pin_memory: bool = False,
+) -> FaceLoader:
+    """Load batches of (pixels uint8 N x 112 x 112 x 3 RGB, labels int64 N).
+
+    The images of a step depend on the seed, the epoch, the step and the number of images of all ranks
+    together; the augmentation of one depends on the seed, the epoch and its index alone. So neither the number
+    of workers nor that of processes changes what is trained on, and an epoch can be entered at any step.
+
+    Args:
+        dataset: The images.
+        batch_size: Images per step of this process.
+        augmentation: Changes to them.
+        seed: Of the order and of the augmentation, from 0.
+        rank: Of this process.
+        ranks: Number of processes.
+        workers: Processes that decode; 0 for this process itself. They use one thread each, ignore the
+            interrupt from the keyboard (which this process handles), and end with the iteration or with this
+            process, however it ends.
+        sampler: Instead of the one that the arguments make; it must be for this dataset and these arguments.
+        pin_memory: Put batches into page-locked memory, for copies to a GPU.
+
+    Raises:
+        PocketNetError: If the dataset does not fill one step, an argument is out of range, or the sampler is
+            for something else. While iterating: if an image cannot be read, with its name, be it in a worker.
+    """
+    if workers < 0:
+        raise PocketNetError(f"{workers} workers: expected a number from 0")
+    if sampler is None:
+        sampler = EpochSampler(len(dataset), batch_size, seed, rank, ranks)
+    asked = (len(dataset), batch_size, seed, rank, ranks)
+    given = (sampler.length, sampler.batch_size, sampler.seed, sampler.rank, sampler.ranks)
+    if given != asked:
+        raise PocketNetError(
+            f"the sampler's images, batch size, seed, rank and ranks are {given}, and the loader's {asked}"
+        )
+    return FaceLoader(dataset, augmentation, sampler, workers=workers, pin_memory=pin_memory)
+
+
+class _AugmentedBatches(Dataset[Batch]):
+    def __init__(self, dataset: FaceDataset, augmentation: Augmentation, seed: int) -> None:
+        self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
+
+    def __getitems__(self, samples: list[Sample]) -> Batch | PocketNetError:
+        """Return a batch, or why there is none: raised in a worker, it would arrive with a traceback's text."""
+        pixels = np.empty((len(samples), CROP_SIZE, CROP_SIZE, 3), np.uint8)
+        try:
+            for position, (epoch, index) in enumerate(samples):
+                rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, index)))
+                pixels[position] = self.augmentation(self.dataset.image(index), rng)
+        except PocketNetError as error:
+            return error.with_traceback(None)
+        labels = self.dataset.labels[[index for _, index in samples]]
+        return torch.from_numpy(pixels), torch.from_numpy(labels)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _prepare_worker(_: int) -> None:
+    import cv2
+
+    # One worker is one thread; the keyboard's interrupt reaches the whole group of processes, and whether
+    # training ends at once or after a step is for the main process to say.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

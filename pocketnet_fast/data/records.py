@@ -1,0 +1,95 @@
+"""A record file as a dataset of face crops."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketnet_fast.data.dataset import CROP_SIZE, FaceDataset, decode_crop
+from pocketnet_fast.data.images import ImageArray
+from pocketnet_fast.data.recordio import CorruptRecordError, RecordFile, image_keys, read_labels, unpack_image
+from pocketnet_fast.errors import PocketNetError
+
+RECORDS_NAME: Final = "train.rec"
+PROPERTY_NAME: Final = "property"
+
+
+class RecordDataset(FaceDataset):
+    """The images of a ``.rec`` file.
+
+    The labels are read from the records' headers when the dataset is opened; no image is. The first label of
+    a record is its identity. The distinct identities, in ascending order, become the classes 0, 1, ...:
+    identities that are numbered without gaps from 0 keep their numbers.
+
+    Args:
+        path: The ``.rec`` file, or a folder that holds ``train.rec``, ``train.idx`` and, if there is one,
+            ``property``: one line, "classes,height,width", which is then checked.
+
+    Attributes:
+        file: The records.
+        keys: int64, the key of each image's record.
+        offsets: int64, where it starts in the file, in bytes.
+        identities: int64, the number by which the file calls each class.
+
+    Raises:
+        PocketNetError: If a file is missing, there is no image, or ``property`` says something else.
+        CorruptRecordError: If a record's header is damaged or its label is no identity.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        folder = Path(path)
+        records = folder / RECORDS_NAME if folder.is_dir() else folder
+        self.name = str(path)
+        self.file = RecordFile(records)
+        keys = image_keys(self.file)
+        self.keys: npt.NDArray[np.int64] = np.array(keys, np.int64)
+        if not keys:
+            raise PocketNetError(f"{records} holds no image")
+        self.offsets: npt.NDArray[np.int64] = np.array([self.file.offset(key) for key in keys], np.int64)
+        stated = read_labels(self.file, self.offsets)
+        wrong = np.flatnonzero(~((stated >= 0) & (stated == np.floor(stated))))
+        if wrong.size:
+            raise CorruptRecordError(
+                f"{self._place(int(wrong[0]))}: the label {stated[wrong[0]]:g} is no identity; "
+                "expected an integer from 0"
+            )
+        self.identities, labels = np.unique(stated.astype(np.int64), return_inverse=True)
+        self.labels = labels.astype(np.int64)
+        self.classes = len(self.identities)
+        if folder.is_dir() and (folder / PROPERTY_NAME).exists():
+            self._check_property(folder / PROPERTY_NAME)
+
+    def image(self, index: int) -> ImageArray:
+        """Read and decode one crop: 112 x 112 x 3 uint8, RGB.
+
+        Raises:
+            CorruptRecordError: If the record is damaged.
+            PocketNetError: If the image is damaged or has another size.
+        """
+        # By offset: looking into the index would make each worker process a copy of it, page by page.
+        payload = self.file.read_at(int(self.offsets[index]))
+        place = self._place(index)
+        return decode_crop(unpack_image(payload, place).image, place)
+
+    def _place(self, index: int) -> str:
+        return f"{self.file.path}: key {self.keys[index]} (offset {self.offsets[index]})"
+
+    def _check_property(self, path: Path) -> None:
+        text = path.read_text(encoding="ascii", errors="replace").strip()
+        fields = text.split(",")
+        if len(fields) != 3 or not all(field.strip().isdecimal() for field in fields):
+            raise PocketNetError(f'{path} holds {text!r}; expected "classes,height,width"')
+        classes, height, width = map(int, fields)
+        if (height, width) != (CROP_SIZE, CROP_SIZE):
+            raise PocketNetError(
+                f"{path} announces images of {width}x{height}; expected {CROP_SIZE}x{CROP_SIZE}"
+            )
+        if classes != self.classes:
+            raise PocketNetError(
+                f"{path} announces {classes:,} identities, and the records hold {self.classes:,}; "
+                "correct or remove it, or name the .rec file itself"
+            )
