@@ -74,8 +74,8 @@ def make_loader(
     """Load batches of (pixels uint8 N x 112 x 112 x 3 RGB, labels int64 N).
 
     The images of a step depend on the seed, the epoch, the step and the number of images of all ranks
-    together; the augmentation of one depends on the seed, the epoch and its index alone. So neither the number
-    of workers nor that of processes changes what is trained on, and an epoch can be entered at any step.
+    together; the augmentation of one depends on the seed, the epoch and its index alone. So neither the
+    number of workers nor that of processes changes what is trained on, and an epoch can be entered anywhere.
 
     Args:
         dataset: The images.
@@ -112,7 +112,7 @@ class _AugmentedBatches(Dataset[Batch]):
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
 
     def __getitems__(self, samples: list[Sample]) -> Batch | PocketNetError:
-        """Return a batch, or why there is none: raised in a worker, it would arrive with a traceback's text."""
+        """Return a batch, or why there is none: raised in a worker, it would come with a traceback's text."""
         pixels = np.empty((len(samples), CROP_SIZE, CROP_SIZE, 3), np.uint8)
         try:
             for position, (epoch, index) in enumerate(samples):
