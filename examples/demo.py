@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 import pocketnet_fast
+from pocketnet_fast.data.alignment import align
 from pocketnet_fast.data.images import read_image
-from pocketnet_fast.faces.alignment import align
 from pocketnet_fast.faces.pipeline import normalized
 from pocketnet_fast.models.registry import PRETRAINED
 from pocketnet_fast.ops.native import library_path

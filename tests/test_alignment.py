@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pocketnet_fast.data.alignment import TEMPLATE, align, similarity_transform
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.faces.alignment import TEMPLATE, align, similarity_transform
 
 pytest.importorskip("cv2")
 

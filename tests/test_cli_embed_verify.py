@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pocketnet_fast.cli import main as cli
+from pocketnet_fast.data.alignment import TEMPLATE, align
 from pocketnet_fast.data.images import read_image
-from pocketnet_fast.faces.alignment import TEMPLATE, align
 from pocketnet_fast.ops import native
 
 cv2 = pytest.importorskip("cv2")

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pocketnet_fast.data.alignment import TEMPLATE, similarity_transform
 from pocketnet_fast.data.images import read_image
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.faces import detector as module
-from pocketnet_fast.faces.alignment import TEMPLATE, similarity_transform
 from pocketnet_fast.faces.detector import (
     Face,
     FaceDetector,

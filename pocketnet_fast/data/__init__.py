@@ -1,1 +1,1 @@
-"""Images for training: record files and what they hold."""
+"""Face crops as data: decoding, alignment, record files, datasets, augmentation, batches."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
+from pocketnet_fast.data.alignment import CROP_SIZE
 from pocketnet_fast.data.images import ImageArray, decode_image
 from pocketnet_fast.errors import PocketNetError
-
-CROP_SIZE: Final = 112
 
 _SYNTHETIC = "synthetic"
 _SYNTHETIC_KEYS = ("identities", "images", "seed", "first_identity")

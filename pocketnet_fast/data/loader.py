@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pocketnet_fast.data.alignment import CROP_SIZE
 from pocketnet_fast.data.augment import Augmentation
-from pocketnet_fast.data.dataset import CROP_SIZE, FaceDataset
+from pocketnet_fast.data.dataset import FaceDataset
 from pocketnet_fast.data.sampler import EpochSampler, Sample
 from pocketnet_fast.errors import PocketNetError
 

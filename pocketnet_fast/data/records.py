@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pocketnet_fast.data.dataset import CROP_SIZE, FaceDataset, decode_crop
+from pocketnet_fast.data.alignment import CROP_SIZE
+from pocketnet_fast.data.dataset import FaceDataset, decode_crop
 from pocketnet_fast.data.images import ImageArray
 from pocketnet_fast.data.recordio import CorruptRecordError, RecordFile, image_keys, read_labels, unpack_image
 from pocketnet_fast.errors import PocketNetError

@@ -98,7 +98,7 @@ class _PixelsFirst(nn.Module):
 
 def _metadata(model: EmbeddingModel, kernels: str, input: str, color: str) -> dict[str, Any]:
     from pocketnet_fast import __version__
-    from pocketnet_fast.faces.alignment import TEMPLATE
+    from pocketnet_fast.data.alignment import TEMPLATE
     from pocketnet_fast.models.weights import weights_sha256
 
     spec = model.input_spec

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pocketnet_fast.faces.alignment import TEMPLATE
+from pocketnet_fast.data.alignment import TEMPLATE
 from pocketnet_fast.faces.pipeline import AlignedFace
 
 ImageArray = npt.NDArray[np.uint8]

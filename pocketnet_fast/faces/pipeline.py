@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pocketnet_fast.data.alignment import CROP_SIZE, align
 from pocketnet_fast.data.images import read_image
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.faces.alignment import CROP_SIZE, align
 from pocketnet_fast.faces.detector import Face, FaceDetector, select_face
 
 if TYPE_CHECKING:
