@@ -1,13 +1,20 @@
-"""Synthetic identities: images for training and tests that need no download."""
+"""Synthetic identities: rendered people for training and tests that need no download."""
 
 from __future__ import annotations
 
-import cv2
+from functools import lru_cache
+from typing import Final
+
 import numpy as np
 
-from pocketnet_fast.data.dataset import CROP_SIZE, FaceDataset
+from pocketnet_fast.data.dataset import FaceDataset
 from pocketnet_fast.data.images import ImageArray
+from pocketnet_fast.data.person import draw_person, draw_shot
+from pocketnet_fast.data.portrait import render
+from pocketnet_fast.data.skin_map import Head
 from pocketnet_fast.errors import PocketNetError
+
+_HEADS_KEPT: Final = 128  # of 0.5 MB each, per process
 
 
 class SyntheticDataset(FaceDataset):
@@ -41,11 +48,15 @@ class SyntheticDataset(FaceDataset):
     def image(self, index: int) -> ImageArray:
         """Render one image: 112 x 112 x 3 uint8, RGB."""
         label, number = divmod(range(len(self.labels))[index], self.images)
-        identity = self.first_identity + label
-        person = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(identity,)))
-        chance = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(identity, number)))
-        texture = cv2.resize(person.normal(128, 45, (9, 9, 3)).astype(np.float32), (CROP_SIZE, CROP_SIZE))
-        warp = np.hstack([np.eye(2), chance.normal(0, 4, (2, 1))]) + chance.normal(0, 0.05, (2, 3))
-        moved = cv2.warpAffine(texture, warp, (CROP_SIZE, CROP_SIZE), borderMode=cv2.BORDER_REFLECT)
-        noisy = moved * chance.uniform(0.6, 1.3, 3) + chance.normal(0, 6, moved.shape)
-        return np.asarray(noisy.clip(0, 255), np.uint8)
+        return render_identity(self.seed, self.first_identity + label, number)
+
+
+def render_identity(seed: int, identity: int, number: int) -> ImageArray:
+    """Render photo ``number`` of an identity: 112 x 112 x 3 uint8, RGB."""
+    shot = draw_shot(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, identity, number))))
+    return render(_head(seed, identity), shot)
+
+
+@lru_cache(maxsize=_HEADS_KEPT)
+def _head(seed: int, identity: int) -> Head:
+    return Head(draw_person(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0, identity)))))
