@@ -1,8 +1,8 @@
 """The shape of a rendered head: an ellipsoid that narrows to the chin, with bumps, met by parallel rays.
 
 In units of its radii the head is the sphere of directions q. The skin map is that sphere in Lambert's
-azimuthal equal-area projection, (u, v) = (qx, qy) * sqrt(2 / (1 + qz)): the front lies in its middle, the sides
-at distance sqrt(2). The surface lies at radius 1 + bump(u, v).
+azimuthal equal-area projection, (u, v) = (qx, qy) * sqrt(2 / (1 + qz)): the front lies in its middle, the
+sides at distance sqrt(2). The surface lies at radius 1 + bump(u, v).
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ class HeadSurface:
             map_x = qx * scale + (MAP_SIZE / 2 - 0.5)
             map_y = qy * scale + (MAP_SIZE / 2 - 0.5)
             if step < _RAY_STEPS - 1:
-                bump = cv2.remap(self.bump, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+                here = cv2.remap(self.bump, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+                # At an outline that is steep, the plain iteration goes back and forth between two places.
+                bump = here if step == 0 else 0.5 * (bump + here)
                 bx = 1 / self.half_width(qy)
         pixels = float(np.hypot(*to_crop[0, :2]))
         # |q|^2 changes by 2 / (radius in pixels) from one pixel to the next.

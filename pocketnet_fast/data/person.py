@@ -163,7 +163,7 @@ def draw_person(rng: np.random.Generator) -> Person:
     skin = _along(_SKIN, melanin) * uniform(0.95, 1.05, 3)
     age = uniform() ** 1.5
     # Dark skin seldom goes with light hair.
-    hair = _along(_HAIR[:4], uniform() * (1.0 - 0.75 * melanin))
+    hair = _along(_HAIR[:4], uniform() ** (0.8 + 1.5 * melanin))
     if uniform() < 0.1:
         hair = _HAIR[4] * uniform(0.8, 1.3)
     grey = float(np.clip(2.5 * (age - 0.6), 0, 1)) * uniform()
@@ -215,12 +215,12 @@ def draw_person(rng: np.random.Generator) -> Person:
         beard=uniform(0.35, 0.95) if bearded else 0.0,
         moustache=uniform(0.35, 0.95) if bearded or uniform() < 0.08 else 0.0,
         beard_line=uniform(0.75, 1.25),
-        hairline=uniform(-1.75, -1.45) if bald else uniform(-1.3, -0.8),
+        hairline=uniform(-1.75, -1.5) if bald else uniform(-1.45, -0.85),
         hairline_peak=uniform(-0.12, 0.2),
         hairline_sides=uniform(-0.4, 1.1),
         parting=uniform(-0.8, 0.8),
         fringe=0.0 if bald or uniform() < 0.6 else uniform(0.1, 0.5),
-        hair_thickness=0.01 if bald else uniform(0.03, 0.16),
+        hair_thickness=0.01 if bald else uniform(0.03, 0.14),
         hair_length=0.0 if bald or uniform() < 0.5 else uniform(0.8, 2.4),
         glasses=(uniform(0.30, 0.44), uniform(0.22, 0.36), uniform(0, 1), uniform(0, 0.5))
         if uniform() < 0.18
