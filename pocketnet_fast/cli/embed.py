@@ -6,8 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -26,6 +24,7 @@ from pocketnet_fast.cli.loading import (
     load_embedder,
     note,
 )
+from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def embed(
         )
         faces: list[AlignedFace] = []
         rows = []
-        with _progress(len(images)) as advance:
+        with progress(len(images), "embedding") as advance:
             report = _report if skip else None
             for face, row in embed_photos(images, embedder, finder, on_photo=advance, on_error=report):
                 faces.append(face)
@@ -164,15 +163,3 @@ class _Table:
 
 def _report(error: PocketNetError) -> None:
     note(f"left out: {error}")
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    silent = not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=silent) as progress:
-        task = progress.add_task("embedding", total=total)
-        yield lambda: progress.advance(task)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pocketnet_fast.cli import bench, doctor, embed, export, info, verify
+from pocketnet_fast.cli import bench, data, doctor, embed, export, info, verify
 from pocketnet_fast.errors import PocketNetError
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ embed.register(app)
 verify.register(app)
 export.register(app)
 bench.register(app)
+data.register(app)
 doctor.register(app)
 
 

@@ -24,9 +24,6 @@ from pocketnet_fast.cli.loading import (
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from pocketnet_fast.faces.pipeline import AlignedFace
 
 _PICTURES = (".png", ".jpg", ".jpeg")
@@ -67,7 +64,7 @@ def verify(
 
     import numpy as np
 
-    from pocketnet_fast.data.images import read_image
+    from pocketnet_fast.data.images import encode_image, read_image
     from pocketnet_fast.faces.drawing import draw_comparison
     from pocketnet_fast.faces.pipeline import aligned_face, normalized
     from pocketnet_fast.files import atomic_write
@@ -93,7 +90,7 @@ def verify(
             ]
             if untrained:
                 lines.append("untrained weights: this means nothing")
-            stream.write(_encoded(draw_comparison(photos, faces, lines, same), show.suffix.lower()))
+            stream.write(encode_image(draw_comparison(photos, faces, lines, same), show.suffix.lower()))
 
     if as_json:
         result = {
@@ -136,12 +133,3 @@ def _described(face: AlignedFace) -> dict[str, Any]:
         {"box": face.box, "landmarks": face.landmarks.tolist(), "score": face.score} for face in face.faces
     ]
     return {"file": face.path, "faces": found}
-
-
-def _encoded(picture: npt.NDArray[np.uint8], suffix: str) -> bytes:
-    import cv2
-
-    done, data = cv2.imencode(suffix, picture[..., ::-1])
-    if not done:
-        raise PocketNetError(f"OpenCV cannot write {suffix} files")
-    return bytes(data)

@@ -56,8 +56,15 @@ class FolderDataset(FaceDataset):
         Raises:
             PocketNetError: If the file cannot be read, is damaged, or the image has another size.
         """
-        file = self.files[index]
-        return decode_crop(read_bytes(file), str(file))
+        return decode_crop(self.encoded(index), str(self.files[index]))
+
+    def encoded(self, index: int) -> bytes:
+        """Read an image as it is stored.
+
+        Raises:
+            PocketNetError: If the file cannot be read.
+        """
+        return read_bytes(self.files[index])
 
 
 def _names(folder: str | os.PathLike[str], *, folders: bool) -> list[str]:

@@ -88,6 +88,27 @@ def decode_image(data: bytes, name: str = "image") -> ImageArray:
     return np.ascontiguousarray(_upright(_to_rgb(pixels, name), orientation))
 
 
+def encode_image(image: ImageArray, suffix: str) -> bytes:
+    """Encode an image; JPEG with quality 95.
+
+    Args:
+        image: H x W x 3 uint8, RGB.
+        suffix: The kind of file: ".png", ".jpg", or another that OpenCV writes.
+
+    Raises:
+        PocketNetError: OpenCV cannot write this kind.
+    """
+    import cv2
+
+    try:
+        done, data = cv2.imencode(suffix, image[..., ::-1])
+    except cv2.error as error:
+        raise PocketNetError(f"OpenCV cannot write {suffix} files: {error.err}") from error
+    if not done:
+        raise PocketNetError(f"OpenCV cannot write {suffix} files")
+    return bytes(data)
+
+
 def _decode(data: bytes, name: str) -> npt.NDArray[Any]:
     import cv2
 

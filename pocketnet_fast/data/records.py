@@ -71,10 +71,17 @@ class RecordDataset(FaceDataset):
             CorruptRecordError: If the record is damaged.
             PocketNetError: If the image is damaged or has another size.
         """
+        return decode_crop(self.encoded(index), self._place(index))
+
+    def encoded(self, index: int) -> bytes:
+        """Read an image as it is stored.
+
+        Raises:
+            CorruptRecordError: If the record is damaged.
+        """
         # By offset: looking into the index would make each worker process a copy of it, page by page.
         payload = self.file.read_at(int(self.offsets[index]))
-        place = self._place(index)
-        return decode_crop(unpack_image(payload, place).image, place)
+        return unpack_image(payload, self._place(index)).image
 
     def _place(self, index: int) -> str:
         return f"{self.file.path}: key {self.keys[index]} (offset {self.offsets[index]})"

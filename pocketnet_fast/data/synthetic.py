@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pocketnet_fast.data.dataset import FaceDataset
-from pocketnet_fast.data.images import ImageArray
+from pocketnet_fast.data.images import ImageArray, encode_image
 from pocketnet_fast.data.person import draw_person, draw_shot
 from pocketnet_fast.data.portrait import render
 from pocketnet_fast.data.skin_map import Head
 from pocketnet_fast.errors import PocketNetError
 
-_HEADS_KEPT: Final = 128  # of 0.5 MB each, per process
+_HEADS_KEPT: Final = 256  # of 0.3 MB each, per process
+_PAIRS_FROM: Final = 1_000_000
 
 
 class SyntheticDataset(FaceDataset):
@@ -49,6 +52,47 @@ class SyntheticDataset(FaceDataset):
         """Render one image: 112 x 112 x 3 uint8, RGB."""
         label, number = divmod(range(len(self.labels))[index], self.images)
         return render_identity(self.seed, self.first_identity + label, number)
+
+
+def verification_pairs(
+    identities: int,
+    pairs: int,
+    seed: int = 0,
+    first_identity: int = 0,
+    on_image: Callable[[], None] = lambda: None,
+) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
+    """Make pairs of photos for verification, in turn of one person and of two, so that any fold has both.
+
+    No photo is in two pairs, nor in a ``SyntheticDataset`` of less than a million images per identity.
+
+    Args:
+        identities: Number of identities, of which each pair takes its people at random; at least 2.
+        pairs: Number of pairs.
+        seed: Of the identities, their photos and the choice.
+        first_identity: Number of the first identity.
+        on_image: Called after each image, for progress.
+
+    Returns:
+        The images, 2 * pairs, as PNG; and whether each pair shows one person, bool.
+
+    Raises:
+        PocketNetError: If a number is out of range.
+    """
+    if identities < 2 or pairs < 1 or seed < 0 or first_identity < 0:
+        raise PocketNetError(
+            f"{pairs} pairs of {identities} identities from {first_identity}, seed {seed}: expected at least "
+            "one pair and two identities, and numbers from 0"
+        )
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2, first_identity, identities)))
+    same = np.arange(pairs) % 2 == 0
+    first = rng.integers(identities, size=pairs)
+    second = np.where(same, first, (first + rng.integers(1, identities, pairs)) % identities)
+    shown = np.column_stack([first, second]).reshape(-1) + first_identity
+    images = []
+    for number, identity in enumerate(shown):
+        images.append(encode_image(render_identity(seed, int(identity), _PAIRS_FROM + number), ".png"))
+        on_image()
+    return images, same
 
 
 def render_identity(seed: int, identity: int, number: int) -> ImageArray:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,16 @@ def read_bin(path: str | os.PathLike[str]) -> VerificationPairs:
         if flag not in (0, 1):
             raise PocketNetError(f"{path}: pair {index} is marked {flag!r}; expected true or false")
     return VerificationPairs(list(images), np.array(same, dtype=bool))
+
+
+def write_bin(path: str | os.PathLike[str], pairs: VerificationPairs) -> None:
+    """Write a verification file that readers of Python 2 and 3 understand.
+
+    Raises:
+        PocketNetError: If the file cannot be written.
+    """
+    with atomic_write(path) as file:
+        pickle.dump((pairs.images, pairs.same.tolist()), file, protocol=2)
 
 
 def _load(path: Path, file: BinaryIO) -> Any:

@@ -1,0 +1,20 @@
+"""A progress bar on stderr, silent where that is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[], None]]:
+    """Show the progress of ``total`` steps; yields what to call after each."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    silent = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=silent) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
