@@ -47,15 +47,22 @@ def inspect(
     _check_picture(show)
 
     from pocketnet_fast.data.dataset import open_dataset
+    from pocketnet_fast.data.recordio import CorruptRecordError
+    from pocketnet_fast.data.records import damaged_records
 
-    dataset = open_dataset(source)
-    damaged = {} if quick else _damaged(dataset)
-    about = _described(dataset) | {
-        "decoded": not quick,
-        "damaged": [{"image": index, "error": error} for index, error in damaged.items()],
-    }
-    if show is not None:
-        _write_sheet(dataset, damaged, show)
+    try:
+        dataset = open_dataset(source)
+    except CorruptRecordError:
+        about: dict[str, Any] = {"source": source, "kind": "record", "decoded": False}
+        damaged = damaged_records(source)
+        if not damaged or show is not None:
+            raise
+    else:
+        damaged = {} if quick else _damaged(dataset)
+        about = _described(dataset) | {"decoded": not quick}
+        if show is not None:
+            _write_sheet(dataset, damaged, show)
+    about["damaged"] = [{"image": index, "error": error} for index, error in damaged.items()]
     if as_json:
         typer.echo(json.dumps(about, indent=2))
     else:
@@ -73,9 +80,9 @@ def convert(
 ) -> None:
     """Convert between a record file and a folder of one folder per identity.
 
-    Images are copied as they are stored. Identities become the classes 0, 1, ... of a record file in the order
-    of their folders' names; folders are named by the identities' numbers in the record file. What is written
-    appears when it is complete.
+    Images are copied as they are stored. Identities become the classes 0, 1, ... of a record file in the
+    order of their folders' names; folders are named by the identities' numbers in the record file. What is
+    written appears when it is complete.
 
     Example: [bold]pocketnet data convert faces/ records/train.rec[/bold]
     """
@@ -203,20 +210,22 @@ def _described(dataset: FaceDataset) -> dict[str, Any]:
 
 
 def _print(about: dict[str, Any]) -> None:
-    counts = about["images_per_identity"]
-    typer.echo(f"{about['source']}: {about['images']:,} images of {about['identities']:,} identities")
-    typer.echo(f"images per identity: {counts['min']} to {counts['max']}, median {counts['median']:g}")
+    damaged = about["damaged"]
+    if "images" in about:
+        counts = about["images_per_identity"]
+        typer.echo(f"{about['source']}: {about['images']:,} images of {about['identities']:,} identities")
+        typer.echo(f"images per identity: {counts['min']} to {counts['max']}, median {counts['median']:g}")
+    else:
+        typer.echo(f"{about['source']}: {len(damaged)} damaged records; the dataset cannot be opened")
     if "bytes" in about:
         rebuilt = "rebuilt, as there is no file" if about["index_rebuilt"] else "read"
         typer.echo(f"record file: {about['bytes']:,} bytes; index: {rebuilt}")
-    if not about["decoded"]:
+    if about["decoded"]:
+        good = about["images"] - len(damaged)
+        height, width = about["size"]
+        typer.echo(f"{good:,} images of {width}x{height} decoded, {len(damaged)} damaged")
+    else:
         typer.echo("no image was decoded")
-        return
-    damaged = about["damaged"]
-    height, width = about["size"]
-    typer.echo(
-        f"{about['images'] - len(damaged):,} images of {width}x{height} decoded, {len(damaged)} damaged"
-    )
     for entry in damaged[:_DAMAGED_SHOWN]:
         typer.echo(f"  {entry['error']}")
     if len(damaged) > _DAMAGED_SHOWN:

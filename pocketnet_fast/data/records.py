@@ -19,6 +19,32 @@ RECORDS_NAME: Final = "train.rec"
 PROPERTY_NAME: Final = "property"
 
 
+def _records_of(path: Path) -> Path:
+    return path / RECORDS_NAME if path.is_dir() else path
+
+
+def damaged_records(path: str | os.PathLike[str]) -> dict[int, str]:
+    """Say what is wrong with the image records that are damaged, by place in the dataset; decodes no image.
+
+    ``RecordDataset`` opens no file that has some, as their identities are unknown.
+
+    Args:
+        path: As for ``RecordDataset``.
+
+    Raises:
+        PocketNetError: If there is no such file.
+        CorruptRecordError: If the index must be rebuilt, or record 0 is damaged: there are no places then.
+    """
+    file = RecordFile(_records_of(Path(path)))
+    found = {}
+    for place, key in enumerate(image_keys(file)):
+        try:
+            unpack_image(file.read(key), f"{file.path}: key {key} (offset {file.offset(key)})")
+        except CorruptRecordError as error:
+            found[place] = str(error)
+    return found
+
+
 class RecordDataset(FaceDataset):
     """The images of a ``.rec`` file.
 
@@ -43,7 +69,7 @@ class RecordDataset(FaceDataset):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         folder = Path(path)
-        records = folder / RECORDS_NAME if folder.is_dir() else folder
+        records = _records_of(folder)
         self.name = str(path)
         self.file = RecordFile(records)
         keys = image_keys(self.file)

@@ -31,9 +31,9 @@ def write_records(
 ) -> None:
     """Write a record file, laid out as the distributed ones are, and its index; both appear at the end.
 
-    Record 0 says that the images have the keys 1 to N. They are in the order of their labels; after them comes
-    a record for each identity, with the first of its keys and the one after the last. Beside a file named
-    ``train.rec`` stands ``property`` in the end, so that its folder is a dataset.
+    Record 0 says that the images have the keys 1 to N. They are in the order of their labels; after them
+    comes a record for each identity, with the first of its keys and the one after the last. Beside a file
+    named ``train.rec`` stands ``property`` in the end, so that its folder is a dataset.
 
     Args:
         path: The ``.rec`` file.
