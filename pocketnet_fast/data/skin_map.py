@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ _CURVE: Final = np.linspace(-1, 1, 13)
 _HAIR_SLOPE: Final = 5.0  # texels
 
 Points = npt.NDArray[np.float64]
+Color = FloatArray | Points | tuple[float, float, float]
 
 
 class Head:
@@ -56,12 +57,12 @@ class Head:
 
     def dressed(self, shot: Shot) -> SkinMap:
         """Return the skin map with eyes, eyebrows and mouth as they are in a photo."""
-        canvas = _Canvas(self.skin.copy(), self.surface)
+        drawing = _Drawing()
         for side in (-1, 1):
-            _paint_eye(canvas, self.person, shot, side)
-            _paint_brow(canvas, self.person, shot, side)
-        _paint_mouth(canvas, self.person, shot)
-        return canvas.image
+            _paint_eye(drawing, self.person, shot, side)
+            _paint_brow(drawing, self.person, shot, side)
+        _paint_mouth(drawing, self.person, shot)
+        return drawing.on(self.skin.copy(), self.surface)
 
 
 def _smooth(low: float, high: float, values: Any) -> Any:
@@ -162,18 +163,18 @@ def _paint_skin(
         planes.append(np.minimum(np.maximum(plane * 255 + 0.5, 0), 255).astype(np.uint8))
     image = np.asarray(cv2.merge(planes), np.uint8)
 
-    canvas = _Canvas(image, surface)
+    drawing = _Drawing()
     spots = np.column_stack([rng.uniform(-0.8, 0.8, p.freckles), rng.normal(0.42, 0.22, p.freckles)])
     for spot, size in zip(spots, rng.uniform(0.012, 0.028, p.freckles), strict=True):
-        canvas.disc(spot, size, p.skin * 0.72)
+        drawing.disc(spot, size, p.skin * 0.72)
     for mole in p.moles:
-        canvas.disc(mole[:2], float(mole[2]), p.skin * (1 - mole[3]))
+        drawing.disc(mole[:2], float(mole[2]), p.skin * (1 - mole[3]))
     for side in (-1, 1):
         nostril = np.array((side * 0.48 * p.nose_width, p.nose_length + 0.09))
-        canvas.fill(nostril + _ellipse(0.26 * p.nose_width, 0.028), p.skin * 0.25)
+        drawing.fill(nostril + _ellipse(0.26 * p.nose_width, 0.028), p.skin * 0.25)
         wing = _CURVE[:, None] * (0, 0.07) + np.sqrt(1 - _CURVE**2)[:, None] * (0.05, 0)
-        canvas.line(wing * (side, 1) + (side * p.nose_width, p.nose_length + 0.03), p.skin * 0.62, 1)
-    return canvas.image
+        drawing.line(wing * (side, 1) + (side * p.nose_width, p.nose_length + 0.03), p.skin * 0.62, 1)
+    return drawing.on(image, surface)
 
 
 _TURN = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -184,51 +185,65 @@ def _ellipse(half_width: float, half_height: float) -> Points:
     return _CIRCLE * (half_width, half_height)
 
 
-class _Canvas:
-    """Draws on a skin map, or on a part of one, in head coordinates.
+class _Drawing:
+    """Shapes in head coordinates, drawn on a skin map in their order."""
 
-    Args:
-        image: What to draw on.
-        surface: Of the head.
-        corner: Texel of the map, x and y, that is the first one of the image.
-    """
+    def __init__(self) -> None:
+        self._shapes: list[_Shape] = []
 
-    def __init__(self, image: SkinMap, surface: HeadSurface, corner: tuple[int, int] = (0, 0)) -> None:
-        self.image, self.surface = image, surface
-        self._corner = np.array(corner)
+    def fill(self, outline: Points, color: Color) -> None:
+        self._shapes.append(_Shape("fill", outline, color))
 
-    def _texels(self, points: Points) -> npt.NDArray[np.int32]:
-        return np.rint((self.surface.map_point(points) - self._corner) * (1 << _SHIFT)).astype(np.int32)
+    def line(self, points: Points, color: Color, thickness: int) -> None:
+        self._shapes.append(_Shape("line", points, color, thickness))
 
-    def fill(self, outline: Points, color: npt.ArrayLike) -> None:
-        cv2.fillPoly(self.image, [self._texels(outline)], _bytes(color), cv2.LINE_AA, _SHIFT)
-
-    def line(self, points: Points, color: npt.ArrayLike, thickness: int) -> None:
-        texels = self._texels(points)
-        cv2.polylines(self.image, [texels], False, _bytes(color), thickness, cv2.LINE_AA, _SHIFT)
-
-    def disc(self, centre: npt.ArrayLike, radius: float, color: npt.ArrayLike) -> None:
+    def disc(self, centre: npt.ArrayLike, radius: float, color: Color) -> None:
         self.fill(np.asarray(centre, np.float64) + _CIRCLE[::3] * radius, color)
 
     @contextlib.contextmanager
-    def within(self, outline: Points) -> Iterator[_Canvas]:
-        """Yield a canvas; what is drawn on it appears on this one, inside the outline, as the block ends."""
-        texels = self._texels(outline)
-        (left, top), (right, bottom) = texels.min(0) >> _SHIFT, (texels.max(0) >> _SHIFT) + 2
-        part = self.image[max(top, 0) : bottom, max(left, 0) : right]
-        inner = _Canvas(part.copy(), self.surface, (max(left, 0), max(top, 0)))
-        yield inner
-        mask = np.zeros_like(part)
-        cv2.fillPoly(mask, [inner._texels(outline)], (255, 255, 255), cv2.LINE_AA, _SHIFT)
-        weight = mask * np.float32(1 / 255)
-        part[:] = part + (inner.image.astype(np.float32) - part) * weight + 0.5
+    def within(self, outline: Points, background: Color) -> Iterator[None]:
+        """What the block draws appears inside the outline alone, on a background."""
+        self._shapes.append(_Shape("begin", outline, background))
+        yield
+        self._shapes.append(_Shape("end", outline, background))
+
+    def on(self, image: SkinMap, surface: HeadSurface) -> SkinMap:
+        """Draw on the image, and return it."""
+        if not self._shapes:
+            return image
+        # All points are projected at once.
+        texels = surface.map_point(np.concatenate([shape.points for shape in self._shapes]))
+        fixed = np.rint(texels * (1 << _SHIFT)).astype(np.int32)
+        ends = np.cumsum([len(shape.points) for shape in self._shapes])
+        whole, part, corner = image, image, np.zeros(2, np.int32)
+        for shape, points in zip(self._shapes, np.split(fixed, ends[:-1]), strict=True):
+            color = [255 * min(max(float(channel), 0.0), 1.0) for channel in shape.color]
+            if shape.kind == "fill":
+                cv2.fillPoly(part, [points - corner], color, cv2.LINE_AA, _SHIFT)
+            elif shape.kind == "line":
+                cv2.polylines(part, [points - corner], False, color, shape.thickness, cv2.LINE_AA, _SHIFT)
+            elif shape.kind == "begin":
+                low = np.maximum(points.min(0) >> _SHIFT, 0)
+                high = (points.max(0) >> _SHIFT) + 2
+                whole = image[low[1] : high[1], low[0] : high[0]]
+                part, corner = np.full_like(whole, color), low << _SHIFT
+            else:
+                mask = np.zeros_like(whole)
+                cv2.fillPoly(mask, [points - corner], (255, 255, 255), cv2.LINE_AA, _SHIFT)
+                weight = mask * np.float32(1 / 255)
+                whole[:] = whole + (part.astype(np.float32) - whole) * weight + 0.5
+                part, corner = image, np.zeros(2, np.int32)
+        return image
 
 
-def _bytes(color: npt.ArrayLike) -> tuple[float, ...]:
-    return tuple(np.clip(np.asarray(color, np.float64) * 255, 0, 255).tolist())
+class _Shape(NamedTuple):
+    kind: str
+    points: Points
+    color: Color
+    thickness: int = 0
 
 
-def _paint_eye(canvas: _Canvas, p: Person, shot: Shot, side: int) -> None:
+def _paint_eye(drawing: _Drawing, p: Person, shot: Shot, side: int) -> None:
     turn = p.eye_tilt
     # x of the eye's own frame points to the temple on either side.
     across = np.array((side * np.cos(turn), -np.sin(turn)))
@@ -242,30 +257,29 @@ def _paint_eye(canvas: _Canvas, p: Person, shot: Shot, side: int) -> None:
         return centre + half * t * across + rise * bow * down
 
     upper, lower = curve(-0.68 * height, -0.25), curve(0.40 * height, 0.2)
-    with canvas.within(np.concatenate([upper, lower[::-1]])) as eye:
-        eye.image[:] = _bytes((0.90, 0.87, 0.85))
+    with drawing.within(np.concatenate([upper, lower[::-1]]), (0.90, 0.87, 0.85)):
         pupil = centre + np.array((0.09 * shot.gaze[0], 0.05 * shot.gaze[1] - 0.02))
-        eye.disc(pupil, 0.125, p.iris * 0.45)
-        eye.disc(pupil, 0.105, p.iris)
-        eye.disc(pupil, 0.048, (0.03, 0.03, 0.03))
-        eye.disc(pupil + np.array((0.035, -0.035)), 0.02, (0.95, 0.95, 0.95))
-        eye.line(curve(-0.68 * height + 0.03, -0.25), p.skin * 0.5, 1)
-    canvas.line(lower, p.skin * 0.68, 1)
-    canvas.line(curve(-0.68 * p.eye_height - 0.09, -0.2), p.skin * 0.70, 1)
-    canvas.line(upper, p.brow * 0.5, 2)
+        drawing.disc(pupil, 0.125, p.iris * 0.45)
+        drawing.disc(pupil, 0.105, p.iris)
+        drawing.disc(pupil, 0.048, (0.03, 0.03, 0.03))
+        drawing.disc(pupil + np.array((0.035, -0.035)), 0.02, (0.95, 0.95, 0.95))
+        drawing.line(curve(-0.68 * height + 0.03, -0.25), p.skin * 0.5, 1)
+    drawing.line(lower, p.skin * 0.68, 1)
+    drawing.line(curve(-0.68 * p.eye_height - 0.09, -0.2), p.skin * 0.70, 1)
+    drawing.line(upper, p.brow * 0.5, 2)
 
 
-def _paint_brow(canvas: _Canvas, p: Person, shot: Shot, side: int) -> None:
+def _paint_brow(drawing: _Drawing, p: Person, shot: Shot, side: int) -> None:
     t = (_CURVE + 1) / 2  # 0 at the nose, 1 at the temple
     x = p.eye_distance / 2 + (t - 0.48) * p.brow_length
     rise = p.brow_rise + 0.10 * shot.brows + p.brow_tilt * (t - 0.5) + p.brow_arch * (1 - (2 * t - 1.2) ** 2)
     thickness = p.brow_thickness * (1 - 0.75 * t**3)
     edge = np.column_stack([side * x, -rise - thickness / 2])
     other = np.column_stack([side * x, -rise + thickness / 2])
-    canvas.fill(np.concatenate([edge, other[::-1]]), p.brow)
+    drawing.fill(np.concatenate([edge, other[::-1]]), p.brow)
 
 
-def _paint_mouth(canvas: _Canvas, p: Person, shot: Shot) -> None:
+def _paint_mouth(drawing: _Drawing, p: Person, shot: Shot) -> None:
     color = p.lips + (shot.lip_tint[0] - p.lips) * shot.lip_tint[1]
     half = p.mouth_width * (1 + 0.14 * shot.smile - 0.15 * shot.open_mouth)
     gap = 0.26 * shot.open_mouth + 0.05 * max(0.0, shot.smile - 0.5)
@@ -280,11 +294,10 @@ def _paint_mouth(canvas: _Canvas, p: Person, shot: Shot) -> None:
     cupid = bow * (1 - 0.28 * np.exp(-((t / 0.16) ** 2)))
     upper, lower = curve(-p.lip_upper * cupid - 0.3 * gap * bow), curve((p.lip_lower + 0.7 * gap) * bow)
     inner_upper, inner_lower = curve(-0.3 * gap * bow), curve(0.7 * gap * bow)
-    canvas.fill(np.concatenate([upper, inner_upper[::-1]]), color * 0.88)
-    canvas.fill(np.concatenate([lower, inner_lower[::-1]]), color)
+    drawing.fill(np.concatenate([upper, inner_upper[::-1]]), color * 0.88)
+    drawing.fill(np.concatenate([lower, inner_lower[::-1]]), color)
     if gap > 0.02:
-        with canvas.within(np.concatenate([inner_upper, inner_lower[::-1]])) as inside:
-            inside.image[:] = _bytes((0.22, 0.05, 0.06))
+        with drawing.within(np.concatenate([inner_upper, inner_lower[::-1]]), (0.22, 0.05, 0.06)):
             teeth = np.concatenate([curve(-0.3 * gap * bow - 0.1), curve(0.09 - 0.3 * gap * bow)[::-1]])
-            inside.fill(teeth, (0.90, 0.88, 0.82))
-    canvas.line(inner_upper, color * 0.45, 1)
+            drawing.fill(teeth, (0.90, 0.88, 0.82))
+    drawing.line(inner_upper, color * 0.45, 1)
