@@ -351,20 +351,22 @@ def read_labels(file: RecordFile, offsets: npt.NDArray[np.int64]) -> Labels:
     """
     if offsets.size == 0:
         return np.zeros(0, np.float32)
-    words = np.memmap(file.path, "<u4", mode="r", shape=(file.path.stat().st_size // 4,))
-    # Magic and length, then flag, label, id and id2 (6 words), then the labels of the flag.
+    size = file.path.stat().st_size
+    words = np.memmap(file.path, "<u4", mode="r", shape=(size // 4,))
+    # Magic and length, then flag, label, id and id2 (6 words), then as many labels as the flag says.
     start = offsets // 4
-    header = np.full((len(offsets), 4), _MAX_LENGTH, np.uint32)
     inside = start + 9 <= len(words)
+    header = np.zeros((len(offsets), 4), np.int64)
     for column in range(4):
         header[inside, column] = words[start[inside] + column]
-    labels = header[:, 3].copy().view(np.float32)
-    several = inside & (header[:, 2] > 0)
+    magic, length, flag, label = header.T
+    labels = label.astype(np.uint32).view(np.float32)
+    several = inside & (flag > 0)
     labels[several] = words[start[several] + 8].view(np.float32)
-    # What is no record of one part that is long enough for all of this is read in the ordinary way, which
-    # reports what is wrong with it, if anything.
-    plain = inside & (offsets % 4 == 0) & (header[:, 0] == _MAGIC) & (header[:, 1] >= _IMAGE_HEADER.size + 4)
-    plain &= header[:, 1] <= _MAX_LENGTH
+    # What is no record of one part with all that it states is read in the ordinary way, which says what is
+    # wrong with it, if anything.
+    plain = inside & (offsets % 4 == 0) & (magic == _MAGIC) & (length <= _MAX_LENGTH)
+    plain &= (offsets + 8 + length <= size) & (_IMAGE_HEADER.size + 4 * flag <= length)
     for number in np.flatnonzero(~plain):
         offset = int(offsets[number])
         record = unpack_image(file.read_at(offset), f"{file.path}: offset {offset}")

@@ -78,7 +78,7 @@ class RecordDataset(FaceDataset):
             raise PocketNetError(f"{records} holds no image")
         self.offsets: npt.NDArray[np.int64] = np.array([self.file.offset(key) for key in keys], np.int64)
         stated = read_labels(self.file, self.offsets)
-        wrong = np.flatnonzero(~((stated >= 0) & (stated == np.floor(stated))))
+        wrong = np.flatnonzero(~((stated >= 0) & (stated < 2**31) & (stated == np.floor(stated))))
         if wrong.size:
             raise CorruptRecordError(
                 f"{self._place(int(wrong[0]))}: the label {stated[wrong[0]]:g} is no identity; "

@@ -1,0 +1,37 @@
+"""Small datasets of drawn crops for the tests of data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pocketnet_fast.data.images import ImageArray, encode_image
+from pocketnet_fast.data.recordio import ImageRecord, RecordWriter, pack_image
+
+
+def crop(number: int, size: int = 112) -> ImageArray:
+    """A smooth picture that its number can be told from."""
+    y, x = np.mgrid[0:size, 0:size]
+    planes = [(x + 7 * number) % 256, (2 * y + 13 * number) % 256, (x + y + 29 * number) // 2 % 256]
+    return np.dstack(planes).astype(np.uint8)
+
+
+def write_records(path: Path, labels: list[list[float]], suffix: str = ".png", size: int = 112) -> Path:
+    """A record file of ``crop(0)``, ``crop(1)``, ... with these labels and no record 0 of its own."""
+    with RecordWriter(path) as writer:
+        for key, label in enumerate(labels):
+            image = encode_image(crop(key, size), suffix)
+            writer.write(key, pack_image(ImageRecord(np.array(label, np.float32), image, key)))
+    return path
+
+
+def write_folder(path: Path, identities: dict[str, int], suffix: str = ".png") -> Path:
+    """A folder of folders with this many images each, ``crop(0)``, ``crop(1)``, ... in order of the names."""
+    number = 0
+    for name in sorted(identities):
+        (path / name).mkdir(parents=True)
+        for image in range(identities[name]):
+            (path / name / f"{image}{suffix}").write_bytes(encode_image(crop(number), suffix))
+            number += 1
+    return path
