@@ -168,5 +168,4 @@ def crop_transform(landmarks: npt.NDArray[np.float64], error: npt.NDArray[Any]) 
         error: 5 x 2, in pixels of the crop.
     """
     exact = similarity_transform(landmarks, TEMPLATE)
-    pixels = float(np.hypot(*exact[0, :2]))
-    return similarity_transform(landmarks + error / pixels, TEMPLATE)
+    return similarity_transform(landmarks + error @ np.linalg.inv(exact[:, :2]).T, TEMPLATE)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -14,10 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 from pocketnet_fast.data.alignment import CROP_SIZE
 from pocketnet_fast.data.augment import Augmentation
 from pocketnet_fast.data.dataset import FaceDataset
+from pocketnet_fast.data.images import ImageArray
 from pocketnet_fast.data.sampler import EpochSampler, Sample
 from pocketnet_fast.errors import PocketNetError
 
 Batch = tuple[Tensor, Tensor]
+Labels = npt.NDArray[np.int64]
 
 
 class FaceLoader:
@@ -37,14 +43,13 @@ class FaceLoader:
         workers: int,
         pin_memory: bool,
     ) -> None:
-        self.dataset, self.sampler = dataset, sampler
+        self.dataset, self.sampler, self._pin_memory = dataset, sampler, pin_memory
         self._loader: DataLoader[Any] = DataLoader(
             _AugmentedBatches(dataset, augmentation, sampler.seed),
             batch_sampler=sampler,
             num_workers=workers,
             collate_fn=_as_it_is,
             worker_init_fn=_prepare_worker,
-            pin_memory=pin_memory,
             # Of its own, so that drawing the workers' seeds, which nothing uses, leaves the global one alone.
             generator=torch.Generator(),
         )
@@ -57,7 +62,8 @@ class FaceLoader:
         for batch in self._loader:
             if isinstance(batch, PocketNetError):
                 raise batch
-            yield batch
+            pixels, labels = map(torch.from_numpy, batch)
+            yield (pixels.pin_memory(), labels.pin_memory()) if self._pin_memory else (pixels, labels)
 
 
 def make_loader(
@@ -108,11 +114,17 @@ def make_loader(
     return FaceLoader(dataset, augmentation, sampler, workers=workers, pin_memory=pin_memory)
 
 
-class _AugmentedBatches(Dataset[Batch]):
+class _AugmentedBatches(Dataset[Any]):
+    """Batches as arrays: a worker writes them to its pipe and is done with them.
+
+    Tensors would go through shared memory, of which containers often have little, and by a second connection
+    that the receiver opens, whose failure when that is interrupted the worker reports with a traceback.
+    """
+
     def __init__(self, dataset: FaceDataset, augmentation: Augmentation, seed: int) -> None:
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
 
-    def __getitems__(self, samples: list[Sample]) -> Batch | PocketNetError:
+    def __getitems__(self, samples: list[Sample]) -> tuple[ImageArray, Labels] | PocketNetError:
         """Return a batch, or why there is none: raised in a worker, it would come with a traceback's text."""
         pixels = np.empty((len(samples), CROP_SIZE, CROP_SIZE, 3), np.uint8)
         try:
@@ -121,8 +133,7 @@ class _AugmentedBatches(Dataset[Batch]):
                 pixels[position] = self.augmentation(self.dataset.image(index), rng)
         except PocketNetError as error:
             return error.with_traceback(None)
-        labels = self.dataset.labels[[index for _, index in samples]]
-        return torch.from_numpy(pixels), torch.from_numpy(labels)
+        return pixels, self.dataset.labels[[index for _, index in samples]]
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -137,3 +148,14 @@ def _prepare_worker(_: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+
+
+def _end_with_the_main_process() -> None:
+    # A worker that waits to hand over a batch notices nothing: others hold the pipe's reading end. The parent
+    # is another process (a fork server) than the main one, depending on how workers are started.
+    main = multiprocessing.parent_process()
+    started_by = os.getppid()
+    while main is not None and main.is_alive() and os.getppid() == started_by:
+        main.join(1)
+    os._exit(1)
