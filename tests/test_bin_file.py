@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pocketnet_fast.data.images import decode_image
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.evaluation.bin_file import read_bin
+from pocketnet_fast.evaluation.bin_file import VerificationPairs, read_bin, write_bin
 
 IMAGES = [b"\xff\xd8 one", b"two\x00", b"", b"\x80" * 300]
 SAME = [True, False]
@@ -141,3 +141,14 @@ def test_real_file(shared_dir: Path) -> None:
     assert len(pairs) == 4200
     assert pairs.same.sum() == 2100
     assert decode_image(pairs.images[-1]).shape == (112, 112, 3)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.bin"
+    write_bin(path, VerificationPairs(IMAGES, np.array([True, False])))
+    assert path.read_bytes()[:2] == b"\x80\x02"  # protocol 2, which Python 2 reads too
+    images, same = pickle.loads(path.read_bytes())
+    assert (images, same) == (IMAGES, [True, False])
+    pairs = read_bin(path)
+    assert pairs.images == IMAGES
+    assert pairs.same.tolist() == [True, False]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketnet_fast.data.images import decode_image, read_image
+from pocketnet_fast.data.images import decode_image, encode_image, read_bytes, read_image
 from pocketnet_fast.errors import PocketNetError
 
 cv2 = pytest.importorskip("cv2")
@@ -227,3 +227,19 @@ def test_a_name_outside_ascii(tmp_path: Path) -> None:
     path = tmp_path / "Zoë 写真.png"
     path.write_bytes(encode(".png", smooth_picture()))
     assert read_image(path).shape == (60, 80, 3)
+
+
+def test_encoding() -> None:
+    picture = smooth_picture()
+    np.testing.assert_array_equal(decode_image(encode_image(picture, ".png")), picture)
+    assert np.abs(decode_image(encode_image(picture, ".jpg")).astype(int) - picture).mean() < 3
+    for suffix in (".xyz", ""):
+        with pytest.raises(PocketNetError, match=f"OpenCV cannot write {suffix} files"):
+            encode_image(picture, suffix)
+
+
+def test_reading_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"bytes")
+    assert read_bytes(tmp_path / "a") == b"bytes"
+    with pytest.raises(PocketNetError, match="is a folder, not an image file"):
+        read_bytes(tmp_path)

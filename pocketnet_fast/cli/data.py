@@ -29,7 +29,8 @@ _app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Look at,
 @_app.command()
 def inspect(
     source: Annotated[
-        str, typer.Argument(help="A .rec file, a folder with train.rec, or a folder of folders.")
+        str,
+        typer.Argument(help="A .rec file, a folder with train.rec, a folder of folders, or synthetic:..."),
     ],
     *,
     quick: Annotated[bool, typer.Option("--quick", help="Read labels alone; decode no image.")] = False,
@@ -236,6 +237,7 @@ def _write_sheet(dataset: FaceDataset, damaged: dict[int, str], path: Path) -> N
     """Draw the first images of identities that are spread over the dataset, one row each."""
     import numpy as np
 
+    from pocketnet_fast.data.alignment import CROP_SIZE
     from pocketnet_fast.data.images import encode_image
     from pocketnet_fast.files import atomic_write
 
@@ -244,8 +246,12 @@ def _write_sheet(dataset: FaceDataset, damaged: dict[int, str], path: Path) -> N
     for label in shown:
         held = [int(index) for index in np.flatnonzero(dataset.labels == label) if index not in damaged]
         rows.append(held[:_SHEET_COLUMNS])
-    side = dataset.image(next(index for row in rows for index in row)).shape[0]
     columns = max(map(len, rows))
+    if columns == 0:
+        raise PocketNetError(
+            f"{dataset.name} has no image to show: all those of the identities drawn are damaged"
+        )
+    side = CROP_SIZE
     sheet: ImageArray = np.full((len(rows) * side, columns * side, 3), 255, np.uint8)
     for row, indices in enumerate(rows):
         for column, index in enumerate(indices):
