@@ -71,9 +71,9 @@ def subjects(dataset: RecordDataset, images: int, batch: int) -> dict[str, tuple
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--records", type=Path, help="a .rec file; default: synthetic people as JPEG")
-    parser.add_argument("--images", type=int, default=2048, help="per pass; a multiple of the batch")
+    parser.add_argument("--images", type=int, default=8192, help="per pass; a multiple of the batch")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     a = parser.parse_args()
     if a.images % a.batch:

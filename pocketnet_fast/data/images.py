@@ -127,6 +127,11 @@ def _to_rgb(pixels: npt.NDArray[Any], name: str) -> ImageArray:
         raise PocketNetError(f"{name} has {pixels.dtype} pixels; 8 and 16 bit integers are supported")
     full = int(np.iinfo(pixels.dtype).max)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels == 3 and full == 255:
+        import cv2
+
+        # The usual case, where reversing the channels with numpy takes half as long as decoding a crop.
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
     if channels in (2, 4):
         alpha = pixels[..., -1:].astype(np.uint32)
         background = BACKGROUND * (full // 255)
