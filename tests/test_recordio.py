@@ -226,3 +226,42 @@ def test_a_real_dataset(shared_dir: Path) -> None:
         assert decode_image(record.image, str(key)).shape == (112, 112, 3)
     offsets = [offset for offset, _ in file.walk()]
     assert offsets == [file.offset(key) for key in file.keys]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0\t0\n3\t8\n1\t20\n",
+        "0\t0\n3\t8\n1\t20",
+        "0 0\n3   8\n\n1 20\n",
+        "0\t0\r\n3\t8\r\n1\t20\r\n",
+        " 0\t0\n3\t8\n1\t20\n",
+    ],
+)
+def test_spacing_of_an_index(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "a.rec", [b"", b"abcd", b"ef"])
+    (tmp_path / "a.idx").write_bytes(text.encode())
+    file = RecordFile(tmp_path / "a.rec")
+    assert file.keys == (0, 3, 1)
+    assert [file.offset(key) for key in (0, 1, 3)] == [0, 20, 8]
+    assert (file.read(3), file.read(1)) == (b"abcd", b"ef")
+    assert 1 in file
+    assert 2 not in file
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0\n0\t8\t20\n", "line 1 is '0'; expected a key and an offset"),
+        ("0\t0\n\t8\n", "line 2 is '8'; expected"),
+        ("0\t0\n1\t8.0\n", "line 2 is '1\\t8.0'; expected"),
+        ("0\t0\n-1\t8\n", "line 2 is '-1\\t8'; expected"),
+        ("0\t0\n1\t99999999999999999999\n", "line 2: offset 99999999999999999999 is not in a file of"),
+    ],
+)
+def test_odd_lines_of_an_index(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path / "a.rec", [b"", b"abcd", b"ef"])
+    (tmp_path / "a.idx").write_text(text)
+    with pytest.raises(PocketNetError) as caught:
+        RecordFile(tmp_path / "a.rec")
+    assert message in str(caught.value)

@@ -36,6 +36,7 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _IMAGE_HEADER = struct.Struct("<IfQQ")
 
 Labels = npt.NDArray[np.float32]
+Index = npt.NDArray[np.int64]
 
 
 class CorruptRecordError(PocketNetError):
@@ -54,7 +55,8 @@ class RecordFile:
             index is rebuilt by walking the file, and keys are counted from 0.
 
     Attributes:
-        keys: The keys, in the order of the index.
+        index: int64, N x 2: keys and offsets in bytes, in the order of the index file.
+        index_was_rebuilt: Whether there was no index file.
 
     Raises:
         PocketNetError: If a file is missing or the index is no index of this file.
@@ -72,16 +74,25 @@ class RecordFile:
             raise PocketNetError(f"{index_path}: no such index file")
         self.index_was_rebuilt = not index_path.is_file()
         if self.index_was_rebuilt:
-            self._offsets = {key: offset for key, (offset, _) in enumerate(self.walk())}
+            rebuilt = list(enumerate(offset for offset, _ in self.walk()))
+            self.index: Index = np.array(rebuilt, np.int64).reshape(-1, 2)
         else:
-            self._offsets = _read_index(index_path, self.path.stat().st_size)
-        self.keys = tuple(self._offsets)
+            self.index = _read_index(index_path, self.path.stat().st_size)
+        self._by_key = self.index
+        if not (np.diff(self.index[:, 0]) > 0).all():
+            self._by_key = self.index[np.argsort(self.index[:, 0])]
+
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """The keys, in the order of the index."""
+        return tuple(self.index[:, 0].tolist())
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.index)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._offsets
+    def __contains__(self, key: int) -> bool:
+        place = np.searchsorted(self._by_key[:, 0], key)
+        return bool(place < len(self) and self._by_key[place, 0] == key)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_map": None, "_owner": -1}
@@ -92,7 +103,9 @@ class RecordFile:
         Raises:
             KeyError: If there is no such key.
         """
-        return self._offsets[key]
+        if key not in self:
+            raise KeyError(key)
+        return int(self._by_key[np.searchsorted(self._by_key[:, 0], key), 1])
 
     def read(self, key: int) -> bytes:
         """Return the payload of one record.
@@ -101,7 +114,7 @@ class RecordFile:
             KeyError: If there is no such key.
             CorruptRecordError: If the record is damaged.
         """
-        return self._record(self._offsets[key])[0]
+        return self._record(self.offset(key))[0]
 
     def read_at(self, offset: int) -> bytes:
         """Return the payload of the record that starts at ``offset``, without a look into the index.
@@ -175,7 +188,26 @@ class RecordFile:
         return _MAGIC_BYTES.join(parts), end
 
 
-def _read_index(path: Path, size: int) -> dict[int, int]:
+def _read_index(path: Path, size: int) -> Index:
+    """Read a well-formed index at once; anything else line by line, which names the line that is wrong."""
+    text = path.read_bytes()
+    characters = np.frombuffer(text, np.uint8)
+    separators = characters[characters <= ord("\n")]
+    lines = len(separators) // 2
+    numbers = ((characters >= ord("0")) & (characters <= ord("9"))).sum() + 2 * lines == len(characters)
+    tabs, ends = separators[: 2 * lines : 2], separators[1 : 2 * lines : 2]
+    if lines and numbers and (tabs == ord("\t")).all() and (ends == ord("\n")).all():
+        values = np.fromstring(text, np.int64, sep=" ")  # any white space
+        if len(values) == 2 * lines:
+            index = values.reshape(-1, 2)
+            keys, offsets = index.T
+            once = (np.diff(np.sort(keys)) > 0).all()
+            if offsets.max() < size and not (offsets % 4).any() and once:
+                return index
+    return _read_index_lines(path, size)
+
+
+def _read_index_lines(path: Path, size: int) -> Index:
     offsets: dict[int, int] = {}
     with path.open(encoding="ascii", errors="replace") as file:
         for number, line in enumerate(file, 1):
@@ -194,7 +226,7 @@ def _read_index(path: Path, size: int) -> dict[int, int]:
             if key in offsets:
                 raise PocketNetError(f"{path}: line {number}: key {key} stands twice")
             offsets[key] = offset
-    return offsets
+    return np.array([*offsets.items()], np.int64).reshape(-1, 2)
 
 
 class RecordWriter:
@@ -316,24 +348,34 @@ def pack_image(record: ImageRecord) -> bytes:
     return header + labels.tobytes() + record.image
 
 
-def image_keys(file: RecordFile) -> tuple[int, ...]:
-    """Keys of the image records of a dataset: what record 0 says, or every key if it is an image itself.
+def image_index(file: RecordFile) -> Index:
+    """Index of the image records of a dataset: what record 0 says, or every record if it is an image itself.
+
+    Returns:
+        int64, N x 2: keys and offsets, by ascending key where record 0 names them, else in the index's order.
 
     Raises:
         CorruptRecordError: If record 0 is damaged or names keys that the file lacks.
     """
     if 0 not in file:
-        return file.keys
+        return file.index
     head = unpack_image(file.read(0), f"{file.path}: record 0")
     if head.image or head.labels.size < 2:
-        return file.keys
-    keys = tuple(range(1, int(head.labels[0])))
-    missing = next((key for key in keys if key not in file), None)
-    if missing is not None:
+        return file.index
+    by_key = file.index[np.argsort(file.index[:, 0])]
+    end = int(head.labels[0])
+    found = by_key[(by_key[:, 0] >= 1) & (by_key[:, 0] < end)]
+    if len(found) != max(end - 1, 0):
+        missing = np.setdiff1d(np.arange(1, end), found[:, 0])[0]
         raise CorruptRecordError(
-            f"{file.path}: record 0 announces the keys 1 to {len(keys)}, and key {missing} is missing"
+            f"{file.path}: record 0 announces the keys 1 to {end - 1}, and key {missing} is missing"
         )
-    return keys
+    return found
+
+
+def image_keys(file: RecordFile) -> tuple[int, ...]:
+    """Keys of the image records of a dataset: see ``image_index``."""
+    return tuple(image_index(file)[:, 0].tolist())
 
 
 def read_labels(file: RecordFile, offsets: npt.NDArray[np.int64]) -> Labels:

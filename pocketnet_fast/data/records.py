@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from pocketnet_fast.data.alignment import CROP_SIZE
 from pocketnet_fast.data.dataset import FaceDataset, decode_crop
 from pocketnet_fast.data.images import ImageArray
-from pocketnet_fast.data.recordio import CorruptRecordError, RecordFile, image_keys, read_labels, unpack_image
+from pocketnet_fast.data.recordio import (
+    CorruptRecordError,
+    RecordFile,
+    image_index,
+    read_labels,
+    unpack_image,
+)
 from pocketnet_fast.errors import PocketNetError
 
 RECORDS_NAME: Final = "train.rec"
@@ -37,9 +42,9 @@ def damaged_records(path: str | os.PathLike[str]) -> dict[int, str]:
     """
     file = RecordFile(_records_of(Path(path)))
     found = {}
-    for place, key in enumerate(image_keys(file)):
+    for place, (key, offset) in enumerate(image_index(file).tolist()):
         try:
-            unpack_image(file.read(key), f"{file.path}: key {key} (offset {file.offset(key)})")
+            unpack_image(file.read_at(offset), f"{file.path}: key {key} (offset {offset})")
         except CorruptRecordError as error:
             found[place] = str(error)
     return found
@@ -72,11 +77,9 @@ class RecordDataset(FaceDataset):
         records = _records_of(folder)
         self.name = str(path)
         self.file = RecordFile(records)
-        keys = image_keys(self.file)
-        self.keys: npt.NDArray[np.int64] = np.array(keys, np.int64)
-        if not keys:
+        self.keys, self.offsets = image_index(self.file).T
+        if not self.keys.size:
             raise PocketNetError(f"{records} holds no image")
-        self.offsets: npt.NDArray[np.int64] = np.array([self.file.offset(key) for key in keys], np.int64)
         stated = read_labels(self.file, self.offsets)
         wrong = np.flatnonzero(~((stated >= 0) & (stated < 2**31) & (stated == np.floor(stated))))
         if wrong.size:
@@ -105,7 +108,6 @@ class RecordDataset(FaceDataset):
         Raises:
             CorruptRecordError: If the record is damaged.
         """
-        # By offset: looking into the index would make each worker process a copy of it, page by page.
         payload = self.file.read_at(int(self.offsets[index]))
         return unpack_image(payload, self._place(index)).image
 
