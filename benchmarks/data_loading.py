@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -36,11 +37,19 @@ from pocketnet_fast.data.records import RecordDataset
 from pocketnet_fast.data.synthetic import SyntheticDataset
 from pocketnet_fast.data.writing import write_records
 
+FLOOR = "records, cv2.imdecode (the floor)"
 EVERY = Augmentation(flip=0.5, crop=0.5, color=0.5, blur=0.5, cutout=0.5)
 
 
-def subjects(dataset: RecordDataset, images: int, batch: int) -> dict[str, tuple[int, Callable[[], object]]]:
-    """Each subject's processes that decode, and a pass over ``images`` images in random order."""
+class Subject(NamedTuple):
+    """A pass over some images in random order, and the number of processes that do the work."""
+
+    run: Callable[[], object]
+    images: int
+    processes: int = 1
+
+
+def subjects(dataset: RecordDataset, images: int, batch: int) -> dict[str, Subject]:
     order = np.random.default_rng(0).permutation(len(dataset))[:images].tolist()
 
     def floor() -> None:
@@ -57,14 +66,17 @@ def subjects(dataset: RecordDataset, images: int, batch: int) -> dict[str, tuple
 
         return run
 
+    people = SyntheticDataset(64, 20)
+    drawn = np.random.default_rng(0).permutation(len(people))[: images // 16].tolist()
     return {
-        "records": (1, lambda: [dataset.encoded(index) for index in order]),
-        "records, cv2.imdecode (the floor)": (1, floor),
-        "image": (1, lambda: [dataset.image(index) for index in order]),
-        "loader, flip, no workers": (1, loader(Augmentation(), 0)),
-        "loader, flip, 1 worker": (1, loader(Augmentation(), 1)),
-        "loader, flip, 2 workers": (2, loader(Augmentation(), 2)),
-        "loader, every change at 0.5, no workers": (1, loader(EVERY, 0)),
+        "records": Subject(lambda: [dataset.encoded(index) for index in order], images),
+        FLOOR: Subject(floor, images),
+        "image": Subject(lambda: [dataset.image(index) for index in order], images),
+        "loader, flip, no workers": Subject(loader(Augmentation(), 0), images),
+        "loader, flip, 1 worker": Subject(loader(Augmentation(), 1), images),
+        "loader, flip, 2 workers": Subject(loader(Augmentation(), 2), images, 2),
+        "loader, every change at 0.5, no workers": Subject(loader(EVERY, 0), images),
+        "synthetic people, rendered": Subject(lambda: [people.image(index) for index in drawn], len(drawn)),
     }
 
 
@@ -99,14 +111,14 @@ def measure(dataset: RecordDataset, a: argparse.Namespace) -> None:
         raise SystemExit(f"{dataset.name} holds {len(dataset)} images; --images asks for {a.images}")
     named = subjects(dataset, a.images, a.batch)
     times: dict[str, list[float]] = {name: [] for name in named}
-    for _, run in named.values():
-        run()
+    for subject in named.values():
+        subject.run()
     shuffle = random.Random(0)
     for _ in track(range(a.rounds), "measuring", transient=True):
         for name in shuffle.sample([*named], len(named)):
             start = time.perf_counter()
-            named[name][1]()
-            times[name].append((time.perf_counter() - start) / a.images)
+            named[name].run()
+            times[name].append((time.perf_counter() - start) / named[name].images)
 
     size = np.mean([len(dataset.encoded(index)) for index in range(0, len(dataset), 16)])
     versions = f"OpenCV {cv2.__version__}, numpy {np.__version__}, torch {torch.__version__}"
@@ -117,9 +129,9 @@ def measure(dataset: RecordDataset, a: argparse.Namespace) -> None:
     table.add_column("subject")
     for column in ("ms per image", "quartiles", "images/s", "per process", "times the floor"):
         table.add_column(column, justify="right")
-    floor = statistics.median(times["records, cv2.imdecode (the floor)"])
+    floor = statistics.median(times[FLOOR])
     figures = {}
-    for name, (processes, _) in named.items():
+    for name, subject in named.items():
         low, middle, high = statistics.quantiles(times[name], n=4)
         figures[name] = {"ms": middle * 1e3, "lower_ms": low * 1e3, "upper_ms": high * 1e3}
         table.add_row(
@@ -127,8 +139,8 @@ def measure(dataset: RecordDataset, a: argparse.Namespace) -> None:
             f"{middle * 1e3:.3f}",
             f"{low * 1e3:.3f} to {high * 1e3:.3f}",
             f"{1 / middle:,.0f}",
-            f"{1 / middle / processes:,.0f}",
-            f"{middle * processes / floor:.2f}",
+            f"{1 / middle / subject.processes:,.0f}",
+            f"{middle * subject.processes / floor:.2f}",
         )
     console.print(table)
     if a.json:
