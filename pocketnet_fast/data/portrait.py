@@ -31,8 +31,9 @@ def render(head: Head, shot: Shot) -> ImageArray:
     face = _lit(np.asarray(skin, np.uint8), view, shot)
     image = _surroundings(head, shot, rotation, to_crop)
     image += (face - image) * cv2.merge([view.cover] * 3)
-    if head.person.glasses is not None and shot.wears_glasses:
-        _put_on_glasses(image, head, rotation, to_crop)
+    glasses = head.person.glasses if shot.wears_glasses else None
+    if glasses is not None:
+        _put_on_glasses(image, head, glasses, rotation, to_crop)
     if shot.occluder is not None:
         (x, y, width, height, angle), color = shot.occluder
         box = cv2.boxPoints(((x, y), (2 * width, 2 * height), float(np.degrees(angle))))
@@ -53,10 +54,8 @@ def _lit(skin: npt.NDArray[np.uint8], view: View, shot: Shot) -> FloatArray:
     half = light + np.array((0, 0, 1), np.float32)
     half /= np.linalg.norm(half)
     glint = np.maximum((nx * half[0] + ny * half[1] + half[2]) / length, 0)
-    glint = glint * glint
-    glint = glint * glint
-    glint = glint * glint
-    glint = glint * glint
+    for _ in range(4):  # to the power of 16
+        glint *= glint
     # A little less light comes from below.
     around = 0.92 - 0.10 * ny / length
     lamp = np.maximum((lambert + 0.2) * (1 / 1.2), 0)
@@ -118,11 +117,14 @@ def _surroundings(
 
 
 def _put_on_glasses(
-    image: FloatArray, head: Head, rotation: npt.NDArray[np.float64], to_crop: npt.NDArray[np.float64]
+    image: FloatArray,
+    head: Head,
+    glasses: tuple[float, float, float, float],
+    rotation: npt.NDArray[np.float64],
+    to_crop: npt.NDArray[np.float64],
 ) -> None:
     p = head.person
-    assert p.glasses is not None
-    half_width, half_height, roundness, shade = p.glasses
+    half_width, half_height, roundness, shade = glasses
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     # A superellipse, from nearly a rectangle to an ellipse.
     power = 0.45 + 0.55 * roundness

@@ -23,6 +23,10 @@ _PAIRS_FROM: Final = 1_000_000
 class SyntheticDataset(FaceDataset):
     """Rendered identities; identity ``first_identity + k`` is the same whatever the other arguments are.
 
+    An image depends on the seed, the identity and its number alone. Between machines, instruction sets and
+    versions of numpy and OpenCV that round otherwise may change some pixels by a grey level. Images are
+    rendered anew each time; the skin maps of the identities seen last are kept in memory.
+
     Args:
         identities: Number of identities.
         images: Of each identity.
