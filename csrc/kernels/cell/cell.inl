@@ -467,6 +467,7 @@ void pointwise_gradient(const CellTerm& term, const CellGradient& args, float* s
     }
     const int after = begin + count, left = pixels - after < chunk ? pixels - after : chunk;
     Ahead ahead;
+    add_inputs(term, args.grad_input, begin, count, ahead);
     add_inputs(term, args.input, after, left, ahead);
     ahead.add(args.gradient.data + after * args.gradient.stride, left * args.gradient.stride);
     if (args.products.padded) {
