@@ -23,7 +23,7 @@ struct KernelSet {
   long (*margin_forward)(const MarginHead&, const MarginForward&, std::ptrdiff_t, std::ptrdiff_t, float*);
   long (*margin_backward)(const MarginHead&, const MarginBackward&, std::ptrdiff_t, std::ptrdiff_t, float*);
   void (*margin_exp)(const float*, int, float*);
-  void (*cell_products)(const CellTerm&, const float* const*, float*, float*, float*);
+  void (*cell_products)(const CellTerm&, const float* const*, int, float*, float*, float*);
   void (*channel_moments)(const ImageView&, int, int, double*, double*);
   void (*normalize_sum)(const NormalizedSum&);
   void (*remaining_result)(const NormalizedSum&, const float*);

@@ -99,9 +99,9 @@ class Packed {
   }
 
   // The products of one image, whose parts are mine.inputs.
-  void multiply(ThreadMemory& mine, float* products) const {
+  void multiply(ThreadMemory& mine, int next, float* products) const {
     if (term_.kind == CellKind::kNormalize) return;
-    set_.cell_products(term_, mine.inputs.data(), mine.filtered.reserve(0), products, mine.scratch.reserve(0));
+    set_.cell_products(term_, mine.inputs.data(), next, mine.filtered.reserve(0), products, mine.scratch.reserve(0));
   }
   // Where they are then: kNormalize takes its input as it is.
   ImageView products_of(const float* input, const float* products) const {
@@ -178,18 +178,31 @@ struct Normalization {
 
 // An operation's share of its sum for one image, once its products and Normalization are there.
 NormalizedTerm term_of(const Packed& packed, const std::vector<const float*>& states, int image, ThreadMemory& mine,
-                       OperationMemory& memory) {
+                       OperationMemory& memory, const float* products) {
   const Normalization vectors(packed, memory.normalization);
   packed.parts_of(states, image, mine.inputs);
-  const float* products = memory.products.reserve(0) + image * packed.products();
   return {packed.products_of(mine.inputs[0], products), vectors.scale, vectors.shift, packed.operation().first_out,
           packed.term().out_channels};
+}
+
+// Whether the first operation's products lie as the sum will, so that they need no memory but the sum's: one block,
+// every operation has all of it, and the first is not read where it lies anyway.
+bool fits_in_place(const std::vector<Packed>& packed, const CellState& state) {
+  bool fits = state.channels == kBlock && !packed.empty() && packed[0].term().kind != CellKind::kNormalize;
+  for (const Packed& p : packed) fits = fits && p.term().out_channels == kBlock;
+  return fits;
 }
 
 // The second pass over the images goes backwards: it starts with those whose data are still in the cache.
 enum class Order { kForwards, kBackwards };
 
-// Calls body(image, thread) for every image, each thread for a run of them.
+struct Turn {
+  int image;
+  int next;  // the image of the thread's next turn, counted from this one; 0 in the last
+  int thread;
+};
+
+// Calls body(turn) for every image, each thread for a run of them.
 template <typename Body>
 void each_image(int images, int threads, Order order, Body& body) {
   struct Context {
@@ -203,7 +216,10 @@ void each_image(int images, int threads, Order order, Body& body) {
         const Context& c = *static_cast<Context*>(data);
         const int begin = static_cast<int>(static_cast<std::ptrdiff_t>(c.images) * thread / parties);
         const int end = static_cast<int>(static_cast<std::ptrdiff_t>(c.images) * (thread + 1) / parties);
-        for (int i = begin; i < end; ++i) c.body(c.order == Order::kForwards ? i : begin + end - 1 - i, thread);
+        const int step = c.order == Order::kForwards ? 1 : -1;
+        for (int i = begin; i < end; ++i) {
+          c.body({step > 0 ? i : begin + end - 1 - i, i + 1 < end ? step : 0, thread});
+        }
       },
       &context);
 }
@@ -279,18 +295,25 @@ void sum_forward(const Cell& cell, int sum, const KernelSet& set, const std::vec
   const std::vector<int> residuals = residuals_of(cell, sum);
   prepare_threads(packed, residuals.size(), threads, memory);
   const std::size_t count = packed.size();
+  const CellState& state = cell.states[cell.inputs + sum];
+  const std::ptrdiff_t floats = floats_of(state);
+  const std::size_t outside = fits_in_place(packed, state) ? 1 : 0;  // the first operation with products elsewhere
   for (std::size_t i = 0; i < count; ++i) {
-    memory.operations[i].products.reserve(packed[i].products() * cell.images);
+    if (i >= outside) memory.operations[i].products.reserve(packed[i].products() * cell.images);
     memory.operations[i].moments.zeros(2 * packed[i].lanes_out() * cell.images);
   }
-  auto multiply = [&](int image, int thread) {
-    ThreadMemory& mine = memory.threads[thread];
+  const auto products_at = [&](std::size_t i, int image) {
+    if (i < outside) return out + image * floats;
+    return memory.operations[i].products.reserve(0) + image * packed[i].products();
+  };
+  auto multiply = [&](const Turn& turn) {
+    ThreadMemory& mine = memory.threads[turn.thread];
     for (std::size_t i = 0; i < count; ++i) {
       const Packed& p = packed[i];
-      float* products = memory.operations[i].products.reserve(0) + image * p.products();
-      double* moments = memory.operations[i].moments.data() + 2 * image * p.lanes_out();
-      p.parts_of(states, image, mine.inputs);
-      p.multiply(mine, products);
+      float* products = products_at(i, turn.image);
+      double* moments = memory.operations[i].moments.data() + 2 * turn.image * p.lanes_out();
+      p.parts_of(states, turn.image, mine.inputs);
+      p.multiply(mine, turn.next, products);
       set.channel_moments(p.products_of(mine.inputs[0], products), p.term().out_channels, static_cast<int>(p.pixels()),
                           moments, moments + p.lanes_out());
     }
@@ -306,12 +329,12 @@ void sum_forward(const Cell& cell, int sum, const KernelSet& set, const std::vec
     variance += p.term().out_channels;
   }
 
-  const CellState& state = cell.states[cell.inputs + sum];
-  const std::ptrdiff_t floats = floats_of(state);
-  auto normalize = [&](int image, int thread) {
-    ThreadMemory& mine = memory.threads[thread];
-    for (std::size_t i = 0; i < count; ++i)
-      mine.terms[i] = term_of(packed[i], states, image, mine, memory.operations[i]);
+  auto normalize = [&](const Turn& turn) {
+    ThreadMemory& mine = memory.threads[turn.thread];
+    const int image = turn.image;
+    for (std::size_t i = 0; i < count; ++i) {
+      mine.terms[i] = term_of(packed[i], states, image, mine, memory.operations[i], products_at(i, image));
+    }
     for (std::size_t r = 0; r < residuals.size(); ++r) mine.residuals[r] = states[residuals[r]] + image * floats;
     set.normalize_sum({state.height * state.width, state.channels, mine.terms.data(), static_cast<int>(count),
                        mine.residuals.data(), static_cast<int>(residuals.size()), out + image * floats});
@@ -398,12 +421,12 @@ class OperationBackward {
     for (int c = 0; c < term.out_channels; ++c) {
       vectors_.centre[c] = values_ == Values::kProducts ? static_cast<float>(mean_[c]) : packed_.operation().beta[c];
     }
-    auto measure = [this](int image, int thread) { measure_image(image, at_.memory.threads[thread]); };
+    auto measure = [this](const Turn& turn) { measure_image(turn, at_.memory.threads[turn.thread]); };
     each_image(at_.cell.images, at_.threads, Order::kForwards, measure);
     combine();
     const std::size_t size = depthwise_begin() + depthwise_size() + slope_size();
     for (int t = 0; t < at_.threads; ++t) at_.memory.threads[t].sums.zeros(size);
-    auto differentiate = [this](int image, int thread) { differentiate_image(image, at_.memory.threads[thread]); };
+    auto differentiate = [this](const Turn& turn) { differentiate_image(turn, at_.memory.threads[turn.thread]); };
     each_image(at_.cell.images, at_.threads, Order::kBackwards, differentiate);
     if (!separable()) return;
     double* total = at_.memory.threads[0].sums.data();
@@ -433,11 +456,12 @@ class OperationBackward {
     return packed_.products_of(mine.inputs[0], products_ + image * packed_.products());
   }
 
-  void measure_image(int image, ThreadMemory& mine) const {
+  void measure_image(const Turn& turn, ThreadMemory& mine) const {
+    const int image = turn.image;
     const std::size_t lanes = packed_.lanes_out();
     if (values_ == Values::kRemainder) subtract_others(image, mine);
     packed_.parts_of(at_.states, image, mine.inputs);
-    if (values_ == Values::kProducts) packed_.multiply(mine, products_ + image * packed_.products());
+    if (values_ == Values::kProducts) packed_.multiply(mine, turn.next, products_ + image * packed_.products());
     at_.set.gradient_moments(packed_.term(), gradient_of(image), view(image, mine), vectors_.centre,
                              moments_ + 2 * image * lanes, moments_ + (2 * image + 1) * lanes);
   }
@@ -447,7 +471,9 @@ class OperationBackward {
     int terms = 0;
     for (std::size_t i = 0; i < at_.packed.size(); ++i) {
       if (i == index_) continue;
-      mine.terms[terms++] = term_of(at_.packed[i], at_.states, image, mine, at_.memory.operations[i]);
+      OperationMemory& other = at_.memory.operations[i];
+      const float* products = other.products.reserve(0) + image * at_.packed[i].products();
+      mine.terms[terms++] = term_of(at_.packed[i], at_.states, image, mine, other, products);
     }
     for (std::size_t r = 0; r < at_.residuals.size(); ++r) {
       mine.residuals[r] = at_.states[at_.residuals[r]] + image * floats;
@@ -486,7 +512,8 @@ class OperationBackward {
     }
   }
 
-  void differentiate_image(int image, ThreadMemory& mine) const {
+  void differentiate_image(const Turn& turn, ThreadMemory& mine) const {
+    const int image = turn.image;
     packed_.parts_of(at_.states, image, mine.inputs);
     packed_.parts_of(at_.grad_states, image, mine.grad_inputs);
     double* sums = mine.sums.data();
@@ -498,6 +525,7 @@ class OperationBackward {
                                vectors_.by_product,
                                vectors_.constant,
                                mine.grad_inputs.data(),
+                               turn.next,
                                accumulate_,
                                sums,
                                sums + depthwise_begin(),

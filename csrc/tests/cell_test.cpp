@@ -209,7 +209,7 @@ void check_products(const Case& c, const Exactly& exact, const CellTerm& term, c
   Guarded filtered(filters_plane(term) ? static_cast<std::size_t>(term.blocks) * c.pixels() * kBlock : 0, false);
   scratch.poison();
   products.poison();
-  set.cell_products(term, inputs.get(), filtered.get(), products.get(), scratch.get());
+  set.cell_products(term, inputs.get(), 0, filtered.get(), products.get(), scratch.get());
   CHECK(scratch.guards_intact() && products.guards_intact() && filtered.guards_intact(),
         "%s %s: cell_products writes outside its memory", set.name, c.describe().c_str());
   const int roundings = c.kernel * c.kernel + 16 * term.blocks + 6;
@@ -352,7 +352,7 @@ void check_gradient(const Case& c, const Exactly& exact, const CellTerm& term, c
   scratch.poison();
   set.cell_gradient(term,
                     {inputs.get(), gradient, view, factors.mean.data(), factors.by_gradient.data(),
-                     factors.by_product.data(), factors.constant.data(), grad_input.data(), accumulate,
+                     factors.by_product.data(), factors.constant.data(), grad_input.data(), 0, accumulate,
                      by_pointwise.data(), by_depthwise.data(), by_slope.data()},
                     scratch.get());
 

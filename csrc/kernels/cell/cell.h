@@ -95,6 +95,7 @@ struct CellGradient {
   const float* by_product;
   const float* constant;
   float* const* grad_input;  // [parts]: written, or added to
+  int next;                  // as in cell_products
   bool accumulate;
   double* grad_pointwise;  // [out_blocks][blocks][16 out][16 in]: added to, like the next two; for kSeparable
   double* grad_depthwise;  // [blocks][kernel * kernel][16]; where filters_plane()
@@ -107,21 +108,25 @@ bool filters_plane(const CellTerm& term);
 // Floats of scratch for each of the functions below.
 std::size_t cell_scratch(const CellTerm& term);
 
+// `next` says which image the caller works on next, counted from this one in a batch that lies image after image; 0 for
+// none. Nothing depends on it but the cache.
+//
 // cell_products: all kinds but kNormalize, whose products are its input; `filtered` is written where filters_plane().
+// normalize_sum: the products of the first term may lie in `out` itself, if all terms have all of 16 channels.
 // channel_moments: per channel the mean, and the sum of squared distances from it.
 // remaining_result: what the terms and residuals of `others` leave of `sum`, [pixels][channels]; `others.out` is
 // [blocks][pixels][16], surplus channels zero, and every term of it has all channels.
 // gradient_moments: per channel the sum of g, and of g * (p - mean).
-#define PNF_DECLARE(isa)                                                                                   \
-  namespace isa {                                                                                          \
-  void cell_products(const CellTerm& term, const float* const* input, float* filtered, float* products,    \
-                     float* scratch);                                                                      \
-  void channel_moments(const ImageView& products, int channels, int pixels, double* mean, double* square); \
-  void normalize_sum(const NormalizedSum& args);                                                           \
-  void remaining_result(const NormalizedSum& others, const float* sum);                                    \
-  void gradient_moments(const CellTerm& term, const OutputGradient& gradient, const ImageView& products,   \
-                        const float* mean, double* sum, double* product_sum);                              \
-  void cell_gradient(const CellTerm& term, const CellGradient& args, float* scratch);                      \
+#define PNF_DECLARE(isa)                                                                                          \
+  namespace isa {                                                                                                 \
+  void cell_products(const CellTerm& term, const float* const* input, int next, float* filtered, float* products, \
+                     float* scratch);                                                                             \
+  void channel_moments(const ImageView& products, int channels, int pixels, double* mean, double* square);        \
+  void normalize_sum(const NormalizedSum& args);                                                                  \
+  void remaining_result(const NormalizedSum& others, const float* sum);                                           \
+  void gradient_moments(const CellTerm& term, const OutputGradient& gradient, const ImageView& products,          \
+                        const float* mean, double* sum, double* product_sum);                                     \
+  void cell_gradient(const CellTerm& term, const CellGradient& args, float* scratch);                             \
   }
 PNF_DECLARE(scalar)
 PNF_DECLARE(avx2)

@@ -492,6 +492,14 @@ void pointwise_gradient(const CellTerm& term, const CellGradient& args, float* s
   }
 }
 
+// Of the inputs of another image, or of what lies like them, the share that belongs to a chunk of output pixels.
+void add_share(const CellTerm& term, const float* const* input, int image, int begin, int count, Ahead& ahead) {
+  const std::ptrdiff_t floats = static_cast<std::ptrdiff_t>(term.height) * term.width * term.part_channels;
+  const std::ptrdiff_t pixels = cell_pixels(term);
+  const std::ptrdiff_t first = floats * begin / pixels, end = floats * (begin + count) / pixels;
+  for (int part = 0; part < term.parts; ++part) ahead.add(input[part] + image * floats + first, end - first);
+}
+
 // The filtered planes of an image. The activated, padded ones are left in `activated`: one of each block, or the last
 // one only where `activated_panel` is zero.
 void filter_planes(const CellTerm& term, const float* const* input, float* activated, std::ptrdiff_t activated_panel,
@@ -512,7 +520,7 @@ void filter_planes(const CellTerm& term, const float* const* input, float* activ
 }
 
 void depthwise_gradient(const CellTerm& term, const CellGradient& args, float* scratch) {
-  const std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(cell_pixels(term)) * kBlock;
+  const std::ptrdiff_t pixels = cell_pixels(term), plane = pixels * kBlock;
   const std::ptrdiff_t padded = padded_floats(term), out_row = static_cast<std::ptrdiff_t>(term.out_width) * kBlock;
   const std::ptrdiff_t taps = static_cast<std::ptrdiff_t>(term.kernel) * term.kernel * kBlock;
   const int chunk_rows = chunk_rows_of(term);
@@ -525,7 +533,6 @@ void depthwise_gradient(const CellTerm& term, const CellGradient& args, float* s
   float* by_filtered = spare + row_floats(term);  // stride 2 only; else the gradients go to `spread` at once
   float* filtered = by_filtered + (term.stride > 1 ? term.blocks * plane : 0);
 
-  Ahead nothing;
   filter_planes(term, args.input, activated, padded, filtered);
   for (int block = 0; block < term.blocks; ++block) clear_border(term, spread + block * padded);
   for (int y = 0; y < term.out_height; y += chunk_rows) {
@@ -538,14 +545,23 @@ void depthwise_gradient(const CellTerm& term, const CellGradient& args, float* s
                     args.grad_pointwise + (static_cast<std::ptrdiff_t>(o) * term.blocks + b) * kBlock * kBlock);
       }
     }
+    Ahead ahead;
+    add_share(term, args.grad_input, 0, y * term.out_width, count, ahead);
+    if (args.next != 0) {
+      add_share(term, args.input, args.next, y * term.out_width, count, ahead);
+      ahead.add(args.gradient.data + (args.next * pixels + y * term.out_width) * args.gradient.stride,
+                count * args.gradient.stride);
+    }
     if (term.stride > 1) {
+      ahead.plan(multiply_steps(term.blocks, count));
       multiply(gradient, panel, term.out_blocks, term.transposed, term.blocks, count, by_filtered + y * out_row, plane,
-               nothing);
+               ahead);
       continue;
     }
+    ahead.plan(rows * multiply_steps(term.blocks, term.out_width));
     for (int r = 0; r < rows; ++r) {
       multiply(gradient + r * out_row, panel, term.out_blocks, term.transposed, term.blocks, term.out_width,
-               inside(term, spread, y + r), padded, nothing);
+               inside(term, spread, y + r), padded, ahead);
     }
   }
   const DepthwiseRow row = depthwise_row_of(term.kernel, 1);
@@ -680,7 +696,7 @@ void normalize_gradient(const CellTerm& term, const CellGradient& args, float* s
   }
 }
 
-void separable_products(const CellTerm& term, const float* const* input, float* filtered, float* products,
+void separable_products(const CellTerm& term, const float* const* input, int next, float* filtered, float* products,
                         float* scratch) {
   const int pixels = cell_pixels(term), chunk = cell_chunk(term);
   const std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(pixels) * kBlock;
@@ -695,8 +711,10 @@ void separable_products(const CellTerm& term, const float* const* input, float* 
       panels = scratch;
       const int after = begin + count, left = pixels - after;
       add_inputs(term, input, after, left < chunk ? left : chunk, ahead);
-      ahead.plan(multiply_steps(term.out_blocks, count));
+    } else if (next != 0) {
+      add_share(term, input, next, begin, count, ahead);
     }
+    ahead.plan(multiply_steps(term.out_blocks, count));
     multiply(panels, has_window(term) ? plane : panel, term.blocks, term.pointwise, term.out_blocks, count,
              products + static_cast<std::ptrdiff_t>(begin) * kBlock, plane, ahead);
   }
@@ -704,9 +722,10 @@ void separable_products(const CellTerm& term, const float* const* input, float* 
 
 }  // namespace
 
-void cell_products(const CellTerm& term, const float* const* input, float* filtered, float* products, float* scratch) {
+void cell_products(const CellTerm& term, const float* const* input, int next, float* filtered, float* products,
+                   float* scratch) {
   if (term.kind == CellKind::kSeparable) {
-    separable_products(term, input, filtered, products, scratch);
+    separable_products(term, input, next, filtered, products, scratch);
     return;
   }
   const std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(cell_pixels(term)) * kBlock;
