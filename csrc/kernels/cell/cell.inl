@@ -551,6 +551,12 @@ void depthwise_gradient(const CellTerm& term, const CellGradient& args, float* s
       add_share(term, args.input, args.next, y * term.out_width, count, ahead);
       ahead.add(args.gradient.data + (args.next * pixels + y * term.out_width) * args.gradient.stride,
                 count * args.gradient.stride);
+      if (args.products.padded) {
+        for (int o = 0; o < term.out_blocks; ++o) {
+          ahead.add(args.products.data + args.next * term.out_blocks * plane + o * args.products.block + y * out_row,
+                    count * kBlock);
+        }
+      }
     }
     if (term.stride > 1) {
       ahead.plan(multiply_steps(term.blocks, count));
