@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pocketnet_fast.cli import bench, data, doctor, embed, export, info, verify
+from pocketnet_fast.cli import bench, data, distill, doctor, embed, export, info, train, verify
 from pocketnet_fast.errors import PocketNetError
 
 app = typer.Typer(
@@ -43,6 +43,8 @@ verify.register(app)
 export.register(app)
 bench.register(app)
 data.register(app)
+train.register(app)
+distill.register(app)
 doctor.register(app)
 
 

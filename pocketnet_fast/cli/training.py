@@ -1,0 +1,160 @@
+"""What the commands that train share: their options, and how these change a recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pocketnet_fast.errors import PocketNetError
+
+if TYPE_CHECKING:
+    from pocketnet_fast.training.recipe import Recipe
+    from pocketnet_fast.training.trainer import Outcome
+
+OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option(help="A .rec file, a folder with train.rec or of identities, or synthetic:identities=64,images=20."),
+]
+TeacherOption = Annotated[
+    str | None, typer.Option(help="A weight file, a TorchScript file or a training run's folder.")
+]
+EpochsOption = Annotated[int | None, typer.Option(help="Passes over the data.")]
+BatchOption = Annotated[int | None, typer.Option(help="Images of one process in one pass.")]
+RateOption = Annotated[float | None, typer.Option(help="Learning rate for optimizer.lr_batch images a step.")]
+SeedOption = Annotated[int | None, typer.Option(help="Of everything random.")]
+WorkersOption = Annotated[int | None, typer.Option(help="Processes that decode; 0: none.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or auto.")]
+VerifyOption = Annotated[
+    list[str] | None, typer.Option(help="A .bin verification file; may be given several times.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any value of the recipe; see --dry-run."),
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Resume although harmless values of the recipe differ.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and end.")]
+ListOption = Annotated[bool, typer.Option("--list", help="List the recipes and end.")]
+
+
+def overrides(
+    data: str | None,
+    teacher: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    seed: int | None,
+    workers: int | None,
+    device: str | None,
+    verify: list[str] | None,
+    changes: list[str] | None,
+) -> dict[str, str]:
+    """The options as values of a recipe by ``section.key``; ``--set`` comes last.
+
+    Raises:
+        PocketNetError: If a ``--set`` has no ``=``.
+    """
+    given = {
+        "data.source": data,
+        "distillation.teacher": teacher,
+        "schedule.epochs": epochs,
+        "data.batch_size": batch_size,
+        "optimizer.lr": lr,
+        "run.seed": seed,
+        "data.workers": workers,
+        "run.device": device,
+        "verification.bins": json.dumps(verify) if verify else None,
+    }
+    values = {key: str(value) for key, value in given.items() if value is not None}
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise PocketNetError(f"--set {change}: expected SECTION.KEY=VALUE, such as optimizer.lr=0.05")
+        values[key.strip()] = value.strip()
+    return values
+
+
+def run(
+    recipe: str | None,
+    out: Path | None,
+    values: dict[str, str],
+    resume: bool,
+    force: bool,
+    dry_run: bool,
+    listing: bool,
+    as_json: bool,
+) -> None:
+    """Carry out what the options say; exit with 128 + the signal's number if one ended the run.
+
+    Raises:
+        PocketNetError: On bad input.
+    """
+    from pocketnet_fast.training.checkpoint import RunFolder
+    from pocketnet_fast.training.recipe import Recipe, list_recipes, load_recipe
+
+    if listing:
+        _list(list_recipes(), as_json)
+        return
+    if recipe is None and not resume:
+        raise PocketNetError(f"no recipe: expected one of {', '.join(list_recipes())}, or a .toml file")
+    if out is None and (resume or not dry_run):
+        raise PocketNetError("no --out: expected the run's folder")
+    if recipe is not None:
+        chosen = load_recipe(recipe, values)
+    else:
+        assert out is not None
+        chosen = Recipe.from_toml(RunFolder(out).recipe().to_toml(), str(out), values)
+    if dry_run:
+        typer.echo(chosen.to_toml(), nl=False)
+        return
+    assert out is not None
+    _train(chosen, out, resume, force, as_json)
+
+
+def _train(recipe: Recipe, out: Path, resume: bool, force: bool, as_json: bool) -> None:
+    from rich.console import Console
+
+    from pocketnet_fast.training.trainer import train
+
+    outcome = train(recipe, out, resume=resume, force=force, console=Console(stderr=True))
+    if int(os.environ.get("RANK", "0")) == 0:
+        _report(outcome, as_json)
+    if outcome.signal:
+        raise typer.Exit(128 + outcome.signal)
+
+
+def _report(outcome: Outcome, as_json: bool) -> None:
+    if outcome.signal:
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        command = "pocketnet" if processes == 1 else "torchrun (as before) -m pocketnet_fast.cli"
+        typer.echo(
+            f"pocketnet: stopped after step {outcome.step:,}; go on with: "
+            f"{command} train --resume --out {outcome.folder}",
+            err=True,
+        )
+    if as_json:
+        content = {**asdict(outcome), "folder": str(outcome.folder), "weights": str(outcome.weights)}
+        typer.echo(json.dumps(content, indent=1))
+    elif not outcome.signal:
+        typer.echo(f"{outcome.weights}: the weights after {outcome.epoch} epochs, {outcome.step:,} steps")
+
+
+def _list(recipes: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(recipes, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("recipe", "", box=None, pad_edge=False)
+    for name, text in recipes.items():
+        table.add_row(name, text)
+    Console().print(table)

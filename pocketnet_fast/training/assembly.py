@@ -1,0 +1,202 @@
+"""What a recipe describes, built: data, networks, loss, optimiser, on this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pocketnet_fast.data.augment import Augmentation
+from pocketnet_fast.data.dataset import FaceDataset, open_dataset
+from pocketnet_fast.data.loader import FaceLoader, make_loader
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.losses import ShardedMargin
+from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.training import sharding
+from pocketnet_fast.training.checkpoint import Contents, Progress, RunFolder
+from pocketnet_fast.training.distributed import Processes
+from pocketnet_fast.training.ema import AveragedModel
+from pocketnet_fast.training.objective import make_objective
+from pocketnet_fast.training.optimizer import (
+    Parameters,
+    load_state_tensors,
+    make_optimizer,
+    state_tensors,
+)
+from pocketnet_fast.training.recipe import Recipe
+from pocketnet_fast.training.step import Stepper
+from pocketnet_fast.training.sync_bn import synchronize_statistics
+from pocketnet_fast.training.teacher import Teacher, build_model, load_teacher
+
+_KERNEL = "header.kernel"
+
+
+@dataclass
+class Parts:
+    """The pieces of a run on this process.
+
+    Attributes:
+        dataset: The training data.
+        loader: Its batches for this process.
+        model: The backbone.
+        head: This process's class centres; None without a margin.
+        ema: The running average, or None.
+        teacher: Or None.
+        optimizer: Over ``parameters``.
+        parameters: By name; the class centres are "header.kernel".
+        stepper: Makes the steps.
+        steps_per_epoch: Of each epoch; batches that fill no whole step are left out.
+        images_per_step: Over all processes and accumulated batches.
+    """
+
+    dataset: FaceDataset
+    loader: FaceLoader
+    model: EmbeddingModel
+    head: ShardedMargin | None
+    ema: AveragedModel | None
+    teacher: Teacher | None
+    optimizer: torch.optim.Optimizer
+    parameters: Parameters
+    stepper: Stepper
+    steps_per_epoch: int
+    images_per_step: int
+
+
+def assemble(recipe: Recipe, processes: Processes) -> Parts:
+    """Build everything; the weights depend on the recipe's seed alone.
+
+    Raises:
+        PocketNetError: If the data, a weight file or the teacher cannot be used.
+    """
+    recipe.check_complete()
+    assert recipe.data.source is not None
+    dataset = open_dataset(recipe.data.source)
+    loader = _loader(recipe, dataset, processes)
+    accumulate = recipe.optimizer.accumulate
+    steps_per_epoch = loader.sampler.steps_per_epoch // accumulate
+    if steps_per_epoch == 0:
+        raise PocketNetError(
+            f"{len(dataset)} images make {loader.sampler.steps_per_epoch} batches, and a step takes {accumulate}"
+        )
+
+    model = _model(recipe, processes)
+    head = None
+    if recipe.loss.objective != "features":
+        loss = recipe.loss
+        head = ShardedMargin(
+            model.embedding_dim,
+            dataset.classes,
+            scale=loss.scale,
+            margins=(loss.margins[0], loss.margins[1], loss.margins[2]),
+            easy_margin=loss.easy_margin,
+            sample_rate=loss.sample_rate,
+            average_gradients=processes.ranks > 1,
+        )
+        sharding.initialize(head, recipe.run.seed)
+        head.to(processes.device)
+    teacher = None
+    if recipe.loss.objective != "margin":
+        epochs = recipe.schedule.epochs
+        teacher = load_teacher(recipe.distillation, model.embedding_dim, epochs, processes.device)
+
+    ema = AveragedModel(model, recipe.optimizer.ema_decay) if recipe.optimizer.ema_decay else None
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if head is not None:
+        parameters[_KERNEL] = head.kernel
+    optimizer = make_optimizer(recipe.optimizer, parameters)
+    objective = make_objective(head, recipe.distillation, recipe.loss.objective)
+    network: nn.Module = model
+    if processes.ranks > 1:
+        # Running statistics are those of the first process, which alone saves and verifies them.
+        device_ids = [processes.device] if processes.device.type == "cuda" else None
+        network = nn.parallel.DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    stepper = Stepper(network, model.input_spec, objective, optimizer, teacher, recipe, processes)
+    return Parts(
+        dataset,
+        loader,
+        model.train(),
+        head,
+        ema,
+        teacher,
+        optimizer,
+        parameters,
+        stepper,
+        steps_per_epoch,
+        recipe.data.batch_size * accumulate * processes.ranks,
+    )
+
+
+def contents(parts: Parts, progress: Progress, processes: Processes) -> Contents | None:
+    """What a checkpoint saves; all processes call this, and the first one gets it."""
+    tensors = state_tensors(parts.optimizer, parts.parameters)
+    kernel = None
+    if parts.head is not None:
+        classes = parts.head.classes
+        kernel = sharding.gather_columns(parts.head.kernel, classes, processes)
+        for name in sorted(tensors):
+            if name.endswith(f".{_KERNEL}") and tensors[name].dim():
+                whole = sharding.gather_columns(tensors[name], classes, processes)
+                if whole is not None:
+                    tensors[name] = whole
+    if not processes.first:
+        return None
+    ema = None if parts.ema is None else parts.ema.model
+    return Contents(parts.model, kernel, ema, tensors, progress)
+
+
+def restore(parts: Parts, folder: RunFolder, progress: Progress) -> None:
+    """Put a whole checkpoint's contents into this process's parts.
+
+    Raises:
+        PocketNetError: If they do not fit.
+    """
+    from pocketnet_fast.models.weights import load_weights
+
+    step = progress.step
+    load_weights(parts.model, folder.file(step, "backbone"))
+    if parts.ema is not None:
+        load_weights(parts.ema.model, folder.file(step, "ema"))
+        parts.ema.updates = progress.ema_updates
+    head = parts.head
+    if head is not None:
+        saved = folder.columns(step, head.first, head.first + head.kernel.shape[1])
+        if saved.shape != head.kernel.shape:
+            raise PocketNetError(
+                f"{folder.file(step, 'header')} has other classes than the data, of which there are {head.classes}"
+            )
+        with torch.no_grad():
+            head.kernel.copy_(saved)
+
+    def part(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name != _KERNEL or head is None or not tensor.dim():
+            return tensor
+        return tensor[:, head.first : head.first + head.kernel.shape[1]]
+
+    load_state_tensors(parts.optimizer, parts.parameters, folder.optimizer_tensors(step), part)
+
+
+def _loader(recipe: Recipe, dataset: FaceDataset, processes: Processes) -> FaceLoader:
+    data = recipe.data
+    return make_loader(
+        dataset,
+        batch_size=data.batch_size,
+        augmentation=Augmentation(data.flip, data.crop, data.color, data.blur, data.cutout),
+        seed=recipe.run.seed,
+        rank=processes.rank,
+        ranks=processes.ranks,
+        workers=data.workers,
+        pin_memory=processes.device.type == "cuda",
+    )
+
+
+def _model(recipe: Recipe, processes: Processes) -> EmbeddingModel:
+    torch.manual_seed(recipe.run.seed)
+    model = build_model(recipe.model)
+    if hasattr(model, "fused"):
+        model.fused = recipe.model.fused
+    elif recipe.model.fused is True:
+        raise PocketNetError(f"model.fused is true, and {recipe.model.name} has no fused blocks to train")
+    if recipe.run.sync_bn and processes.ranks > 1:
+        synchronize_statistics(model, processes.device)
+    return model.to(processes.device)

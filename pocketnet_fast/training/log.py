@@ -1,0 +1,95 @@
+"""What a run writes down: one JSON object a line, and TensorBoard's files."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.files import atomic_write
+
+LOG_NAME: Final = "log.jsonl"
+_TENSORBOARD: Final = "tensorboard"
+
+
+class RunLog:
+    """Appends to ``log.jsonl``: every line has "event", "step" and "time" (seconds since 1970).
+
+    Args:
+        folder: The run's folder.
+        tensorboard: True, False, or "auto": if it is installed.
+        step: The step from which the run goes on; TensorBoard hides what an earlier attempt wrote after it.
+
+    Attributes:
+        remark: What the user should know once; None if nothing.
+
+    Raises:
+        PocketNetError: If TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, tensorboard: bool | str, step: int) -> None:
+        self.remark: str | None = None
+        self._writer: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                advice = "pip install 'pocketnet_fast[train]'"
+                if tensorboard is True:
+                    raise PocketNetError(f"run.tensorboard is true, and it is not installed: {advice}") from None
+                self.remark = f"TensorBoard is not installed ({advice}); the log goes to {LOG_NAME} alone"
+            else:
+                self._writer = SummaryWriter(folder / _TENSORBOARD, purge_step=step + 1 if step else None)
+        self._file = (folder / LOG_NAME).open("a", encoding="utf-8")
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        """Add a line; numbers go to TensorBoard too."""
+        line = json.dumps({"event": event, "step": step, **values, "time": round(time.time(), 3)}, allow_nan=False)
+        self._file.write(line + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    self._writer.add_scalar(f"{event}/{name}", value, step)
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def truncate_log(folder: Path, step: int, verified_step: int) -> None:
+    """Drop the lines that a run resumed after ``step`` writes again, and a last one that was not finished.
+
+    Args:
+        folder: The run's folder.
+        step: Lines of later steps go.
+        verified_step: A verification of ``step`` goes too unless this is that step.
+    """
+    path = folder / LOG_NAME
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            entry = json.loads(line)
+            later = entry["step"] > step
+            pending = entry["event"] == "verification" and entry["step"] == step != verified_step
+        except (ValueError, KeyError, TypeError):
+            raise PocketNetError(f"{path}: {line[:80]!r} is no line of a run's log") from None
+        if not later and not pending:
+            kept.append(line)
+    with atomic_write(path) as file:
+        file.writelines(kept)
+
+
+def read_log(folder: Path, event: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a run's log, all or those of one event."""
+    with (folder / LOG_NAME).open(encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    return [line for line in lines if event is None or line["event"] == event]

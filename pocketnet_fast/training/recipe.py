@@ -1,0 +1,484 @@
+"""Recipes: all that determines a training run, as TOML with one table per section.
+
+A recipe file names only what differs from the defaults below, which are the published ones (PocketNet, arXiv
+2108.10710, section IV). The resolved recipe, every value written out, is saved with its run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, Union
+
+from pocketnet_fast.errors import PocketNetError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_RECIPES: Final = Path(__file__).parent / "recipes"
+_SUFFIX: Final = ".toml"
+
+
+def _limited(default: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Any:
+    """A field whose number must lie in [low, high], or in (low, high] with ``above``."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above})
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """The network that is trained.
+
+    Attributes:
+        name: As in ``create_model``.
+        embedding_dim: Length of the embedding; default: the architecture's own.
+        genotype: For "pocketnet": a published genotype's name or the text form of one.
+        channels: For "pocketnet".
+        layers: For "pocketnet".
+        weights: Weight file to start from; default: random weights.
+        fused: Whether the blocks train on fused kernels, for models that have them.
+    """
+
+    name: str = "pocketnet_s128"
+    embedding_dim: int | None = _limited(None, 1)
+    genotype: str | None = None
+    channels: int | None = _limited(None, 1)
+    layers: int | None = _limited(None, 4)
+    weights: str | None = None
+    fused: Literal["auto"] | bool = "auto"
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """The images, how they are batched, and how they are varied.
+
+    Attributes:
+        source: What ``data.open_dataset`` takes; required to train.
+        batch_size: Images of one process in one forward pass.
+        workers: Processes that decode, per training process; 0: the training process itself.
+        flip: Probability that an image is mirrored; this and the next are ``data.augment.Augmentation``'s.
+        crop: Probability of a random crop.
+        color: Probability of changed brightness, contrast, saturation and hue.
+        blur: Probability of blur or compression.
+        cutout: Probability of a hidden rectangle.
+    """
+
+    source: str | None = None
+    batch_size: int = _limited(128, 1)
+    workers: int = _limited(4, 0)
+    flip: float = _limited(0.5, 0, 1)
+    crop: float = _limited(0.0, 0, 1)
+    color: float = _limited(0.0, 0, 1)
+    blur: float = _limited(0.0, 0, 1)
+    cutout: float = _limited(0.0, 0, 1)
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """What is minimised.
+
+    Attributes:
+        objective: "margin": the margin softmax alone; "margin_kd": beside the distillation term; "features":
+            regression of the teacher's embeddings alone, for which labels do not matter.
+        scale: s, the factor of the cosines.
+        margins: (m1, m2, m3) of cos(m1 * theta + m2) - m3.
+        easy_margin: Apply margins only where the label's cosine is positive.
+        sample_rate: Part of the classes that a step's softmax takes (Partial FC).
+    """
+
+    objective: Literal["margin", "margin_kd", "features"] = "margin"
+    scale: float = _limited(64.0, 0, above=True)
+    margins: tuple[float, ...] = (1.0, 0.5, 0.0)
+    easy_margin: bool = False
+    sample_rate: float = _limited(1.0, 0, 1, above=True)
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """How weights follow gradients.
+
+    Attributes:
+        kind: "sgd" with momentum, or "adamw".
+        lr: Learning rate for ``lr_batch`` images a step; it grows in proportion to the images of a step, over
+            all processes and accumulated batches.
+        lr_batch: 0: ``lr`` whatever the batch.
+        momentum: Of sgd; adamw's first coefficient (its second is 0.999).
+        weight_decay: On every parameter of backbone and head, as in the published training.
+        clip_norm: Largest norm of the backbone's gradient; the head's is not clipped. 0: no limit.
+        accumulate: Batches whose gradients make one step.
+        ema_decay: Decay of the running average of the weights; 0: none is kept.
+    """
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    lr: float = _limited(0.1, 0, above=True)
+    lr_batch: int = _limited(512, 0)
+    momentum: float = _limited(0.9, 0, 0.9999)
+    weight_decay: float = _limited(5e-4, 0)
+    clip_norm: float = _limited(5.0, 0)
+    accumulate: int = _limited(1, 1)
+    ema_decay: float = _limited(0.0, 0, 0.999999)
+
+
+@dataclass(frozen=True)
+class ScheduleRecipe:
+    """How long, and the learning rate on the way; see ``training.schedule``.
+
+    Attributes:
+        epochs: Passes over the data.
+        kind: "steps" or "cosine".
+        milestones: For "steps": the epochs, counted from 1, before which the rate is multiplied by
+            ``factor``.
+        factor: For "steps".
+        warmup_epochs: Epochs (parts count) in which the rate rises from 0.
+        final_lr: For "cosine": the rate at the end, as a part of the initial one.
+    """
+
+    epochs: int = _limited(26, 1)
+    kind: Literal["steps", "cosine"] = "steps"
+    milestones: tuple[int, ...] = (8, 14, 20, 25)
+    factor: float = _limited(0.1, 0, 1, above=True)
+    warmup_epochs: float = _limited(0.0, 0)
+    final_lr: float = _limited(0.0, 0, 1)
+
+
+@dataclass(frozen=True)
+class DistillationRecipe:
+    """The teacher and what is asked of its pupil; see ``training.teacher``.
+
+    Attributes:
+        teacher: A weight file, a TorchScript file, a training run's folder, or the name of a network whose
+            weights ship with the package. Required by the objectives "margin_kd" and "features".
+        teacher_model: The architecture of a weight file that does not name it.
+        multi_step: Epoch e is taught by the teacher as it was after its own epoch e.
+        weight: "margin_kd": factor of the mean squared difference of the L2-normalised embeddings.
+        unit_weight: "features": factor of the same term.
+        feature_weight: "features": factor of the mean squared difference of the embeddings themselves.
+        mixup: "features": probability that an image is blended with another one, for pupil and teacher alike.
+        cutmix: "features": probability that a part of another one is pasted in.
+    """
+
+    teacher: str | None = None
+    teacher_model: str | None = None
+    multi_step: bool = False
+    weight: float = _limited(100.0, 0)
+    unit_weight: float = _limited(100.0, 0)
+    feature_weight: float = _limited(0.0, 0)
+    mixup: float = _limited(0.0, 0, 1)
+    cutmix: float = _limited(0.0, 0, 1)
+
+
+@dataclass(frozen=True)
+class VerificationRecipe:
+    """Tests on pairs of faces along the way.
+
+    Attributes:
+        bins: ``.bin`` verification files.
+        synthetic_identities: Unseen synthetic identities to verify; 0: none.
+        synthetic_images: Images of each.
+        pairs: Synthetic pairs, half of them of one identity.
+        folds: Of the protocol.
+        every_epochs: Also after the last epoch; 0: only then.
+        every_steps: 0: only after epochs.
+    """
+
+    bins: tuple[str, ...] = ()
+    synthetic_identities: int = _limited(0, 0)
+    synthetic_images: int = _limited(8, 2)
+    pairs: int = _limited(1000, 2)
+    folds: int = _limited(10, 2)
+    every_epochs: int = _limited(1, 0)
+    every_steps: int = _limited(0, 0)
+
+
+@dataclass(frozen=True)
+class RunRecipe:
+    """The run itself.
+
+    Attributes:
+        seed: Of weights, order, augmentation: of everything random.
+        device: "cpu", "cuda", or "auto": CUDA where there is one.
+        precision: Of the backbone's forward and backward pass; the loss is computed in float32.
+        threads: PyTorch's threads per process; default: its own choice.
+        sync_bn: Batch statistics over all processes. The published training has them per process.
+        save_steps: Steps between saves within an epoch; 0: only at its end.
+        keep: Complete checkpoints kept, from each of which the run can be resumed.
+        keep_epochs: Keep the backbone's weights of every epoch, as multi-step distillation needs them.
+        log_steps: Steps between lines of the log.
+        max_skipped: Steps in a row without finite loss and gradient after which the run stops.
+        tensorboard: Write TensorBoard's files; "auto": if it is installed.
+    """
+
+    seed: int = _limited(0, 0, 2**31 - 1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: int | None = _limited(None, 1)
+    sync_bn: bool = False
+    save_steps: int = _limited(1000, 0)
+    keep: int = _limited(2, 1)
+    keep_epochs: bool = True
+    log_steps: int = _limited(10, 1)
+    max_skipped: int = _limited(10, 1)
+    tensorboard: Literal["auto"] | bool = "auto"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run's settings; ``from_toml`` and ``load_recipe`` check every value.
+
+    Attributes are the sections, of which the TOML text has one table each.
+    """
+
+    model: ModelRecipe = ModelRecipe()
+    data: DataRecipe = DataRecipe()
+    loss: LossRecipe = LossRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    distillation: DistillationRecipe = DistillationRecipe()
+    verification: VerificationRecipe = VerificationRecipe()
+    run: RunRecipe = RunRecipe()
+
+    def __post_init__(self) -> None:
+        schedule = self.schedule
+        if list(schedule.milestones) != sorted(set(schedule.milestones)) or min(schedule.milestones, default=1) < 1:
+            raise PocketNetError(f"schedule.milestones must be ascending epochs from 1, got {[*schedule.milestones]}")
+        if schedule.warmup_epochs > schedule.epochs:
+            raise PocketNetError(
+                f"schedule.warmup_epochs is {schedule.warmup_epochs:g}, more than the {schedule.epochs} epochs"
+            )
+        if len(self.loss.margins) != 3:
+            raise PocketNetError(f"loss.margins must be three numbers m1, m2, m3, got {[*self.loss.margins]}")
+        distillation = self.distillation
+        if self.loss.objective == "features" and distillation.unit_weight + distillation.feature_weight == 0:
+            raise PocketNetError(
+                "the objective 'features' needs a positive distillation.unit_weight or feature_weight"
+            )
+        if self.loss.objective == "margin" and distillation.teacher is not None:
+            raise PocketNetError(
+                "distillation.teacher is given, but the objective 'margin' has no use for a teacher; "
+                "set loss.objective to 'margin_kd' or 'features'"
+            )
+        if self.loss.objective != "features" and distillation.mixup + distillation.cutmix > 0:
+            raise PocketNetError(
+                "distillation.mixup and cutmix need loss.objective 'features': a mixed face has no label"
+            )
+        if distillation.mixup + distillation.cutmix > 1:
+            raise PocketNetError("distillation.mixup and cutmix are probabilities with a sum of at most 1")
+
+    def check_complete(self) -> None:
+        """Raise unless what only the user can know is there: the data, and a teacher where one is needed.
+
+        Raises:
+            PocketNetError: Naming the missing value.
+        """
+        if self.data.source is None:
+            raise PocketNetError(
+                "no training data: pass --data with a .rec file, a folder of identities, or synthetic:..."
+            )
+        if self.loss.objective != "margin" and self.distillation.teacher is None:
+            kind = "the teacher run's folder" if self.distillation.multi_step else "a weight file, a run's folder"
+            raise PocketNetError(
+                f"the objective {self.loss.objective!r} needs a teacher: pass --teacher with {kind}"
+                + ("" if self.distillation.multi_step else " or a TorchScript file")
+            )
+
+    def to_toml(self) -> str:
+        """Every value as TOML that ``from_toml`` reads back to an equal recipe; unset ones are left out."""
+        tables = []
+        for section in dataclasses.fields(self):
+            values = vars(getattr(self, section.name))
+            lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+            tables.append("\n".join([f"[{section.name}]", *lines]))
+        return "\n\n".join(tables) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str, name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
+        """Read a recipe, strictly.
+
+        Args:
+            text: TOML, one table per section.
+            name: How errors call it.
+            overrides: Values by ``section.key``, as TOML writes them, except that text needs no quotes;
+                "none" unsets a value that may be left out.
+
+        Raises:
+            PocketNetError: On broken TOML, an unknown section or key (with the closest ones), a value of the
+                wrong type or out of its range (with what is accepted), or values that contradict each other.
+        """
+        try:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise PocketNetError(f"{name}: broken TOML: {error}") from None
+        for section, table in content.items():
+            _closest(section, _SECTIONS, f"{name}: unknown section")
+            if not isinstance(table, dict):
+                raise PocketNetError(f"{name}: {section} is a table of values, not a value")
+        chosen: dict[str, dict[str, Any]] = {}
+        for section, kind in _SECTIONS.items():
+            hints = typing.get_type_hints(kind)
+            chosen[section] = {}
+            for key, value in content.get(section, {}).items():
+                _closest(key, hints, f"{name}: unknown key", section)
+                chosen[section][key] = _checked(value, kind, key, f"{name}: {section}.{key}")
+        for path, value in (overrides or {}).items():
+            section, _, key = path.partition(".")
+            if not key:
+                raise PocketNetError(f"{path!r} is no key; expected section.key, such as optimizer.lr")
+            _closest(section, _SECTIONS, "unknown section")
+            kind = _SECTIONS[section]
+            _closest(key, typing.get_type_hints(kind), "unknown key", section)
+            chosen[section][key] = _checked(_from_text(value, kind, key), kind, key, path)
+        return cls(**{section: kind(**chosen[section]) for section, kind in _SECTIONS.items()})
+
+
+_SECTIONS: Final[dict[str, Any]] = typing.get_type_hints(Recipe)
+
+
+def list_recipes() -> dict[str, str]:
+    """The recipes of the package and what each says of itself (the comment at its head)."""
+    found = {}
+    for path in sorted(_RECIPES.glob(f"*{_SUFFIX}")):
+        head = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if not line.startswith("#"):
+                break
+            head.append(line.removeprefix("#").strip())
+        found[path.stem] = " ".join(head)
+    return found
+
+
+def load_recipe(name: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> Recipe:
+    """Read a recipe of the package by name, or a TOML file.
+
+    Args:
+        name: One of ``list_recipes()``, or the path of a ``.toml`` file.
+        overrides: As in ``Recipe.from_toml``.
+
+    Raises:
+        PocketNetError: If there is no such recipe (with the closest ones), and as ``Recipe.from_toml``.
+    """
+    text = os.fspath(name)
+    if text.endswith(_SUFFIX):
+        path = Path(text)
+    else:
+        _closest(text, list_recipes(), "unknown recipe")
+        path = _RECIPES / f"{text}{_SUFFIX}"
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PocketNetError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PocketNetError(f"{path}: is no text in UTF-8") from None
+    return Recipe.from_toml(content, text, overrides)
+
+
+def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The values that differ, old and new, by ``section.key``."""
+    found = {}
+    for section in _SECTIONS:
+        before, after = vars(getattr(old, section)), vars(getattr(new, section))
+        found.update({f"{section}.{k}": (v, after[k]) for k, v in before.items() if v != after[k]})
+    return found
+
+
+def _closest(name: str, known: Iterable[str], problem: str, section: str = "") -> None:
+    names = list(known)
+    if name in names:
+        return
+    prefix = f"{section}." if section else ""
+    close = [prefix + entry for entry in difflib.get_close_matches(name, names)]
+    hint = (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"expected one of {', '.join(prefix + entry for entry in names)}"
+    )
+    raise PocketNetError(f"{problem} {prefix}{name}; {hint}")
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _described(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    words = []
+    for option in _options(hint):
+        if typing.get_origin(option) is Literal:
+            words += [repr(choice) for choice in typing.get_args(option)]
+        elif typing.get_origin(option) is tuple:
+            words.append("a list, each entry " + names[typing.get_args(option)[0]])
+        elif option is not types.NoneType:
+            words.append(names[option])
+    return " or ".join(words)
+
+
+def _accepted(value: Any, option: Any) -> tuple[bool, Any]:
+    """Whether ``value`` is of the kind, and what it becomes; whole numbers are numbers, truth is no number."""
+    if option is types.NoneType:
+        return value is None, value
+    if typing.get_origin(option) is Literal:
+        return isinstance(value, str) and value in typing.get_args(option), value
+    if typing.get_origin(option) is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False, value
+        entries = [_accepted(entry, typing.get_args(option)[0]) for entry in value]
+        return all(fits for fits, _ in entries), tuple(entry for _, entry in entries)
+    if option is float:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return fits, float(value) if fits else value
+    return type(value) is option, value
+
+
+def _checked(value: Any, kind: Any, key: str, where: str) -> Any:
+    hint = typing.get_type_hints(kind)[key]
+    for option in _options(hint):
+        fits, converted = _accepted(value, option)
+        if fits:
+            break
+    else:
+        raise PocketNetError(f"{where} is {_shown(value)}; expected {_described(hint)}")
+    limits = next(entry.metadata for entry in dataclasses.fields(kind) if entry.name == key)
+    if limits and converted is not None:
+        low, high, above = limits["low"], limits["high"], limits["above"]
+        if not (low < converted if above else low <= converted) or converted > high:
+            start = f"above {low:g}" if above else f"at least {low:g}"
+            end = f" and at most {high:.12g}" if high < math.inf else ""
+            raise PocketNetError(f"{where} is {_shown(value)}; expected {start}{end}")
+    return converted
+
+
+def _from_text(text: str, kind: Any, key: str) -> Any:
+    options = _options(typing.get_type_hints(kind)[key])
+    if types.NoneType in options and text.lower() == "none":
+        return None
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    # A path such as 2024 or true reads as something else, but where text is expected it is meant as text.
+    is_text = str in options and not isinstance(value, str)
+    return text if is_text else value
+
+
+def _shown(value: Any) -> str:
+    return _toml(value) if isinstance(value, (str, int, float, list, tuple)) else repr(value)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # JSON's strings are TOML's but for the character that JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value)

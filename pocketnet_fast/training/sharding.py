@@ -1,0 +1,49 @@
+"""The class centres, divided among processes, as one matrix: how they start, are saved and are read."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pocketnet_fast.losses import ShardedMargin, shard_range
+from pocketnet_fast.training.distributed import Processes
+
+_BLOCK = 4096
+_STD = 0.01
+
+
+@torch.no_grad()
+def initialize(head: ShardedMargin, seed: int) -> None:
+    """Draw the centres, normally distributed with deviation 0.01, so that class c's depends on the seed alone.
+
+    However many processes divide the classes, together they hold the same matrix.
+    """
+    dims, held = head.kernel.shape
+    for block in range(head.first // _BLOCK, (head.first + held - 1) // _BLOCK + 1):
+        generator = torch.Generator().manual_seed((seed << 32) + block)
+        drawn = torch.empty(dims, _BLOCK).normal_(0.0, _STD, generator=generator)
+        start = block * _BLOCK
+        low, high = max(start, head.first), min(start + _BLOCK, head.first + held)
+        head.kernel[:, low - head.first : high - head.first] = drawn[:, low - start : high - start]
+
+
+def gather_columns(local: Tensor, classes: int, processes: Processes) -> Tensor | None:
+    """All classes' columns, on the CPU of the first process; None on the others.
+
+    Args:
+        local: D x (this process's classes).
+        classes: Of all processes.
+        processes: All of which call this.
+    """
+    if not processes.first:
+        dist.send(local.detach().contiguous(), 0)
+        return None
+    whole = torch.empty(local.shape[0], classes, dtype=local.dtype)
+    whole[:, : local.shape[1]] = local.detach().cpu()
+    for rank in range(1, processes.ranks):
+        first, end = shard_range(classes, rank, processes.ranks)
+        part = torch.empty(local.shape[0], end - first, dtype=local.dtype, device=local.device)
+        dist.recv(part, rank)
+        whole[:, first:end] = part.cpu()
+    return whole

@@ -1,0 +1,175 @@
+"""One update of the weights from the batches of a step, or none if something is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pocketnet_fast.data.augment import mix_batch
+from pocketnet_fast.models.base import InputSpec
+from pocketnet_fast.training.distributed import Processes
+from pocketnet_fast.training.inputs import float_images, network_input
+from pocketnet_fast.training.objective import MarginObjective
+from pocketnet_fast.training.recipe import Recipe
+from pocketnet_fast.training.teacher import Teacher
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What became of a step, the same on every process.
+
+    Attributes:
+        parts: "loss" and its parts, means over batches and processes; empty if the step was skipped.
+        gradient_norm: Of the backbone, before clipping.
+        problem: Why the step was skipped; None if it was not.
+        stop: Whether a process was asked to stop.
+    """
+
+    parts: dict[str, float]
+    gradient_norm: float
+    problem: str | None
+    stop: bool
+
+
+class Stepper:
+    """Makes steps: forward, backward, clipping, the optimiser.
+
+    A step whose embeddings, loss or gradients are not finite changes nothing: neither weights, nor the
+    optimiser's state, nor running statistics.
+
+    Args:
+        network: The backbone, wrapped for several processes if there are several.
+        spec: Its input.
+        objective: From embeddings, labels and the teacher's embeddings to the loss and its parts.
+        optimizer: Over the parameters of both.
+        teacher: None if the objective needs none.
+        recipe: Precision, clipping, mixing.
+        processes: Of the run.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: InputSpec,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        teacher: Teacher | None,
+        recipe: Recipe,
+        processes: Processes,
+    ) -> None:
+        self.network, self.spec, self.objective = network, spec, objective
+        self.optimizer, self.teacher, self.processes = optimizer, teacher, processes
+        self.clip_norm = recipe.optimizer.clip_norm
+        self.bf16 = recipe.run.precision == "bf16"
+        self.mixup, self.cutmix = recipe.distillation.mixup, recipe.distillation.cutmix
+        self._weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._head = list(objective.parameters())
+        self._buffers = list(network.buffers())
+        self._kept = [buffer.clone() for buffer in self._buffers]
+        self._mixing = torch.Generator()
+        self._generators = [self._mixing]
+        if isinstance(objective, MarginObjective):
+            self._generators.append(objective.head.generator)
+
+    def __call__(self, batches: Sequence[Batch], rate: float, seed: int, stop: bool) -> StepReport:
+        """Make a step.
+
+        Args:
+            batches: (uint8 N,112,112,3 RGB, int64 N), whose gradients are averaged.
+            rate: Learning rate.
+            seed: Of what is random in this step on this process.
+            stop: Whether this process was asked to stop; the report says whether any was.
+        """
+        torch.manual_seed(seed)
+        for generator in self._generators:
+            generator.manual_seed(seed)
+        for kept, buffer in zip(self._kept, self._buffers, strict=True):
+            kept.copy_(buffer)
+        self.optimizer.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        for index, (pixels, label) in enumerate(batches):
+            with self._exchanged(index == len(batches) - 1):
+                embedding, target = self._embed(pixels.to(self.processes.device, non_blocking=True))
+                problem = self._not_finite(embedding, target)
+                if problem is not None:
+                    return self._skip(problem, stop)
+                loss, parts = self.objective(embedding, label.to(self.processes.device), target)
+                (loss / len(batches)).backward()
+            for name, part in parts.items():
+                totals[name] = totals.get(name, 0.0) + part / len(batches)
+        return self._update(totals, rate, stop)
+
+    def _exchanged(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        if last or not isinstance(self.network, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.network.no_sync()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _embed(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        images = pixels
+        if self.mixup or self.cutmix:
+            images = mix_batch(
+                float_images(pixels), mixup=self.mixup, cutmix=self.cutmix, generator=self._mixing
+            )
+        with self._autocast():
+            target = None if self.teacher is None else self.teacher(images)
+            embedding = self.network(network_input(images, self.spec))
+        return embedding.float(), target
+
+    def _not_finite(self, embedding: Tensor, target: Tensor | None) -> str | None:
+        # Before the objective, which exchanges data and refuses such rows on the process that has them alone.
+        rows = [embedding.detach()] if target is None else [embedding.detach(), target]
+        wrong = torch.stack([(~part.isfinite()).any() for part in rows]).to(torch.float32)
+        found = self.processes.sum_(wrong).tolist()
+        names = ("an embedding", "a teacher's embedding")
+        return next((f"{name} is not finite" for name, count in zip(names, found, strict=False) if count), None)
+
+    def _update(self, totals: dict[str, Tensor], rate: float, stop: bool) -> StepReport:
+        limit = self.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
+        head = torch.stack([norm.new_zeros(()), *(p.grad.abs().amax() for p in self._head if p.grad is not None)])
+        values = torch.stack(
+            [
+                (~torch.stack([*totals.values()]).isfinite().all()).float(),
+                (~norm.isfinite()).float(),
+                (~head.isfinite().all()).float(),
+                norm.new_tensor(float(stop)),
+                norm.float(),
+                *(part.float() for part in totals.values()),
+            ]
+        )
+        loss, gradient, kernel, stops, *means = self.processes.sum_(values).tolist()
+        problems = {
+            "the loss is not finite": loss,
+            "a gradient of the backbone is not finite": gradient,
+            "a gradient of the class centres is not finite": kernel,
+        }
+        problem = next((text for text, count in problems.items() if count), None)
+        if problem is not None:
+            self._undo()
+            return StepReport({}, math.nan, problem, stops > 0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        means = [mean / self.processes.ranks for mean in means]
+        return StepReport(dict(zip(totals, means[1:], strict=True)), means[0], None, stops > 0)
+
+    def _skip(self, problem: str, stop: bool) -> StepReport:
+        asked = self.processes.sum_(torch.tensor([float(stop)], device=self.processes.device))
+        self._undo()
+        return StepReport({}, math.nan, problem, bool(asked.item()))
+
+    def _undo(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for kept, buffer in zip(self._kept, self._buffers, strict=True):
+                buffer.copy_(kept)

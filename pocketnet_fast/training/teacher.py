@@ -1,0 +1,261 @@
+"""Networks that teach: any of this package, any TorchScript file, or a run whose epochs teach one by one."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.models.base import EmbeddingModel, InputSpec
+from pocketnet_fast.models.registry import create_model, list_models
+from pocketnet_fast.models.weights import load_weights
+from pocketnet_fast.training.checkpoint import RunFolder, epoch_weights
+from pocketnet_fast.training.inputs import network_input, uint8_images
+from pocketnet_fast.training.recipe import DistillationRecipe, ModelRecipe
+
+_TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
+
+
+class Teacher:
+    """A network in evaluation mode that embeds training images without gradients.
+
+    Args:
+        name: How messages call it.
+        network: It and its embeddings' length stay the same over a run; its weights may change by epoch.
+        spec: Its own normalisation and channel order.
+        embedding_dim: Length of its embeddings.
+        takes_uint8: Whether it takes uint8 N,112,112,3 instead of normalised images.
+        color: Channel order of uint8 images.
+        epochs: Weights by epoch from 1, for a teacher that changes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        spec: InputSpec,
+        embedding_dim: int,
+        *,
+        takes_uint8: bool = False,
+        color: str = "rgb",
+        epochs: dict[int, Path] | None = None,
+    ) -> None:
+        self.name, self.spec, self.embedding_dim = name, spec, embedding_dim
+        self.network = network.eval()
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        self.takes_uint8, self.color = takes_uint8, color
+        self.epochs = epochs
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Embed a batch.
+
+        Args:
+            images: As ``network_input`` takes them.
+
+        Returns:
+            float32 N,``embedding_dim``, not normalised.
+        """
+        if self.takes_uint8:
+            pixels = uint8_images(images)
+            embedding = self.network(pixels if self.color == "rgb" else pixels.flip(-1))
+        else:
+            embedding = self.network(network_input(images, self.spec))
+        result: Tensor = embedding.float()
+        return result
+
+    def enter_epoch(self, epoch: int) -> None:
+        """Become the teacher of an epoch, counted from 1."""
+        if self.epochs is not None:
+            load_weights(self.network, self.epochs[epoch])
+
+
+def load_teacher(
+    recipe: DistillationRecipe, embedding_dim: int, epochs: int, device: torch.device
+) -> Teacher:
+    """Find and load the teacher of a recipe.
+
+    A weight file of this package names its architecture, others need ``teacher_model``. A TorchScript file of
+    this package says what input it takes; another one gets float N,3,112,112, ``(x / 255 - 0.5) / 0.5``, RGB. A
+    run's folder teaches with the weights after its last epoch, or with ``multi_step`` with those after epoch e
+    in epoch e.
+
+    Args:
+        recipe: Its ``teacher`` is given.
+        embedding_dim: Of the pupil.
+        epochs: Of the pupil's schedule.
+        device: Where it runs.
+
+    Raises:
+        PocketNetError: If it cannot be found or loaded, an epoch that will be needed is missing, or its
+            embeddings have another length than the pupil's.
+    """
+    assert recipe.teacher is not None
+    path = Path(recipe.teacher)
+    if recipe.multi_step and not path.is_dir():
+        raise PocketNetError(f"{path}: multi-step distillation needs a training run's folder as its teacher")
+    if path.is_dir():
+        teacher = _from_run(path, recipe, embedding_dim, epochs)
+    elif path.suffix in _TORCH_SUFFIXES and _is_torchscript(path):
+        teacher = _from_torchscript(path, device)
+    elif path.is_file():
+        teacher = _from_weights(path, recipe.teacher_model, embedding_dim)
+    elif recipe.teacher in list_models():
+        model = create_model(recipe.teacher, pretrained=True)
+        teacher = Teacher(recipe.teacher, model, model.input_spec, model.embedding_dim)
+    else:
+        raise PocketNetError(
+            f"no teacher {recipe.teacher}: expected a weight file, a TorchScript file, a training run's folder, or "
+            "the name of a network whose weights ship with the package"
+        )
+    if teacher.embedding_dim != embedding_dim:
+        raise PocketNetError(
+            f"the teacher {teacher.name} gives embeddings of {teacher.embedding_dim} dimensions and the pupil of "
+            f"{embedding_dim}; they must agree (model.embedding_dim sets the pupil's)"
+        )
+    teacher.network.to(device)
+    return teacher
+
+
+def build_model(recipe: ModelRecipe) -> EmbeddingModel:
+    """Build the network of a recipe, with the weights it names or random ones."""
+    return create_model(
+        recipe.name,
+        weights=recipe.weights,
+        embedding_dim=recipe.embedding_dim,
+        genotype=recipe.genotype,
+        channels=recipe.channels,
+        layers=recipe.layers,
+    )
+
+
+def _from_run(path: Path, recipe: DistillationRecipe, embedding_dim: int, epochs: int) -> Teacher:
+    files = epoch_weights(path)
+    if recipe.multi_step:
+        gaps = [epoch for epoch in range(1, epochs + 1) if epoch not in files]
+        if gaps:
+            raise PocketNetError(
+                f"{path} lacks the weights after epoch {', '.join(map(str, gaps[:8]))}"
+                f"{' ...' if len(gaps) > 8 else ''}; multi-step distillation over {epochs} epochs needs each "
+                "(run.keep_epochs keeps them)"
+            )
+    if not files:
+        raise PocketNetError(f"{path} holds no weights of a whole epoch yet")
+    last = files[max(files)]
+    run = RunFolder(path)
+    if run.holds_run:
+        model_recipe = run.recipe().model
+        model = build_model(ModelRecipe(**{**vars(model_recipe), "weights": None}))
+        load_weights(model, last)
+    else:
+        model = _zoo_model(last, recipe.teacher_model, embedding_dim)
+    chosen = {epoch: files[epoch] for epoch in range(1, epochs + 1)} if recipe.multi_step else None
+    return Teacher(str(path), model, model.input_spec, model.embedding_dim, epochs=chosen)
+
+
+def _from_weights(path: Path, name: str | None, embedding_dim: int) -> Teacher:
+    model = _zoo_model(path, name, embedding_dim)
+    return Teacher(str(path), model, model.input_spec, model.embedding_dim)
+
+
+def _zoo_model(path: Path, name: str | None, embedding_dim: int) -> EmbeddingModel:
+    metadata = _metadata(path)
+    stated = name or metadata.get("model_name")
+    if stated is None:
+        raise PocketNetError(
+            f"{path} does not say which network it belongs to; name it with distillation.teacher_model"
+        )
+    options: dict[str, Any] = {}
+    if stated == "pocketnet":
+        options = {
+            "genotype": metadata.get("genotype"),
+            "channels": int(metadata["channels"]) if "channels" in metadata else None,
+            "layers": int(metadata["layers"]) if "layers" in metadata else None,
+        }
+    if "embedding_dim" in metadata:
+        return load_weights(create_model(stated, embedding_dim=int(metadata["embedding_dim"]), **options), path)
+    try:
+        return load_weights(create_model(stated, embedding_dim=embedding_dim, **options), path)
+    except PocketNetError as error:
+        # The pupil's length does not fit: if the network's usual one does, the lengths are what is wrong.
+        try:
+            return load_weights(create_model(stated, **options), path)
+        except PocketNetError:
+            raise error from None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PocketNetError(f"{path}: damaged or not a safetensors file: {error}") from None
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _from_torchscript(path: Path, device: torch.device) -> Teacher:
+    from pocketnet_fast.export.torchscript import METADATA_FILE, read_metadata
+
+    with zipfile.ZipFile(path) as archive:
+        ours = any(name.endswith(f"/extra/{METADATA_FILE}") for name in archive.namelist())
+    spec, takes_uint8, color = InputSpec(), False, "rgb"
+    if ours:
+        metadata = read_metadata(path)
+        stated = metadata["input"]
+        takes_uint8, color = stated["dtype"] == "uint8", stated["color"]
+        normalization = stated["normalization"]
+        spec = InputSpec(mean=tuple(normalization["mean"]), std=tuple(normalization["std"]), color=color)
+        if metadata["kernels"] == "fused":
+            from pocketnet_fast.ops.native import extension
+
+            extension()
+            if device.type != "cpu":
+                raise PocketNetError(f"{path} runs on the fused kernels, which have no form for {device.type}")
+    network = _scripted(path, device)
+    teacher = Teacher(str(path), network, spec, 0, takes_uint8=takes_uint8, color=color)
+    probe = torch.zeros(1, *spec.size, 3, dtype=torch.uint8, device=device)
+    answer = _answer(teacher, probe)
+    if answer.dim() != 2 or answer.shape[0] != 1:
+        raise PocketNetError(f"{path} gives {tuple(answer.shape)} for one face; expected one embedding, 1,D")
+    teacher.embedding_dim = answer.shape[1]
+    return teacher
+
+
+def _quiet(call: Callable[[], Any]) -> Any:
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", r".*torch\.jit\.", category)
+        return call()
+
+
+def _scripted(path: Path, device: torch.device) -> nn.Module:
+    try:
+        network: nn.Module = _quiet(lambda: torch.jit.load(str(path), map_location=device))
+    except RuntimeError as error:
+        raise PocketNetError(f"{path}: cannot be loaded as TorchScript: {str(error).partition(chr(10))[0]}") from None
+    return network
+
+
+def _answer(teacher: Teacher, probe: Tensor) -> Tensor:
+    try:
+        return teacher(probe)
+    except (RuntimeError, AttributeError) as error:
+        last = str(error).strip().rpartition("\n")[2]
+        raise PocketNetError(f"{teacher.name} does not embed a face of 112x112: {last}") from None

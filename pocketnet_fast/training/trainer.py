@@ -1,0 +1,332 @@
+"""A training run from its recipe to its last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.evaluation.verification import VerificationResult
+from pocketnet_fast.training.assembly import Parts, assemble, contents, restore
+from pocketnet_fast.training.checkpoint import Progress, RunFolder
+from pocketnet_fast.training.display import Display
+from pocketnet_fast.training.distributed import Processes, processes
+from pocketnet_fast.training.interruption import Interruption
+from pocketnet_fast.training.log import RunLog, truncate_log
+from pocketnet_fast.training.recipe import Recipe
+from pocketnet_fast.training.resuming import check_progress, check_recipe
+from pocketnet_fast.training.schedule import initial_rate, learning_rate
+from pocketnet_fast.training.step import StepReport
+from pocketnet_fast.training.validation import StoppedError, Validator
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class DivergedError(PocketNetError):
+    """Too many steps in a row were not finite."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        folder: The run's.
+        weights: The backbone's weights after the last step.
+        step: Steps made.
+        epoch: Whole epochs done.
+        skipped: Steps skipped because something was not finite.
+        finished: Whether all epochs are done.
+        signal: The signal that stopped it, or 0.
+        verification: The last results by name; empty if none was made by this call.
+    """
+
+    folder: Path
+    weights: Path
+    step: int
+    epoch: int
+    skipped: int
+    finished: bool
+    signal: int
+    verification: dict[str, VerificationResult]
+
+
+def train(
+    recipe: Recipe | None,
+    folder: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    force: bool = False,
+    console: Console | None = None,
+) -> Outcome:
+    """Train by a recipe into a folder, or go on with the run that is there.
+
+    Under torchrun each process calls this, and the first one writes and prints. SIGINT and SIGTERM end the step,
+    save, and return.
+
+    Args:
+        recipe: None with ``resume``: the run's own.
+        folder: Of the run; it must hold none, unless ``resume``.
+        resume: Go on from the newest whole checkpoint; on the CPU with as many processes, bit for bit.
+        force: Resume although harmless values of the recipe differ.
+        console: Where progress is shown.
+
+    Raises:
+        PocketNetError: On a recipe that cannot be carried out, or a folder that cannot be used or resumed.
+        DivergedError: If ``run.max_skipped`` steps in a row were not finite.
+    """
+    run = RunFolder(Path(folder))
+    if recipe is None:
+        if not resume:
+            raise PocketNetError("a new run needs a recipe")
+        recipe = run.recipe()
+    if recipe.run.threads is not None:
+        torch.set_num_threads(recipe.run.threads)
+    with processes(recipe.run.device) as group:
+        if group.first:
+            _check_folder(run, recipe, resume=resume, force=force)
+        parts = assemble(recipe, group)
+        training = _Training(recipe, run, parts, group, console if group.first else None)
+        training.begin(resume)
+        with Interruption() as interruption:
+            return training.loop(interruption)
+
+
+def _check_folder(run: RunFolder, recipe: Recipe, *, resume: bool, force: bool) -> None:
+    if resume:
+        check_recipe(run.recipe(), recipe, force=force)
+    elif run.is_used:
+        raise PocketNetError(f"{run.path} holds a run already; go on with it by --resume, or choose another --out")
+
+
+class _Training:
+    """The loop and what it keeps track of."""
+
+    def __init__(
+        self, recipe: Recipe, run: RunFolder, parts: Parts, group: Processes, console: Console | None
+    ) -> None:
+        self.recipe, self.run, self.parts, self.group = recipe, run, parts, group
+        self.progress = Progress(parts.steps_per_epoch, parts.images_per_step)
+        self.rate = initial_rate(recipe.optimizer, parts.images_per_step)
+        self.validator = Validator(recipe.verification, parts.dataset, group.device) if group.first else None
+        self.console = console
+        self.display = Display(None, 0, 0)
+        self.log: RunLog | None = None
+        self.results: dict[str, VerificationResult] = {}
+        self.unsaved = False
+        self.speed = 0.0
+
+    def begin(self, resume: bool) -> None:
+        """Read the newest whole checkpoint or start the folder; all processes wait for the first."""
+        progress, problems = None, []
+        if self.group.first:
+            if resume:
+                progress, problems = self.run.latest()
+            self.run.write_recipe(self.recipe)
+        chosen = torch.tensor([0 if progress is None else progress.step + 1], device=self.group.device)
+        step = int(self.group.sum_(chosen).item()) - 1
+        if step >= 0:
+            self.progress = self.run.progress(step)
+            check_progress(self.progress, self.parts.steps_per_epoch, self.parts.images_per_step)
+            restore(self.parts, self.run, self.progress)
+        if self.group.first:
+            self._open(resume, problems)
+
+    def _open(self, resume: bool, problems: list[str]) -> None:
+        progress = self.progress
+        if resume:
+            self.run.forget_after(progress.step)
+            truncate_log(self.run.path, progress.step, progress.verified_step)
+        self.log = RunLog(self.run.path, self.recipe.run.tensorboard, progress.step)
+        self.display = Display(
+            self.console, self.recipe.schedule.epochs * progress.steps_per_epoch, progress.step
+        )
+        for text in problems:
+            self.display.say(text)
+        if resume:
+            self.display.say(f"going on after step {progress.step:,} (epoch {progress.epoch + 1})")
+        if self.log.remark is not None:
+            self.display.say(self.log.remark)
+        self.log.write(
+            "resume" if resume else "start",
+            progress.step,
+            images=len(self.parts.dataset),
+            classes=self.parts.dataset.classes,
+            processes=self.group.ranks,
+            device=self.group.device.type,
+        )
+
+    def loop(self, interruption: Interruption) -> Outcome:
+        """Train until the last epoch is done or a signal came."""
+        progress, epochs = self.progress, self.recipe.schedule.epochs
+        if progress.epoch >= epochs:
+            self.display.say(f"{self.run.path}: all {epochs} epochs are done already")
+        try:
+            stopped = False
+            if self._verification_is_due() and progress.verified_step != progress.step:
+                stopped = self._verify(interruption)
+            while progress.epoch < epochs and not stopped:
+                stopped = self._epoch(interruption)
+            if self.unsaved:
+                self._save()
+        finally:
+            self.display.close()
+            if self.log is not None:
+                self.log.close()
+        self.group.wait()
+        return self._outcome(interruption.signal)
+
+    def _epoch(self, interruption: Interruption) -> bool:
+        """Train to the end of the epoch; whether a signal came before."""
+        progress, parts = self.progress, self.parts
+        accumulate = self.recipe.optimizer.accumulate
+        if parts.teacher is not None:
+            parts.teacher.enter_epoch(progress.epoch + 1)
+        parts.loader.sampler.set_position(progress.epoch, progress.step_in_epoch * accumulate)
+        batches = iter(parts.loader)
+        for _ in range(progress.step_in_epoch, parts.steps_per_epoch):
+            start = time.perf_counter()
+            rate = learning_rate(self.recipe.schedule, self.rate, progress.step, parts.steps_per_epoch)
+            step = [next(batches) for _ in range(accumulate)]
+            report = parts.stepper(step, rate, self._seed(), interruption.signal != 0)
+            progress.step += 1
+            progress.step_in_epoch += 1
+            self.unsaved = True
+            self._account(report, rate, time.perf_counter() - start)
+            if progress.step_in_epoch == parts.steps_per_epoch:
+                self._end_epoch(rate)
+            stopped = report.stop
+            if self._verification_is_due() and not stopped:
+                stopped = self._verify(interruption)
+            if self._save_is_due():
+                self._save()
+            if stopped:
+                return True
+        return False
+
+    def _seed(self) -> int:
+        place = (self.progress.epoch, self.progress.step_in_epoch, self.group.rank)
+        sequence = np.random.SeedSequence(self.recipe.run.seed, spawn_key=place)
+        return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    def _account(self, report: StepReport, rate: float, seconds: float) -> None:
+        progress, run = self.progress, self.recipe.run
+        speed = progress.images_per_step / max(seconds, 1e-9)
+        self.speed = speed if self.speed == 0 else 0.9 * self.speed + 0.1 * speed
+        if report.problem is not None:
+            self._skip(report.problem, rate)
+            return
+        progress.skipped_in_row = 0
+        if self.parts.ema is not None:
+            self.parts.ema.update(self.parts.model)
+            progress.ema_updates = self.parts.ema.updates
+        for name, value in report.parts.items():
+            progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + value
+        progress.epoch_steps += 1
+        epoch, epochs = progress.epoch + 1, self.recipe.schedule.epochs
+        self.display.step(progress.step, epoch, epochs, report.parts, rate, self.speed)
+        if self.log is not None and progress.step % run.log_steps == 0:
+            self.log.write(
+                "step",
+                progress.step,
+                epoch=epoch,
+                **report.parts,
+                lr=rate,
+                gradient_norm=report.gradient_norm,
+                skipped=progress.skipped,
+                images_per_second=round(self.speed, 1),
+            )
+
+    def _skip(self, problem: str, rate: float) -> None:
+        progress = self.progress
+        progress.skipped += 1
+        progress.skipped_in_row += 1
+        if self.log is not None:
+            self.log.write("skipped", progress.step, epoch=progress.epoch + 1, reason=problem, lr=rate)
+        self.display.say(f"step {progress.step:,} skipped: {problem}")
+        if progress.skipped_in_row >= self.recipe.run.max_skipped:
+            raise DivergedError(
+                f"training has diverged: {problem}, and step {progress.step:,} is the last of "
+                f"{progress.skipped_in_row} in a row that had to be skipped; try a lower --lr"
+            )
+
+    def _end_epoch(self, rate: float) -> None:
+        progress = self.progress
+        progress.epoch += 1
+        progress.step_in_epoch = 0
+        progress.epoch_weights[progress.epoch] = progress.step
+        means = {name: total / progress.epoch_steps for name, total in progress.epoch_sums.items()}
+        progress.epoch_sums, progress.epoch_steps = {}, 0
+        self.display.epoch(progress.epoch, self.recipe.schedule.epochs, means, rate, self.speed)
+        if self.log is not None:
+            self.log.write("epoch", progress.step, epoch=progress.epoch, **means, lr=rate, skipped=progress.skipped)
+
+    def _verification_is_due(self) -> bool:
+        progress, verification = self.progress, self.recipe.verification
+        if progress.step == 0 or not (verification.bins or verification.synthetic_identities):
+            return False
+        if verification.every_steps and progress.step % verification.every_steps == 0:
+            return True
+        if progress.step_in_epoch:
+            return False
+        every = verification.every_epochs
+        return progress.epoch == self.recipe.schedule.epochs or (every > 0 and progress.epoch % every == 0)
+
+    def _verify(self, interruption: Interruption) -> bool:
+        """Verify on the first process; whether a signal came. It gives up, and a resumed run makes up for it."""
+        if self.validator is not None:
+            self._verify_here(self.validator, interruption)
+        self.unsaved = True
+        signals = torch.tensor([float(interruption.signal != 0)], device=self.group.device)
+        return bool(self.group.sum_(signals).item())
+
+    def _verify_here(self, validator: Validator, interruption: Interruption) -> None:
+        progress = self.progress
+        model = self.parts.model if self.parts.ema is None else self.parts.ema.model
+        with self.display.verifying(validator.images) as advance:
+
+            def on_batch(images: int) -> None:
+                advance(images)
+                if interruption.signal:
+                    raise StoppedError
+
+            try:
+                self.results = validator(model, on_batch)
+            except StoppedError:
+                return
+        progress.verified_step = progress.step
+        for name, result in self.results.items():
+            self.display.verification(name, result)
+            if self.log is not None:
+                values = {key: round(value, 6) for key, value in asdict(result).items()}
+                self.log.write("verification", progress.step, epoch=progress.epoch, dataset=name, **values)
+
+    def _save_is_due(self) -> bool:
+        every = self.recipe.run.save_steps
+        return self.progress.step_in_epoch == 0 or (every > 0 and self.progress.step % every == 0)
+
+    def _save(self) -> None:
+        saved = contents(self.parts, self.progress, self.group)
+        if saved is not None:
+            self.run.save(saved, self.recipe)
+        self.unsaved = False
+
+    def _outcome(self, signal: int) -> Outcome:
+        progress = self.progress
+        return Outcome(
+            folder=self.run.path,
+            weights=self.run.file(progress.step, "backbone"),
+            step=progress.step,
+            epoch=progress.epoch,
+            skipped=progress.skipped,
+            finished=progress.epoch >= self.recipe.schedule.epochs,
+            signal=signal,
+            verification=self.results,
+        )
