@@ -65,5 +65,3 @@ def train(
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command("train")(train)
-
-

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder.")]
 DataOption = Annotated[
     str | None,
-    typer.Option(help="A .rec file, a folder with train.rec or of identities, or synthetic:identities=64,images=20."),
+    typer.Option(
+        help="A .rec file, a folder with train.rec or of identities, or synthetic:identities=64,images=20."
+    ),
 ]
 TeacherOption = Annotated[
     str | None, typer.Option(help="A weight file, a TorchScript file or a training run's folder.")

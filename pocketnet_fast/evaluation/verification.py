@@ -58,7 +58,9 @@ def fold_ranges(pairs: int, folds: int) -> list[slice]:
         PocketNetError: If there are fewer than two folds or more folds than pairs.
     """
     if not 2 <= folds <= pairs:
-        raise PocketNetError(f"{pairs} pairs cannot be divided into {folds} folds; expected 2 to {pairs} folds")
+        raise PocketNetError(
+            f"{pairs} pairs cannot be divided into {folds} folds; expected 2 to {pairs} folds"
+        )
     short, longer = divmod(pairs, folds)
     ends = np.cumsum([short + (fold < longer) for fold in range(folds)])
     return [slice(int(end) - short - (fold < longer), int(end)) for fold, end in enumerate(ends)]
@@ -84,16 +86,18 @@ def judge(distance: Floats, same: Flags, *, folds: int = 10, xnorm: float = 0.0)
     if distance.shape != same.shape or distance.ndim != 1:
         raise PocketNetError(f"{distance.shape} distances do not belong to {same.shape} pairs")
     if not np.isfinite(distance).all():
-        raise PocketNetError(f"the distance of pair {int(np.flatnonzero(~np.isfinite(distance))[0])} is not finite")
-    right, accepted = [], {True: [], False: []}
-    # Per fold, how many pairs each threshold decides rightly or accepts: the training part is all less the fold.
+        wrong = int(np.flatnonzero(~np.isfinite(distance))[0])
+        raise PocketNetError(f"the distance of pair {wrong} is not finite")
+    right: list[npt.NDArray[np.int64]] = []
+    accepted: list[npt.NDArray[np.int64]] = []
+    # Per fold, how many pairs each threshold decides rightly, and how many of two persons it accepts: what holds
+    # for the other folds is the sum less the fold's own.
     ranges = fold_ranges(len(same), folds)
     for part in ranges:
-        below = _below(distance[part][same[part]], ACCURACY_THRESHOLDS)
-        wrong = _below(distance[part][~same[part]], ACCURACY_THRESHOLDS)
-        right.append(below - wrong + np.count_nonzero(~same[part]))
-        for flag, found in accepted.items():
-            found.append(_below(distance[part][same[part] == flag], VAL_THRESHOLDS))
+        rightly = _below(distance[part][same[part]], ACCURACY_THRESHOLDS)
+        wrongly = _below(distance[part][~same[part]], ACCURACY_THRESHOLDS)
+        right.append(rightly - wrongly + np.count_nonzero(~same[part]))
+        accepted.append(_below(distance[part][~same[part]], VAL_THRESHOLDS))
     sizes = np.array([part.stop - part.start for part in ranges])
     different = np.array([np.count_nonzero(~same[part]) for part in ranges])
 
@@ -103,10 +107,10 @@ def judge(distance: Floats, same: Flags, *, folds: int = 10, xnorm: float = 0.0)
         thresholds.append(ACCURACY_THRESHOLDS[best])
         accuracies.append(right[fold][best] / sizes[fold])
         others = max(int(different.sum() - different[fold]), 1)
-        far = (np.sum(accepted[False], axis=0) - accepted[False][fold]) / others
+        far = (np.sum(accepted, axis=0) - accepted[fold]) / others
         threshold = np.interp(FAR_TARGET, far, VAL_THRESHOLDS) if far[-1] >= FAR_TARGET else 0.0
         taken = distance[part] < threshold
-        vals.append(np.count_nonzero(taken & same[part]) / max(np.count_nonzero(same[part]), 1))
+        vals.append(np.count_nonzero(taken & same[part]) / max(int(np.count_nonzero(same[part])), 1))
         fars.append(np.count_nonzero(taken & ~same[part]) / max(int(different[fold]), 1))
     return VerificationResult(
         accuracy=float(np.mean(accuracies)),
@@ -121,7 +125,11 @@ def judge(distance: Floats, same: Flags, *, folds: int = 10, xnorm: float = 0.0)
 
 
 def embed_both_ways(
-    embed: Embed, crops: Iterable[Crops], *, batch_size: int = 64, on_batch: Callable[[int], None] | None = None
+    embed: Embed,
+    crops: Iterable[Crops],
+    *,
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
 ) -> tuple[Floats, float]:
     """Embed images and mirror images.
 

@@ -54,7 +54,7 @@ class Parts:
     loader: FaceLoader
     model: EmbeddingModel
     head: ShardedMargin | None
-    ema: AveragedModel | None
+    ema: AveragedModel[EmbeddingModel] | None
     teacher: Teacher | None
     optimizer: torch.optim.Optimizer
     parameters: Parameters
@@ -194,7 +194,7 @@ def _model(recipe: Recipe, processes: Processes) -> EmbeddingModel:
     torch.manual_seed(recipe.run.seed)
     model = build_model(recipe.model)
     if hasattr(model, "fused"):
-        model.fused = recipe.model.fused
+        setattr(model, "fused", recipe.model.fused)  # noqa: B010 - not every network has it
     elif recipe.model.fused is True:
         raise PocketNetError(f"model.fused is true, and {recipe.model.name} has no fused blocks to train")
     if recipe.run.sync_bn and processes.ranks > 1:

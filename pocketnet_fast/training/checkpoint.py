@@ -149,7 +149,7 @@ class RunFolder:
 
     def latest(self) -> tuple[Progress | None, list[str]]:
         """The progress of the newest whole checkpoint, and what is wrong with each newer one."""
-        problems = []
+        problems: list[str] = []
         for step in sorted(self._steps("state"), reverse=True):
             try:
                 return self._checked(step), problems
@@ -239,7 +239,9 @@ class RunFolder:
             if not path.is_file():
                 raise PocketNetError(f"{path} is missing")
             if _file_sha256(path) != digest:
-                raise PocketNetError(f"{path} is damaged: its SHA-256 is not the one that its state file names")
+                raise PocketNetError(
+                    f"{path} is damaged: its SHA-256 is not the one that its state file names"
+                )
         return Progress.from_json(metadata["progress"])
 
 

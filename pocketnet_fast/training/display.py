@@ -38,7 +38,9 @@ class Display:
             self._task = self._progress.add_task("", total=steps, completed=done, state="")
             self._progress.start()
 
-    def step(self, step: int, epoch: int, epochs: int, parts: dict[str, float], rate: float, speed: float) -> None:
+    def step(
+        self, step: int, epoch: int, epochs: int, parts: dict[str, float], rate: float, speed: float
+    ) -> None:
         """Show a step."""
         if self._progress is not None:
             losses = "  ".join(f"{name} {value:.4g}" for name, value in parts.items())

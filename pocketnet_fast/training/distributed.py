@@ -52,7 +52,9 @@ class Processes:
 def _device(choice: str, local_rank: int) -> torch.device:
     available = torch.cuda.is_available()
     if choice == "cuda" and not available:
-        raise PocketNetError("run.device is 'cuda', and PyTorch finds no CUDA device; expected 'cpu' or 'auto'")
+        raise PocketNetError(
+            "run.device is 'cuda', and PyTorch finds no CUDA device; expected 'cpu' or 'auto'"
+        )
     if choice == "cpu" or not available:
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
-class AveragedModel:
+
+class AveragedModel(Generic[ModelT]):
     """Exponential moving average of a model's parameters and buffers.
 
     The decay of update t, from 0, is ``min(decay, (1 + t) / (10 + t))``, so that the random first weights are
@@ -23,7 +26,7 @@ class AveragedModel:
         updates: How many there were.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: ModelT, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0

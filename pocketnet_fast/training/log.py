@@ -38,7 +38,9 @@ class RunLog:
             except ImportError:
                 advice = "pip install 'pocketnet_fast[train]'"
                 if tensorboard is True:
-                    raise PocketNetError(f"run.tensorboard is true, and it is not installed: {advice}") from None
+                    raise PocketNetError(
+                        f"run.tensorboard is true, and it is not installed: {advice}"
+                    ) from None
                 self.remark = f"TensorBoard is not installed ({advice}); the log goes to {LOG_NAME} alone"
             else:
                 self._writer = SummaryWriter(folder / _TENSORBOARD, purge_step=step + 1 if step else None)
@@ -46,7 +48,9 @@ class RunLog:
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Add a line; numbers go to TensorBoard too."""
-        line = json.dumps({"event": event, "step": step, **values, "time": round(time.time(), 3)}, allow_nan=False)
+        line = json.dumps(
+            {"event": event, "step": step, **values, "time": round(time.time(), 3)}, allow_nan=False
+        )
         self._file.write(line + "\n")
         self._file.flush()
         if self._writer is not None:

@@ -249,8 +249,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         schedule = self.schedule
-        if list(schedule.milestones) != sorted(set(schedule.milestones)) or min(schedule.milestones, default=1) < 1:
-            raise PocketNetError(f"schedule.milestones must be ascending epochs from 1, got {[*schedule.milestones]}")
+        if (
+            list(schedule.milestones) != sorted(set(schedule.milestones))
+            or min(schedule.milestones, default=1) < 1
+        ):
+            raise PocketNetError(
+                f"schedule.milestones must be ascending epochs from 1, got {[*schedule.milestones]}"
+            )
         if schedule.warmup_epochs > schedule.epochs:
             raise PocketNetError(
                 f"schedule.warmup_epochs is {schedule.warmup_epochs:g}, more than the {schedule.epochs} epochs"
@@ -285,7 +290,11 @@ class Recipe:
                 "no training data: pass --data with a .rec file, a folder of identities, or synthetic:..."
             )
         if self.loss.objective != "margin" and self.distillation.teacher is None:
-            kind = "the teacher run's folder" if self.distillation.multi_step else "a weight file, a run's folder"
+            kind = (
+                "the teacher run's folder"
+                if self.distillation.multi_step
+                else "a weight file, a run's folder"
+            )
             raise PocketNetError(
                 f"the objective {self.loss.objective!r} needs a teacher: pass --teacher with {kind}"
                 + ("" if self.distillation.multi_step else " or a TorchScript file")

@@ -39,7 +39,9 @@ def check_recipe(saved: Recipe, asked: Recipe, *, force: bool) -> None:
     if not changed:
         return
     harmful = {key for key in changed if not _is_harmless(key, saved, asked)}
-    named = [f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key in harmful or not harmful]
+    named = [
+        f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key in harmful or not harmful
+    ]
     if harmful:
         raise PocketNetError(
             f"the run was started with another recipe: {', '.join(named)}; start a new run "

@@ -131,12 +131,16 @@ class Stepper:
         wrong = torch.stack([(~part.isfinite()).any() for part in rows]).to(torch.float32)
         found = self.processes.sum_(wrong).tolist()
         names = ("an embedding", "a teacher's embedding")
-        return next((f"{name} is not finite" for name, count in zip(names, found, strict=False) if count), None)
+        return next(
+            (f"{name} is not finite" for name, count in zip(names, found, strict=False) if count), None
+        )
 
     def _update(self, totals: dict[str, Tensor], rate: float, stop: bool) -> StepReport:
         limit = self.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
-        head = torch.stack([norm.new_zeros(()), *(p.grad.abs().amax() for p in self._head if p.grad is not None)])
+        head = torch.stack(
+            [norm.new_zeros(()), *(p.grad.abs().amax() for p in self._head if p.grad is not None)]
+        )
         values = torch.stack(
             [
                 (~torch.stack([*totals.values()]).isfinite().all()).float(),

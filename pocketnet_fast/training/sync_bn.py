@@ -46,33 +46,33 @@ class _Normalize(torch.autograd.Function):
         return (dy - first - y * second) * inverse, None
 
 
-class ProcessBatchNorm2d(nn.BatchNorm2d):
-    """``BatchNorm2d`` over the default process group, for devices that ``nn.SyncBatchNorm`` does not run on."""
+class _ProcessStatistics:
+    """The forward of ``nn.BatchNorm*d`` with the batches of all processes of the default group laid together."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise, as ``nn.BatchNorm2d`` does with the batches of all processes laid together."""
+    def forward(self: Any, input: Tensor) -> Tensor:
+        """Normalise N,C or N,C,height,width."""
         if not self.training:
-            return super().forward(input)
+            out: Tensor = nn.functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+            return out
+        self._check_input_dim(input)
         y, mean, var, count = _Normalize.apply(input.float(), self.eps)
         with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            assert self.momentum is not None
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
         shape = [1, -1, *[1] * (input.dim() - 2)]
-        out: Tensor = (y * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
-        return out
+        scaled: Tensor = y * self.weight.view(shape) + self.bias.view(shape)
+        return scaled.to(input.dtype)
 
 
-class ProcessBatchNorm1d(ProcessBatchNorm2d):
-    """The same for N,C inputs."""
+class ProcessBatchNorm1d(_ProcessStatistics, nn.BatchNorm1d):
+    """``BatchNorm1d`` over all processes, for devices that ``nn.SyncBatchNorm`` does not run on."""
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() != 2:
-            raise ValueError(f"expected N,C, got a tensor of {input.dim()} dimensions")
+
+class ProcessBatchNorm2d(_ProcessStatistics, nn.BatchNorm2d):
+    """``BatchNorm2d`` over all processes, for devices that ``nn.SyncBatchNorm`` does not run on."""
 
 
 def synchronize_statistics(model: nn.Module, device: torch.device) -> nn.Module:

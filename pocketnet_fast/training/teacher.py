@@ -180,7 +180,9 @@ def _zoo_model(path: Path, name: str | None, embedding_dim: int) -> EmbeddingMod
             "layers": int(metadata["layers"]) if "layers" in metadata else None,
         }
     if "embedding_dim" in metadata:
-        return load_weights(create_model(stated, embedding_dim=int(metadata["embedding_dim"]), **options), path)
+        return load_weights(
+            create_model(stated, embedding_dim=int(metadata["embedding_dim"]), **options), path
+        )
     try:
         return load_weights(create_model(stated, embedding_dim=embedding_dim, **options), path)
     except PocketNetError as error:
@@ -227,7 +229,9 @@ def _from_torchscript(path: Path, device: torch.device) -> Teacher:
 
             extension()
             if device.type != "cpu":
-                raise PocketNetError(f"{path} runs on the fused kernels, which have no form for {device.type}")
+                raise PocketNetError(
+                    f"{path} runs on the fused kernels, which have no form for {device.type}"
+                )
     network = _scripted(path, device)
     teacher = Teacher(str(path), network, spec, 0, takes_uint8=takes_uint8, color=color)
     probe = torch.zeros(1, *spec.size, 3, dtype=torch.uint8, device=device)
@@ -249,7 +253,9 @@ def _scripted(path: Path, device: torch.device) -> nn.Module:
     try:
         network: nn.Module = _quiet(lambda: torch.jit.load(str(path), map_location=device))
     except RuntimeError as error:
-        raise PocketNetError(f"{path}: cannot be loaded as TorchScript: {str(error).partition(chr(10))[0]}") from None
+        raise PocketNetError(
+            f"{path}: cannot be loaded as TorchScript: {str(error).partition(chr(10))[0]}"
+        ) from None
     return network
 
 

@@ -103,7 +103,9 @@ def _check_folder(run: RunFolder, recipe: Recipe, *, resume: bool, force: bool) 
     if resume:
         check_recipe(run.recipe(), recipe, force=force)
     elif run.is_used:
-        raise PocketNetError(f"{run.path} holds a run already; go on with it by --resume, or choose another --out")
+        raise PocketNetError(
+            f"{run.path} holds a run already; --resume goes on with it, or choose another --out"
+        )
 
 
 class _Training:
@@ -125,7 +127,8 @@ class _Training:
 
     def begin(self, resume: bool) -> None:
         """Read the newest whole checkpoint or start the folder; all processes wait for the first."""
-        progress, problems = None, []
+        progress: Progress | None = None
+        problems: list[str] = []
         if self.group.first:
             if resume:
                 progress, problems = self.run.latest()
@@ -266,7 +269,8 @@ class _Training:
         progress.epoch_sums, progress.epoch_steps = {}, 0
         self.display.epoch(progress.epoch, self.recipe.schedule.epochs, means, rate, self.speed)
         if self.log is not None:
-            self.log.write("epoch", progress.step, epoch=progress.epoch, **means, lr=rate, skipped=progress.skipped)
+            values = {**means, "lr": rate, "skipped": progress.skipped}
+            self.log.write("epoch", progress.step, epoch=progress.epoch, **values)
 
     def _verification_is_due(self) -> bool:
         progress, verification = self.progress, self.recipe.verification
@@ -280,7 +284,7 @@ class _Training:
         return progress.epoch == self.recipe.schedule.epochs or (every > 0 and progress.epoch % every == 0)
 
     def _verify(self, interruption: Interruption) -> bool:
-        """Verify on the first process; whether a signal came. It gives up, and a resumed run makes up for it."""
+        """Verify on the first process; whether a signal came, which ends it: a resumed run makes up for it."""
         if self.validator is not None:
             self._verify_here(self.validator, interruption)
         self.unsaved = True

@@ -69,7 +69,7 @@ class Validator:
                 and trained_on.first_identity + trained_on.classes > UNSEEN_IDENTITY
             ):
                 raise PocketNetError(
-                    f"synthetic identities from {UNSEEN_IDENTITY:,} on are kept for verification; train on others"
+                    f"synthetic identities from {UNSEEN_IDENTITY:,} on are kept for verification"
                 )
             unseen = SyntheticDataset(
                 recipe.synthetic_identities, recipe.synthetic_images, first_identity=UNSEEN_IDENTITY
