@@ -1,8 +1,8 @@
 """The published verification protocol: are two faces one person, judged by a threshold chosen on other pairs.
 
-Embeddings of an image and of its mirror image are added and the sum L2-normalised; a pair is accepted when the
-squared distance of its embeddings lies below the threshold. The pairs are divided into contiguous folds; each
-fold's threshold is chosen on all the others (LFW's protocol, as used for ArcFace, arXiv 1801.07698, sec. 3).
+Embeddings of an image and of its mirror image are added and the sum L2-normalised; a pair is accepted when
+the squared distance of its embeddings lies below the threshold. The pairs are divided into contiguous folds;
+each fold's threshold is chosen on all the others (LFW's protocol, as used for ArcFace, arXiv 1801.07698).
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ def fold_ranges(pairs: int, folds: int) -> list[slice]:
 def judge(distance: Floats, same: Flags, *, folds: int = 10, xnorm: float = 0.0) -> VerificationResult:
     """Apply the protocol to squared distances.
 
-    Accuracy: thresholds 0, 0.01, ... 3.99, of which the first best on the other folds counts. VAL: the threshold
-    at which the FAR on the other folds is 1e-3, interpolated on 0, 0.001, ... 3.999 (the last of equals); 0 if
-    it never gets there. A fold without pairs of one person has VAL 0, one without pairs of two FAR 0.
+    Accuracy: thresholds 0, 0.01, ... 3.99, of which the first best on the other folds counts. VAL: the
+    threshold at which the FAR on the other folds is 1e-3, interpolated on 0, 0.001, ... 3.999 (the last of
+    equals); 0 if it never gets there. A fold without pairs of one person has VAL 0, one without pairs of two
+    FAR 0.
 
     Args:
         distance: N: squared distance of the L2-normalised embeddings of each pair.
@@ -90,8 +91,8 @@ def judge(distance: Floats, same: Flags, *, folds: int = 10, xnorm: float = 0.0)
         raise PocketNetError(f"the distance of pair {wrong} is not finite")
     right: list[npt.NDArray[np.int64]] = []
     accepted: list[npt.NDArray[np.int64]] = []
-    # Per fold, how many pairs each threshold decides rightly, and how many of two persons it accepts: what holds
-    # for the other folds is the sum less the fold's own.
+    # Per fold, how many pairs each threshold decides rightly, and how many of two persons it accepts: what
+    # holds for the other folds is the sum less the fold's own.
     ranges = fold_ranges(len(same), folds)
     for part in ranges:
         rightly = _below(distance[part][same[part]], ACCURACY_THRESHOLDS)

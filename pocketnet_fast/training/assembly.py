@@ -77,7 +77,7 @@ def assemble(recipe: Recipe, processes: Processes) -> Parts:
     steps_per_epoch = loader.sampler.steps_per_epoch // accumulate
     if steps_per_epoch == 0:
         raise PocketNetError(
-            f"{len(dataset)} images make {loader.sampler.steps_per_epoch} batches, and a step takes {accumulate}"
+            f"{len(dataset)} images make {loader.sampler.steps_per_epoch} batches; a step takes {accumulate}"
         )
 
     model = _model(recipe, processes)
@@ -163,7 +163,7 @@ def restore(parts: Parts, folder: RunFolder, progress: Progress) -> None:
         saved = folder.columns(step, head.first, head.first + head.kernel.shape[1])
         if saved.shape != head.kernel.shape:
             raise PocketNetError(
-                f"{folder.file(step, 'header')} has other classes than the data, of which there are {head.classes}"
+                f"{folder.file(step, 'header')} does not hold the {head.classes} classes of the data"
             )
         with torch.no_grad():
             head.kernel.copy_(saved)

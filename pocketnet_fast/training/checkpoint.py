@@ -176,8 +176,8 @@ class RunFolder:
     def save(self, contents: Contents, recipe: Recipe) -> None:
         """Write the checkpoint of a step, then remove what need not be kept.
 
-        Of a step that has one, the state alone is written again: weights that belong to a whole checkpoint are
-        never replaced.
+        Of a step that has one, the state alone is written again: weights that belong to a whole checkpoint
+        are never replaced.
 
         Raises:
             PocketNetError: If a file cannot be written.

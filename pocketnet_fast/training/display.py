@@ -80,7 +80,7 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line."""
         if self._console is not None:
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

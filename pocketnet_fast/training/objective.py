@@ -11,7 +11,7 @@ Parts = dict[str, Tensor]
 
 
 class MarginObjective(nn.Module):
-    """Margin softmax, plus ``kd_weight`` times the distillation term if there is a teacher (arXiv 2108.10710).
+    """Margin softmax, and ``kd_weight`` times the distillation term with a teacher (arXiv 2108.10710).
 
     Args:
         head: The class centres.

@@ -57,7 +57,7 @@ def load_state_tensors(
         value = part(name, tensor)
         if value.dim() and value.shape != parameter.shape:
             raise PocketNetError(
-                f"the optimiser's state of {name} has shape {tuple(value.shape)}; expected {tuple(parameter.shape)}"
+                f"the optimiser's {key} has shape {tuple(value.shape)}; expected {tuple(parameter.shape)}"
             )
         # A number of steps stays on the CPU, where the optimisers keep it.
         device = parameter.device if value.dim() else torch.device("cpu")

@@ -7,32 +7,25 @@ A recipe file names only what differs from the defaults below, which are the pub
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
-import math
 import os
-import sys
-import types
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Union
+from typing import Any, Final, Literal
 
 from pocketnet_fast.errors import PocketNetError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from pocketnet_fast.training.recipe_values import (
+    check_name,
+    checked_value,
+    limited,
+    parse_toml,
+    to_toml,
+    value_from_text,
+)
 
 _RECIPES: Final = Path(__file__).parent / "recipes"
 _SUFFIX: Final = ".toml"
-
-
-def _limited(default: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Any:
-    """A field whose number must lie in [low, high], or in (low, high] with ``above``."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
 
 
 @dataclass(frozen=True)
@@ -50,10 +43,10 @@ class ModelRecipe:
     """
 
     name: str = "pocketnet_s128"
-    embedding_dim: int | None = _limited(None, 1)
+    embedding_dim: int | None = limited(None, 1)
     genotype: str | None = None
-    channels: int | None = _limited(None, 1)
-    layers: int | None = _limited(None, 4)
+    channels: int | None = limited(None, 1)
+    layers: int | None = limited(None, 4)
     weights: str | None = None
     fused: Literal["auto"] | bool = "auto"
 
@@ -74,13 +67,13 @@ class DataRecipe:
     """
 
     source: str | None = None
-    batch_size: int = _limited(128, 1)
-    workers: int = _limited(4, 0)
-    flip: float = _limited(0.5, 0, 1)
-    crop: float = _limited(0.0, 0, 1)
-    color: float = _limited(0.0, 0, 1)
-    blur: float = _limited(0.0, 0, 1)
-    cutout: float = _limited(0.0, 0, 1)
+    batch_size: int = limited(128, 1)
+    workers: int = limited(4, 0)
+    flip: float = limited(0.5, 0, 1)
+    crop: float = limited(0.0, 0, 1)
+    color: float = limited(0.0, 0, 1)
+    blur: float = limited(0.0, 0, 1)
+    cutout: float = limited(0.0, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -97,10 +90,10 @@ class LossRecipe:
     """
 
     objective: Literal["margin", "margin_kd", "features"] = "margin"
-    scale: float = _limited(64.0, 0, above=True)
+    scale: float = limited(64.0, 0, above=True)
     margins: tuple[float, ...] = (1.0, 0.5, 0.0)
     easy_margin: bool = False
-    sample_rate: float = _limited(1.0, 0, 1, above=True)
+    sample_rate: float = limited(1.0, 0, 1, above=True)
 
 
 @dataclass(frozen=True)
@@ -120,13 +113,13 @@ class OptimizerRecipe:
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
-    lr: float = _limited(0.1, 0, above=True)
-    lr_batch: int = _limited(512, 0)
-    momentum: float = _limited(0.9, 0, 0.9999)
-    weight_decay: float = _limited(5e-4, 0)
-    clip_norm: float = _limited(5.0, 0)
-    accumulate: int = _limited(1, 1)
-    ema_decay: float = _limited(0.0, 0, 0.999999)
+    lr: float = limited(0.1, 0, above=True)
+    lr_batch: int = limited(512, 0)
+    momentum: float = limited(0.9, 0, 0.9999)
+    weight_decay: float = limited(5e-4, 0)
+    clip_norm: float = limited(5.0, 0)
+    accumulate: int = limited(1, 1)
+    ema_decay: float = limited(0.0, 0, 0.999999)
 
 
 @dataclass(frozen=True)
@@ -143,12 +136,12 @@ class ScheduleRecipe:
         final_lr: For "cosine": the rate at the end, as a part of the initial one.
     """
 
-    epochs: int = _limited(26, 1)
+    epochs: int = limited(26, 1)
     kind: Literal["steps", "cosine"] = "steps"
     milestones: tuple[int, ...] = (8, 14, 20, 25)
-    factor: float = _limited(0.1, 0, 1, above=True)
-    warmup_epochs: float = _limited(0.0, 0)
-    final_lr: float = _limited(0.0, 0, 1)
+    factor: float = limited(0.1, 0, 1, above=True)
+    warmup_epochs: float = limited(0.0, 0)
+    final_lr: float = limited(0.0, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -170,11 +163,11 @@ class DistillationRecipe:
     teacher: str | None = None
     teacher_model: str | None = None
     multi_step: bool = False
-    weight: float = _limited(100.0, 0)
-    unit_weight: float = _limited(100.0, 0)
-    feature_weight: float = _limited(0.0, 0)
-    mixup: float = _limited(0.0, 0, 1)
-    cutmix: float = _limited(0.0, 0, 1)
+    weight: float = limited(100.0, 0)
+    unit_weight: float = limited(100.0, 0)
+    feature_weight: float = limited(0.0, 0)
+    mixup: float = limited(0.0, 0, 1)
+    cutmix: float = limited(0.0, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -192,12 +185,12 @@ class VerificationRecipe:
     """
 
     bins: tuple[str, ...] = ()
-    synthetic_identities: int = _limited(0, 0)
-    synthetic_images: int = _limited(8, 2)
-    pairs: int = _limited(1000, 2)
-    folds: int = _limited(10, 2)
-    every_epochs: int = _limited(1, 0)
-    every_steps: int = _limited(0, 0)
+    synthetic_identities: int = limited(0, 0)
+    synthetic_images: int = limited(8, 2)
+    pairs: int = limited(1000, 2)
+    folds: int = limited(10, 2)
+    every_epochs: int = limited(1, 0)
+    every_steps: int = limited(0, 0)
 
 
 @dataclass(frozen=True)
@@ -218,16 +211,16 @@ class RunRecipe:
         tensorboard: Write TensorBoard's files; "auto": if it is installed.
     """
 
-    seed: int = _limited(0, 0, 2**31 - 1)
+    seed: int = limited(0, 0, 2**31 - 1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
-    threads: int | None = _limited(None, 1)
+    threads: int | None = limited(None, 1)
     sync_bn: bool = False
-    save_steps: int = _limited(1000, 0)
-    keep: int = _limited(2, 1)
+    save_steps: int = limited(1000, 0)
+    keep: int = limited(2, 1)
     keep_epochs: bool = True
-    log_steps: int = _limited(10, 1)
-    max_skipped: int = _limited(10, 1)
+    log_steps: int = limited(10, 1)
+    max_skipped: int = limited(10, 1)
     tensorboard: Literal["auto"] | bool = "auto"
 
 
@@ -258,7 +251,7 @@ class Recipe:
             )
         if schedule.warmup_epochs > schedule.epochs:
             raise PocketNetError(
-                f"schedule.warmup_epochs is {schedule.warmup_epochs:g}, more than the {schedule.epochs} epochs"
+                f"schedule.warmup_epochs is {schedule.warmup_epochs:g}, of {schedule.epochs} epochs in all"
             )
         if len(self.loss.margins) != 3:
             raise PocketNetError(f"loss.margins must be three numbers m1, m2, m3, got {[*self.loss.margins]}")
@@ -305,7 +298,7 @@ class Recipe:
         tables = []
         for section in dataclasses.fields(self):
             values = vars(getattr(self, section.name))
-            lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+            lines = [f"{key} = {to_toml(value)}" for key, value in values.items() if value is not None]
             tables.append("\n".join([f"[{section.name}]", *lines]))
         return "\n\n".join(tables) + "\n"
 
@@ -323,12 +316,9 @@ class Recipe:
             PocketNetError: On broken TOML, an unknown section or key (with the closest ones), a value of the
                 wrong type or out of its range (with what is accepted), or values that contradict each other.
         """
-        try:
-            content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise PocketNetError(f"{name}: broken TOML: {error}") from None
+        content = parse_toml(text, name)
         for section, table in content.items():
-            _closest(section, _SECTIONS, f"{name}: unknown section")
+            check_name(section, _SECTIONS, f"{name}: unknown section")
             if not isinstance(table, dict):
                 raise PocketNetError(f"{name}: {section} is a table of values, not a value")
         chosen: dict[str, dict[str, Any]] = {}
@@ -336,16 +326,16 @@ class Recipe:
             hints = typing.get_type_hints(kind)
             chosen[section] = {}
             for key, value in content.get(section, {}).items():
-                _closest(key, hints, f"{name}: unknown key", section)
-                chosen[section][key] = _checked(value, kind, key, f"{name}: {section}.{key}")
+                check_name(key, hints, f"{name}: unknown key", section)
+                chosen[section][key] = checked_value(value, kind, key, f"{name}: {section}.{key}")
         for path, value in (overrides or {}).items():
             section, _, key = path.partition(".")
             if not key:
                 raise PocketNetError(f"{path!r} is no key; expected section.key, such as optimizer.lr")
-            _closest(section, _SECTIONS, "unknown section")
+            check_name(section, _SECTIONS, "unknown section")
             kind = _SECTIONS[section]
-            _closest(key, typing.get_type_hints(kind), "unknown key", section)
-            chosen[section][key] = _checked(_from_text(value, kind, key), kind, key, path)
+            check_name(key, typing.get_type_hints(kind), "unknown key", section)
+            chosen[section][key] = checked_value(value_from_text(value, kind, key), kind, key, path)
         return cls(**{section: kind(**chosen[section]) for section, kind in _SECTIONS.items()})
 
 
@@ -379,7 +369,7 @@ def load_recipe(name: str | os.PathLike[str], overrides: Mapping[str, str] | Non
     if text.endswith(_SUFFIX):
         path = Path(text)
     else:
-        _closest(text, list_recipes(), "unknown recipe")
+        check_name(text, list_recipes(), "unknown recipe")
         path = _RECIPES / f"{text}{_SUFFIX}"
     try:
         content = path.read_text(encoding="utf-8")
@@ -397,97 +387,3 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
         before, after = vars(getattr(old, section)), vars(getattr(new, section))
         found.update({f"{section}.{k}": (v, after[k]) for k, v in before.items() if v != after[k]})
     return found
-
-
-def _closest(name: str, known: Iterable[str], problem: str, section: str = "") -> None:
-    names = list(known)
-    if name in names:
-        return
-    prefix = f"{section}." if section else ""
-    close = [prefix + entry for entry in difflib.get_close_matches(name, names)]
-    hint = (
-        f"did you mean {' or '.join(close)}?"
-        if close
-        else f"expected one of {', '.join(prefix + entry for entry in names)}"
-    )
-    raise PocketNetError(f"{problem} {prefix}{name}; {hint}")
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _described(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    words = []
-    for option in _options(hint):
-        if typing.get_origin(option) is Literal:
-            words += [repr(choice) for choice in typing.get_args(option)]
-        elif typing.get_origin(option) is tuple:
-            words.append("a list, each entry " + names[typing.get_args(option)[0]])
-        elif option is not types.NoneType:
-            words.append(names[option])
-    return " or ".join(words)
-
-
-def _accepted(value: Any, option: Any) -> tuple[bool, Any]:
-    """Whether ``value`` is of the kind, and what it becomes; whole numbers are numbers, truth is no number."""
-    if option is types.NoneType:
-        return value is None, value
-    if typing.get_origin(option) is Literal:
-        return isinstance(value, str) and value in typing.get_args(option), value
-    if typing.get_origin(option) is tuple:
-        if not isinstance(value, (list, tuple)):
-            return False, value
-        entries = [_accepted(entry, typing.get_args(option)[0]) for entry in value]
-        return all(fits for fits, _ in entries), tuple(entry for _, entry in entries)
-    if option is float:
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        return fits, float(value) if fits else value
-    return type(value) is option, value
-
-
-def _checked(value: Any, kind: Any, key: str, where: str) -> Any:
-    hint = typing.get_type_hints(kind)[key]
-    for option in _options(hint):
-        fits, converted = _accepted(value, option)
-        if fits:
-            break
-    else:
-        raise PocketNetError(f"{where} is {_shown(value)}; expected {_described(hint)}")
-    limits = next(entry.metadata for entry in dataclasses.fields(kind) if entry.name == key)
-    if limits and converted is not None:
-        low, high, above = limits["low"], limits["high"], limits["above"]
-        if not (low < converted if above else low <= converted) or converted > high:
-            start = f"above {low:g}" if above else f"at least {low:g}"
-            end = f" and at most {high:.12g}" if high < math.inf else ""
-            raise PocketNetError(f"{where} is {_shown(value)}; expected {start}{end}")
-    return converted
-
-
-def _from_text(text: str, kind: Any, key: str) -> Any:
-    options = _options(typing.get_type_hints(kind)[key])
-    if types.NoneType in options and text.lower() == "none":
-        return None
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    # A path such as 2024 or true reads as something else, but where text is expected it is meant as text.
-    is_text = str in options and not isinstance(value, str)
-    return text if is_text else value
-
-
-def _shown(value: Any) -> str:
-    return _toml(value) if isinstance(value, (str, int, float, list, tuple)) else repr(value)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # JSON's strings are TOML's but for the character that JSON leaves as it is.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    return repr(value)

@@ -49,7 +49,7 @@ def check_recipe(saved: Recipe, asked: Recipe, *, force: bool) -> None:
         )
     if not force:
         raise PocketNetError(
-            f"the run was started with another recipe: {', '.join(named)}; --force goes on with the new values"
+            f"the run was started with another recipe: {', '.join(named)}; --force takes the new values"
         )
 
 

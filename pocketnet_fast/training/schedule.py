@@ -8,7 +8,7 @@ from pocketnet_fast.training.recipe import OptimizerRecipe, ScheduleRecipe
 
 
 def initial_rate(optimizer: OptimizerRecipe, batch: int) -> float:
-    """The recipe's rate for steps of ``batch`` images in all, scaled linearly (arXiv 1706.02677, sec. 2.1)."""
+    """The recipe's rate for steps of ``batch`` images, scaled linearly (arXiv 1706.02677, sec. 2.1)."""
     return optimizer.lr * batch / optimizer.lr_batch if optimizer.lr_batch else optimizer.lr
 
 

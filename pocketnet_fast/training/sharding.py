@@ -15,9 +15,10 @@ _STD = 0.01
 
 @torch.no_grad()
 def initialize(head: ShardedMargin, seed: int) -> None:
-    """Draw the centres, normally distributed with deviation 0.01, so that class c's depends on the seed alone.
+    """Draw the centres, normally distributed with deviation 0.01.
 
-    However many processes divide the classes, together they hold the same matrix.
+    A class's centre depends on the seed and the class alone: however many processes divide the classes,
+    together they hold the same matrix.
     """
     dims, held = head.kernel.shape
     for block in range(head.first // _BLOCK, (head.first + held - 1) // _BLOCK + 1):

@@ -47,7 +47,7 @@ class _Normalize(torch.autograd.Function):
 
 
 class _ProcessStatistics:
-    """The forward of ``nn.BatchNorm*d`` with the batches of all processes of the default group laid together."""
+    """The forward of ``nn.BatchNorm*d`` for the batches of all processes of the default group together."""
 
     def forward(self: Any, input: Tensor) -> Tensor:
         """Normalise N,C or N,C,height,width."""

@@ -83,9 +83,9 @@ def load_teacher(
     """Find and load the teacher of a recipe.
 
     A weight file of this package names its architecture, others need ``teacher_model``. A TorchScript file of
-    this package says what input it takes; another one gets float N,3,112,112, ``(x / 255 - 0.5) / 0.5``, RGB. A
-    run's folder teaches with the weights after its last epoch, or with ``multi_step`` with those after epoch e
-    in epoch e.
+    this package says what input it takes; another one gets float N,3,112,112, ``(x / 255 - 0.5) / 0.5``, RGB.
+    A run's folder teaches with the weights after its last epoch; with ``multi_step``, epoch e is taught by
+    those after its epoch e.
 
     Args:
         recipe: Its ``teacher`` is given.
@@ -112,12 +112,12 @@ def load_teacher(
         teacher = Teacher(recipe.teacher, model, model.input_spec, model.embedding_dim)
     else:
         raise PocketNetError(
-            f"no teacher {recipe.teacher}: expected a weight file, a TorchScript file, a training run's folder, or "
-            "the name of a network whose weights ship with the package"
+            f"no teacher {recipe.teacher}: expected a weight file, a TorchScript file, a run's folder, "
+            "or the name of a network whose weights ship with the package"
         )
     if teacher.embedding_dim != embedding_dim:
         raise PocketNetError(
-            f"the teacher {teacher.name} gives embeddings of {teacher.embedding_dim} dimensions and the pupil of "
+            f"the embeddings of the teacher {teacher.name} have {teacher.embedding_dim} dimensions, the pupil's "
             f"{embedding_dim}; they must agree (model.embedding_dim sets the pupil's)"
         )
     teacher.network.to(device)

@@ -68,8 +68,8 @@ def train(
 ) -> Outcome:
     """Train by a recipe into a folder, or go on with the run that is there.
 
-    Under torchrun each process calls this, and the first one writes and prints. SIGINT and SIGTERM end the step,
-    save, and return.
+    Under torchrun each process calls this, and the first one writes and prints. SIGINT and SIGTERM end the
+    step, save, and return.
 
     Args:
         recipe: None with ``resume``: the run's own.
@@ -284,7 +284,7 @@ class _Training:
         return progress.epoch == self.recipe.schedule.epochs or (every > 0 and progress.epoch % every == 0)
 
     def _verify(self, interruption: Interruption) -> bool:
-        """Verify on the first process; whether a signal came, which ends it: a resumed run makes up for it."""
+        """Verify on the first process; whether a signal came, which ends it (a resumed run verifies then)."""
         if self.validator is not None:
             self._verify_here(self.validator, interruption)
         self.unsaved = True
