@@ -117,8 +117,8 @@ def load_teacher(
         )
     if teacher.embedding_dim != embedding_dim:
         raise PocketNetError(
-            f"the embeddings of the teacher {teacher.name} have {teacher.embedding_dim} dimensions, the pupil's "
-            f"{embedding_dim}; they must agree (model.embedding_dim sets the pupil's)"
+            f"the embeddings of the teacher {teacher.name} have {teacher.embedding_dim} dimensions, the "
+            f"pupil's {embedding_dim}; they must agree (model.embedding_dim sets the pupil's)"
         )
     teacher.network.to(device)
     return teacher
