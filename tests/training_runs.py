@@ -1,0 +1,102 @@
+"""A tiny dataset and recipe for the tests of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pocketnet_fast.data.recordio import ImageRecord, RecordWriter, pack_image
+from pocketnet_fast.training.log import read_log
+from pocketnet_fast.training.recipe import Recipe
+
+IDENTITIES, IMAGES = 6, 6
+
+_RECIPE = """
+[model]
+name = "pocketnet"
+channels = 2
+layers = 4
+embedding_dim = 8
+
+[data]
+batch_size = 6
+workers = 0
+
+[loss]
+scale = 16.0
+margins = [1.0, 0.2, 0.0]
+
+[optimizer]
+lr_batch = 0
+
+[schedule]
+epochs = 2
+milestones = [2]
+
+[run]
+device = "cpu"
+threads = 1
+log_steps = 1
+save_steps = 0
+tensorboard = false
+"""
+
+
+def tiny_recipe(source: str | Path, **values: Any) -> Recipe:
+    """The tiny recipe on a dataset; values by section__key."""
+    overrides = {"data.source": str(source)}
+    overrides |= {key.replace("__", "."): as_text(value) for key, value in values.items()}
+    return Recipe.from_toml(_RECIPE, "tiny", overrides)
+
+
+def as_text(value: Any) -> str:
+    """As a command line gives it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def write_recipe(path: Path, source: str | Path, **values: Any) -> Path:
+    """The same as a file."""
+    path.write_text(tiny_recipe(source, **values).to_toml())
+    return path
+
+
+def write_faces(path: Path, identities: int = IDENTITIES, images: int = IMAGES) -> Path:
+    """A record file of coloured patches, the same ones for a person, with noise of their own."""
+    rng = np.random.default_rng(0)
+    with RecordWriter(path) as writer:
+        for label in range(identities):
+            patches = rng.integers(0, 256, (7, 7, 3)).astype(np.float32)
+            for image in range(images):
+                pixels = cv2.resize(patches, (112, 112)) + rng.normal(0, 20, (112, 112, 3))
+                encoded = cv2.imencode(".png", pixels.clip(0, 255).astype(np.uint8))[1].tobytes()
+                key = label * images + image
+                writer.write(key, pack_image(ImageRecord(np.float32([label]), encoded, key)))
+    return path
+
+
+def weights(folder: Path, kind: str = "backbone") -> dict[str, Tensor]:
+    """The newest weights of a kind in a run's folder."""
+    newest = max(folder.glob(f"*{kind}.safetensors"), key=lambda p: int(p.name.split(kind)[0]))
+    return load_file(newest)
+
+
+def same_bits(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of weights agree to the last bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def lines(folder: Path, *events: str) -> list[dict[str, Any]]:
+    """The log's lines of some events without what depends on the time."""
+    clocks = ("time", "images_per_second")
+    return [
+        {key: value for key, value in line.items() if key not in clocks}
+        for line in read_log(folder)
+        if line["event"] in events
+    ]
