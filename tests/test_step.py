@@ -24,6 +24,10 @@ HERE = Processes(0, 1, torch.device("cpu"))
 DIMS, CLASSES = 5, 9
 
 
+def never() -> bool:
+    return False
+
+
 class Small(nn.Module):
     """Pools, normalises and projects; ``poison`` is added to the embedding."""
 
@@ -96,7 +100,7 @@ def test_the_first_step_by_hand(clip: float) -> None:
     batches = [batch(1), batch(2)]
     expected = by_hand(setting, batches, 0.1, clip)
     assert (float(expected["norm"]) > clip) == (clip < 1)
-    report = setting.stepper(batches, 0.1, 0, stop=False)
+    report = setting.stepper(batches, 0.1, 0, stop=never)
     assert report.gradient_norm == pytest.approx(float(expected.pop("norm")), rel=1e-4)
     assert report.parts == {"loss": pytest.approx(float(expected.pop("loss")), rel=1e-5)}
     assert (report.problem, report.stop) == (None, False)
@@ -108,8 +112,8 @@ def test_accumulated_batches_are_one_batch() -> None:
     """Without batch statistics, the mean over two batches is that over both together."""
     (pixels, label), (more, others) = batch(1), batch(2)
     apart, together = Setting(batch_norm=False), Setting(batch_norm=False)
-    first = apart.stepper([(pixels, label), (more, others)], 0.1, 0, stop=False)
-    second = together.stepper([(torch.cat([pixels, more]), torch.cat([label, others]))], 0.1, 0, stop=False)
+    first = apart.stepper([(pixels, label), (more, others)], 0.1, 0, stop=never)
+    second = together.stepper([(torch.cat([pixels, more]), torch.cat([label, others]))], 0.1, 0, stop=never)
     assert first.parts["loss"] == pytest.approx(second.parts["loss"], rel=1e-5)
     for name, value in apart.state().items():
         assert torch.allclose(value, together.state()[name], atol=1e-6)
@@ -123,7 +127,7 @@ def test_what_is_not_finite_changes_nothing(place: str, value: float) -> None:
     setting = Setting(teacher=teacher)
     if teacher is not None:
         answer += 1
-    assert setting.stepper([batch(0)], 0.1, 0, stop=False).problem is None
+    assert setting.stepper([batch(0)], 0.1, 0, stop=never).problem is None
     before = setting.state()
     handle = None
     if place == "embedding":
@@ -135,7 +139,7 @@ def test_what_is_not_finite_changes_nothing(place: str, value: float) -> None:
     else:
         target = setting.head.kernel if place == "kernel" else setting.network.project.weight
         handle = target.register_hook(lambda gradient: gradient * value)
-    report = setting.stepper([batch(1), batch(2)], 0.1, 0, stop=True)
+    report = setting.stepper([batch(1), batch(2)], 0.1, 0, stop=lambda: True)
     words = {
         "embedding": "an embedding is not finite",
         "teacher": "a teacher's embedding is not finite",
@@ -155,7 +159,7 @@ def test_what_is_not_finite_changes_nothing(place: str, value: float) -> None:
         setting.stepper.objective = setting.stepper.objective.inner  # type: ignore[assignment]
     if handle is not None:
         handle.remove()
-    assert setting.stepper([batch(3)], 0.1, 0, stop=False).problem is None
+    assert setting.stepper([batch(3)], 0.1, 0, stop=never).problem is None
     assert not equal(before, setting.state())
 
 
@@ -187,13 +191,13 @@ def test_distillation_parts() -> None:
     unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
     kd = np.mean((unit - target.numpy() / np.linalg.norm(target.numpy())) ** 2)
     margin = margin_cross_entropy(torch.from_numpy(embedding), setting.head.kernel.double(), label, scale=8.0)
-    parts = setting.stepper([(pixels, label)], 0.1, 0, stop=False).parts
+    parts = setting.stepper([(pixels, label)], 0.1, 0, stop=never).parts
     assert parts["kd"] == pytest.approx(kd, rel=1e-4)
     assert parts["margin"] == pytest.approx(margin.item(), rel=1e-4)
     assert parts["loss"] == pytest.approx(parts["margin"] + 3 * kd, rel=1e-4)
 
     features = Setting(teacher=teacher, batch_norm=False, loss__objective="features")
-    parts = features.stepper([(pixels, label)], 0.1, 0, stop=False).parts
+    parts = features.stepper([(pixels, label)], 0.1, 0, stop=never).parts
     feature = np.mean((embedding - target.numpy()) ** 2)
     assert parts["unit"] == pytest.approx(kd, rel=1e-4)
     assert parts["feature"] == pytest.approx(feature, rel=1e-4)
@@ -219,7 +223,7 @@ def test_pupil_and_teacher_see_the_same_mixture() -> None:
     setting.network.register_forward_pre_hook(lambda _, inputs: pupils.append(inputs[0]))
     pixels, label = batch(0)
     for seed in (1, 1, 2):
-        setting.stepper([(pixels, label)], 0.1, seed, stop=False)
+        setting.stepper([(pixels, label)], 0.1, seed, stop=never)
     mixed = [(x + 1) * 127.5 for x in pupils]
     mean, std = torch.tensor(spec.mean).view(1, 3, 1, 1), torch.tensor(spec.std).view(1, 3, 1, 1)
     for x, y in zip(mixed, recorder.seen, strict=True):
@@ -234,9 +238,9 @@ def test_bf16_runs_the_backbone_alone() -> None:
     seen: list[torch.dtype] = []
     setting.network.project.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     setting.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
-    report = setting.stepper([batch(0)], 0.1, 0, stop=False)
+    report = setting.stepper([batch(0)], 0.1, 0, stop=never)
     assert seen == [torch.bfloat16, torch.float32]
-    exact = Setting(batch_norm=False).stepper([batch(0)], 0.1, 0, stop=False)
+    exact = Setting(batch_norm=False).stepper([batch(0)], 0.1, 0, stop=never)
     assert report.parts["loss"] == pytest.approx(exact.parts["loss"], rel=0.02)
     assert report.parts["loss"] != exact.parts["loss"]
     assert all(parameter.dtype == torch.float32 for parameter in setting.parameters.values())
@@ -245,7 +249,7 @@ def test_bf16_runs_the_backbone_alone() -> None:
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_optimizer_state_moves(kind: str) -> None:
     first, second = Setting(optimizer__kind=kind), Setting(optimizer__kind=kind)
-    first.stepper([batch(0)], 0.1, 0, stop=False)
+    first.stepper([batch(0)], 0.1, 0, stop=never)
     tensors = state_tensors(first.optimizer, first.parameters)
     names = {"sgd": ["momentum_buffer"], "adamw": ["step", "exp_avg", "exp_avg_sq"]}[kind]
     assert tensors.keys() == {f"{slot}.{name}" for slot in names for name in first.parameters}
@@ -253,7 +257,7 @@ def test_optimizer_state_moves(kind: str) -> None:
     second.head.load_state_dict(first.head.state_dict())
     load_state_tensors(second.optimizer, second.parameters, tensors, lambda name, tensor: tensor)
     for setting in (first, second):
-        setting.stepper([batch(1)], 0.05, 0, stop=False)
+        setting.stepper([batch(1)], 0.05, 0, stop=never)
     assert equal(first.state(), second.state())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,14 +78,14 @@ class Stepper:
         if isinstance(objective, MarginObjective):
             self._generators.append(objective.head.generator)
 
-    def __call__(self, batches: Sequence[Batch], rate: float, seed: int, stop: bool) -> StepReport:
+    def __call__(self, batches: Sequence[Batch], rate: float, seed: int, stop: Callable[[], bool]) -> StepReport:
         """Make a step.
 
         Args:
             batches: (uint8 N,112,112,3 RGB, int64 N), whose gradients are averaged.
             rate: Learning rate.
             seed: Of what is random in this step on this process.
-            stop: Whether this process was asked to stop; the report says whether any was.
+            stop: Whether this process has been asked to stop; the report says whether any has.
         """
         torch.manual_seed(seed)
         for generator in self._generators:
@@ -135,7 +135,7 @@ class Stepper:
             (f"{name} is not finite" for name, count in zip(names, found, strict=False) if count), None
         )
 
-    def _update(self, totals: dict[str, Tensor], rate: float, stop: bool) -> StepReport:
+    def _update(self, totals: dict[str, Tensor], rate: float, stop: Callable[[], bool]) -> StepReport:
         limit = self.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
         head = torch.stack(
@@ -146,7 +146,7 @@ class Stepper:
                 (~torch.stack([*totals.values()]).isfinite().all()).float(),
                 (~norm.isfinite()).float(),
                 (~head.isfinite().all()).float(),
-                norm.new_tensor(float(stop)),
+                norm.new_tensor(float(stop())),
                 norm.float(),
                 *(part.float() for part in totals.values()),
             ]
@@ -167,8 +167,8 @@ class Stepper:
         means = [mean / self.processes.ranks for mean in means]
         return StepReport(dict(zip(totals, means[1:], strict=True)), means[0], None, stops > 0)
 
-    def _skip(self, problem: str, stop: bool) -> StepReport:
-        asked = self.processes.sum_(torch.tensor([float(stop)], device=self.processes.device))
+    def _skip(self, problem: str, stop: Callable[[], bool]) -> StepReport:
+        asked = self.processes.sum_(torch.tensor([float(stop())], device=self.processes.device))
         self._undo()
         return StepReport({}, math.nan, problem, bool(asked.item()))
 

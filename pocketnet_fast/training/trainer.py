@@ -198,7 +198,7 @@ class _Training:
             start = time.perf_counter()
             rate = learning_rate(self.recipe.schedule, self.rate, progress.step, parts.steps_per_epoch)
             step = [next(batches) for _ in range(accumulate)]
-            report = parts.stepper(step, rate, self._seed(), interruption.signal != 0)
+            report = parts.stepper(step, rate, self._seed(), lambda: interruption.signal != 0)
             progress.step += 1
             progress.step_in_epoch += 1
             self.unsaved = True

@@ -1,0 +1,167 @@
+"""Several processes: two are one, one writes, sharded class centres move, an error of one ends all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from training_runs import lines, tiny_recipe, weights, write_faces, write_recipe
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.training.distributed import Processes, processes
+from pocketnet_fast.training.trainer import train
+
+# Class centres of 7 identities lie unevenly on two processes; momentum and the average are in use. The rate is low
+# because batches this small make training chaotic: at 0.1, rounding grows tenfold from step to step.
+VALUES: dict[str, Any] = {
+    "optimizer__lr": 0.002,
+    "run__sync_bn": True,
+    "optimizer__ema_decay": 0.5,
+    "data__crop": 0.5,
+    "loss__objective": "margin_kd",
+}
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("faces") / "train.rec", 7, 6)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    train(tiny_recipe(faces, schedule__epochs=1), folder)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def start(ranks: int, *arguments: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return subprocess.Popen(
+        [*command, "-m", "pocketnet_fast.cli", "train", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def run(ranks: int, *arguments: Any) -> tuple[int, str]:
+    process = start(ranks, *arguments)
+    output = process.communicate(timeout=240)[0]
+    return process.returncode, output
+
+
+def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    """Largest relative error of a tensor; shifts, which began as zeros, count as if they were of length 0.1."""
+    assert first.keys() == second.keys()
+    return max(
+        float((value.double() - second[name].double()).norm() / value.double().norm().clamp_min(0.1))
+        for name, value in first.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, faces: Path, teacher: Path) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    values = {**VALUES, "distillation__teacher": teacher, "data__batch_size": 6}
+    recipe = write_recipe(folder / "recipe.toml", faces, **values)
+    code, output = run(2, recipe, "--out", folder / "run")
+    assert code == 0, output
+    return folder / "run"
+
+
+def test_two_processes_are_one(two: Path, faces: Path, teacher: Path, tmp_path: Path) -> None:
+    values = {**VALUES, "distillation__teacher": teacher, "data__batch_size": 12}
+    train(tiny_recipe(faces, **values), tmp_path / "one")
+    for kind in ("backbone", "ema", "header"):
+        assert difference(weights(tmp_path / "one", kind), weights(two, kind)) < 1e-3, kind
+    first, second = lines(tmp_path / "one", "step"), lines(two, "step")
+    assert [line["step"] for line in first] == [line["step"] for line in second]
+    for mine, theirs in zip(first, second, strict=True):
+        for key in ("loss", "margin", "kd", "lr", "gradient_norm"):
+            assert theirs[key] == pytest.approx(mine[key], rel=2e-3), key
+    assert second[0]["loss"] == pytest.approx(first[0]["loss"], rel=1e-5)
+    assert lines(two, "start")[0]["processes"] == 2
+
+
+def test_own_statistics_are_others(two: Path, faces: Path, teacher: Path, tmp_path: Path) -> None:
+    """The tolerance above means something: without shared statistics, two processes differ by more."""
+    values = {**VALUES, "distillation__teacher": teacher, "data__batch_size": 6, "run__sync_bn": False}
+    recipe = write_recipe(tmp_path / "recipe.toml", faces, **values)
+    code, output = run(2, recipe, "--out", tmp_path / "run")
+    assert code == 0, output
+    assert difference(weights(two), weights(tmp_path / "run")) > 1e-2
+
+
+def test_a_run_of_two_goes_on_with_one(faces: Path, teacher: Path, two: Path, tmp_path: Path) -> None:
+    values = {**VALUES, "distillation__teacher": teacher, "data__batch_size": 3, "schedule__epochs": 30}
+    values["schedule__milestones"] = [30]
+    recipe = write_recipe(tmp_path / "recipe.toml", faces, **values)
+    process = start(2, recipe, "--out", tmp_path / "run")
+    log = tmp_path / "run" / "log.jsonl"
+    while process.poll() is None and not (log.exists() and len(lines(log.parent, "step")) > 3):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    stopped = lines(tmp_path / "run", "step")[-1]["step"]
+    assert f"stopped after step {stopped}; go on with: torchrun" in output
+    header = weights(tmp_path / "run", "header")["kernel"]
+    assert header.shape == (8, 7)
+
+    with pytest.raises(PocketNetError, match="steps have 6 images over all processes, and would now have 3"):
+        train(None, tmp_path / "run", resume=True)
+    values |= {"data__batch_size": 6, "schedule__epochs": 30}
+    # One process goes on where two stopped, as one that had made all steps itself would be.
+    epochs = stopped // 7 + 1
+    outcome = train(
+        tiny_recipe(faces, **{**values, "schedule__epochs": epochs}), tmp_path / "run", resume=True, force=True
+    )
+    assert outcome.step == epochs * 7
+    train(tiny_recipe(faces, **{**values, "schedule__epochs": epochs}), tmp_path / "one")
+    assert difference(weights(tmp_path / "one"), weights(tmp_path / "run")) < 1e-2
+    losses = [[line["loss"] for line in lines(tmp_path / name, "step")] for name in ("one", "run")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_an_error_of_one_process_ends_all(faces: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.rec"
+    content = bytearray(faces.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(200)
+    damaged.write_bytes(content)
+    damaged.with_suffix(".idx").write_bytes(faces.with_suffix(".idx").read_bytes())
+    recipe = write_recipe(tmp_path / "recipe.toml", damaged, data__batch_size=3)
+    begun = time.monotonic()
+    code, output = run(2, recipe, "--out", tmp_path / "run")
+    assert code != 0
+    assert "damaged.rec" in output
+    assert time.monotonic() - begun < 90
+
+
+def test_one_process_needs_no_group() -> None:
+    with processes("cpu") as group:
+        assert group == Processes(0, 1, torch.device("cpu"))
+        assert group.first
+        assert not torch.distributed.is_initialized()
+        assert group.sum_(torch.tensor([2.0])).item() == 2.0
+        group.wait()
+
+
+def test_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(PocketNetError, match="finds no CUDA device"), processes("cuda"):
+        pass
