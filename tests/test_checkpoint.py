@@ -240,14 +240,14 @@ def test_epoch_weights(folder: RunFolder, tmp_path: Path) -> None:
 
     published = tmp_path / "published"
     published.mkdir()
-    with pytest.raises(PocketNetError, match="neither a training run nor files named STEPbackbone.pth"):
+    with pytest.raises(PocketNetError, match=r"neither a training run nor files named STEPbackbone.pth"):
         epoch_weights(published)
     for step in (300, 100, 400):
         (published / f"{step}backbone.pth").write_bytes(b"")
     (published / "100header.pth").write_bytes(b"")
     assert epoch_weights(published) == {e: published / f"{100 * e}backbone.pth" for e in (1, 3, 4)}
     (published / "250backbone.pth").write_bytes(b"")
-    with pytest.raises(PocketNetError, match="250backbone.pth was not written at the end of an epoch of 100"):
+    with pytest.raises(PocketNetError, match=r"250backbone.pth was not written at the end of an epoch"):
         epoch_weights(published)
 
 

@@ -19,8 +19,8 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.training.distributed import Processes, processes
 from pocketnet_fast.training.trainer import train
 
-# Class centres of 7 identities lie unevenly on two processes; momentum and the average are in use. The rate is low
-# because batches this small make training chaotic: at 0.1, rounding grows tenfold from step to step.
+# Class centres of 7 identities lie unevenly on two processes; momentum and the average are in use. The rate
+# is low because batches this small make training chaotic: at 0.1, rounding grows tenfold from step to step.
 VALUES: dict[str, Any] = {
     "optimizer__lr": 0.002,
     "run__sync_bn": True,
@@ -65,7 +65,7 @@ def run(ranks: int, *arguments: Any) -> tuple[int, str]:
 
 
 def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    """Largest relative error of a tensor; shifts, which began as zeros, count as if they were of length 0.1."""
+    """Largest relative error of a tensor; shifts, which began as zeros, count as if their length was 0.1."""
     assert first.keys() == second.keys()
     return max(
         float((value.double() - second[name].double()).norm() / value.double().norm().clamp_min(0.1))
@@ -124,14 +124,12 @@ def test_a_run_of_two_goes_on_with_one(faces: Path, teacher: Path, two: Path, tm
 
     with pytest.raises(PocketNetError, match="steps have 6 images over all processes, and would now have 3"):
         train(None, tmp_path / "run", resume=True)
-    values |= {"data__batch_size": 6, "schedule__epochs": 30}
-    # One process goes on where two stopped, as one that had made all steps itself would be.
+    # One process goes on where two stopped, and ends where one that had made all steps itself does.
     epochs = stopped // 7 + 1
-    outcome = train(
-        tiny_recipe(faces, **{**values, "schedule__epochs": epochs}), tmp_path / "run", resume=True, force=True
-    )
+    alone = tiny_recipe(faces, **{**values, "data__batch_size": 6, "schedule__epochs": epochs})
+    outcome = train(alone, tmp_path / "run", resume=True, force=True)
     assert outcome.step == epochs * 7
-    train(tiny_recipe(faces, **{**values, "schedule__epochs": epochs}), tmp_path / "one")
+    train(alone, tmp_path / "one")
     assert difference(weights(tmp_path / "one"), weights(tmp_path / "run")) < 1e-2
     losses = [[line["loss"] for line in lines(tmp_path / name, "step")] for name in ("one", "run")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)

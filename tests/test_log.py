@@ -45,7 +45,7 @@ def test_truncation(tmp_path: Path) -> None:
     truncate_log(tmp_path, 3, -1)
     assert [line["event"] for line in read_log(tmp_path)][2:] == ["step"]
     (tmp_path / "log.jsonl").write_text("something else\n")
-    with pytest.raises(PocketNetError, match="'something else.n' is no line of a run's log"):
+    with pytest.raises(PocketNetError, match=r"'something else.n' is no line of a run's log"):
         truncate_log(tmp_path, 3, 3)
     assert (tmp_path / "log.jsonl").read_text() == "something else\n"
 

@@ -17,8 +17,8 @@ def test_rate_follows_the_batch() -> None:
 def test_published_steps() -> None:
     # 26 epochs, 0.1 for four processes of 128 images; a tenth from the epochs 8, 14, 20 and 25 on.
     schedule = load_recipe("pocketnet_s128_arcface").schedule
-    first_step = {1: 0.1, 7: 0.1, 8: 0.01, 13: 0.01, 14: 1e-3, 19: 1e-3, 20: 1e-4, 24: 1e-4, 25: 1e-5, 26: 1e-5}
-    for epoch, rate in first_step.items():
+    rates = {1: 0.1, 7: 0.1, 8: 0.01, 13: 0.01, 14: 1e-3, 19: 1e-3, 20: 1e-4, 24: 1e-4, 25: 1e-5, 26: 1e-5}
+    for epoch, rate in rates.items():
         for step in (0, 999):
             found = learning_rate(schedule, 0.1, (epoch - 1) * 1000 + step, 1000)
             assert found == pytest.approx(rate, rel=1e-12)

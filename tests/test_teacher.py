@@ -159,7 +159,7 @@ def test_published_folder(tmp_path: Path) -> None:
 
 
 def test_no_teacher(tmp_path: Path) -> None:
-    with pytest.raises(PocketNetError, match="no teacher absent.safetensors: expected a weight file"):
+    with pytest.raises(PocketNetError, match=r"no teacher absent.safetensors: expected a weight file"):
         load("absent.safetensors")
     with pytest.raises(PocketNetError, match="no pretrained weights ship for 'iresnet50'"):
         load("iresnet50")

@@ -50,7 +50,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     train(recipe, tmp_path / "unbroken")
     length = time.monotonic() - started
 
-    # Children of a server that has imported everything begin at once, and never run what this process has run.
+    # Children of a server that has imported everything begin at once, and inherit nothing of this process.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training_runs", "pocketnet_fast.training.trainer", "torch._dynamo"])
     rng = np.random.default_rng(0)

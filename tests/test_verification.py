@@ -19,7 +19,9 @@ from pocketnet_fast.evaluation.verification import (
 )
 
 
-def by_the_book(distance: npt.NDArray[np.float64], same: npt.NDArray[np.bool_], folds: int) -> dict[str, float]:
+def by_the_book(
+    distance: npt.NDArray[np.float64], same: npt.NDArray[np.bool_], folds: int
+) -> dict[str, float]:
     """Fold by fold and threshold by threshold, with nothing shared or sorted."""
     indices = np.array_split(np.arange(len(same)), folds)
     accuracies, thresholds, vals, fars = [], [], [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -22,7 +23,9 @@ def initialize(head: ShardedMargin, seed: int) -> None:
     """
     dims, held = head.kernel.shape
     for block in range(head.first // _BLOCK, (head.first + held - 1) // _BLOCK + 1):
-        generator = torch.Generator().manual_seed((seed << 32) + block)
+        # PyTorch's generator takes the lower 32 bits of a seed alone, so that they must hold both numbers.
+        state = np.random.SeedSequence(seed, spawn_key=(block,)).generate_state(1)
+        generator = torch.Generator().manual_seed(int(state[0]))
         drawn = torch.empty(dims, _BLOCK).normal_(0.0, _STD, generator=generator)
         start = block * _BLOCK
         low, high = max(start, head.first), min(start + _BLOCK, head.first + held)

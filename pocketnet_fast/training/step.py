@@ -78,7 +78,9 @@ class Stepper:
         if isinstance(objective, MarginObjective):
             self._generators.append(objective.head.generator)
 
-    def __call__(self, batches: Sequence[Batch], rate: float, seed: int, stop: Callable[[], bool]) -> StepReport:
+    def __call__(
+        self, batches: Sequence[Batch], rate: float, seed: int, stop: Callable[[], bool]
+    ) -> StepReport:
         """Make a step.
 
         Args:
