@@ -13,6 +13,7 @@ import torch
 from training_runs import IDENTITIES, IMAGES, lines, same_bits, tiny_recipe, weights, write_faces
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.training import interruption as interruption_module
 from pocketnet_fast.training import step as step_module
 from pocketnet_fast.training.checkpoint import RunFolder
 from pocketnet_fast.training.interruption import Interruption
@@ -393,10 +394,15 @@ def test_starting_weights(faces: Path, unbroken: Path, tmp_path: Path) -> None:
     assert torch.allclose(weights(tmp_path / "run")["stem.0.weight"], weights(unbroken)["stem.0.weight"])
 
 
-def test_second_signal_interrupts_at_once() -> None:
+def test_second_signal_interrupts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(interruption_module.time, "monotonic", lambda: clock[0])
     with Interruption() as interruption:
         signal.raise_signal(signal.SIGTERM)
         assert interruption.signal == signal.SIGTERM
+        clock[0] += 0.9
+        signal.raise_signal(signal.SIGTERM)
+        clock[0] += 0.2
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

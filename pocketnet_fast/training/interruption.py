@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SAME_WISH = 1.0  # seconds
 
 
 class Interruption:
-    """While entered, the first signal is noted; a second one interrupts at once.
+    """While entered, the first signal is noted; another one a second later or more interrupts at once.
+
+    Sooner ones are the same wish: Ctrl-C reaches a process both from the terminal and from torchrun.
 
     Attributes:
         signal: Number of the signal that came, 0 as long as none did.
@@ -18,6 +22,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal = 0
+        self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -31,6 +36,8 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
+        now = time.monotonic()
+        if not self.signal:
+            self.signal, self._since = number, now
+        elif now - self._since >= _SAME_WISH:
             raise KeyboardInterrupt
-        self.signal = number

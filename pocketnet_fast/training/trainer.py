@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -184,7 +185,8 @@ class _Training:
             if self.log is not None:
                 self.log.close()
         self.group.wait()
-        return self._outcome(interruption.signal)
+        # Of several processes, another one may have been signalled.
+        return self._outcome(interruption.signal or (signal.SIGTERM if stopped else 0))
 
     def _epoch(self, interruption: Interruption) -> bool:
         """Train to the end of the epoch; whether a signal came before."""
@@ -322,7 +324,7 @@ class _Training:
             self.run.save(saved, self.recipe)
         self.unsaved = False
 
-    def _outcome(self, signal: int) -> Outcome:
+    def _outcome(self, number: int) -> Outcome:
         progress = self.progress
         return Outcome(
             folder=self.run.path,
@@ -331,6 +333,6 @@ class _Training:
             epoch=progress.epoch,
             skipped=progress.skipped,
             finished=progress.epoch >= self.recipe.schedule.epochs,
-            signal=signal,
+            signal=number,
             verification=self.results,
         )
