@@ -139,6 +139,37 @@ def test_a_torn_checkpoint_costs_the_steps_since_the_one_before(
     assert lines(unbroken, "step", "epoch") == lines(tmp_path / "run", "step", "epoch")
 
 
+def test_no_checkpoint_that_can_be_read_is_an_error(faces: Path, tmp_path: Path) -> None:
+    train(tiny_recipe(faces, schedule__epochs=1), tmp_path / "run")
+    path = tmp_path / "run" / "6state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    files = sorted((tmp_path / "run").iterdir())
+    with pytest.raises(PocketNetError, match=r"no checkpoint can be read: .*6state.safetensors is damaged"):
+        train(None, tmp_path / "run", resume=True)
+    assert sorted((tmp_path / "run").iterdir()) == files
+
+
+def test_killed_before_the_first_checkpoint(
+    faces: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Stepper.__call__
+    calls: list[int] = []
+
+    def failing(self: Stepper, *arguments: Any, **options: Any) -> Any:
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(self, *arguments, **options)
+
+    monkeypatch.setattr(Stepper, "__call__", failing)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe(faces, **EVERYTHING), tmp_path / "run")
+    monkeypatch.undo()
+    train(None, tmp_path / "run", resume=True)
+    assert lines(unbroken, "step", "epoch") == lines(tmp_path / "run", "step", "epoch")
+    assert same_bits(weights(unbroken), weights(tmp_path / "run"))
+
+
 def test_what_a_run_writes(unbroken: Path, faces: Path) -> None:
     assert RunFolder(unbroken).recipe() == tiny_recipe(faces, **EVERYTHING)
     steps = lines(unbroken, "step")

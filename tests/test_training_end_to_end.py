@@ -18,7 +18,7 @@ from pocketnet_fast.training.trainer import Outcome, train
 from pocketnet_fast.training.validation import Validator
 
 PEOPLE = "synthetic:identities=80,images=8,seed=1"
-EPOCHS = 6
+EPOCHS = 5
 _TEACHER_CHANNELS, _PUPIL_CHANNELS = 4, 2
 
 

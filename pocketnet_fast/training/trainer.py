@@ -133,6 +133,8 @@ class _Training:
         if self.group.first:
             if resume:
                 progress, problems = self.run.latest()
+                if progress is None and problems:
+                    raise PocketNetError(f"no checkpoint can be read: {'; '.join(problems)}")
             self.run.write_recipe(self.recipe)
         chosen = torch.tensor([0 if progress is None else progress.step + 1], device=self.group.device)
         step = int(self.group.sum_(chosen).item()) - 1
