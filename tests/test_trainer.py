@@ -283,6 +283,7 @@ def test_resuming_with_another_recipe(faces: Path, tmp_path: Path, monkeypatch: 
     other = write_faces(tmp_path / "more.rec", IDENTITIES, IMAGES + 1)
     with pytest.raises(PocketNetError, match=r"have 6 steps, and would now have 7: the data has changed"):
         go_on(True, data__source=str(other))
+    assert RunFolder(tmp_path / "run").recipe() == recipe
     outcome = go_on(True, data__workers="1", run__keep="1", schedule__epochs="3")
     assert (outcome.epoch, outcome.finished) == (3, True)
     assert RunFolder(tmp_path / "run").recipe().schedule.epochs == 3

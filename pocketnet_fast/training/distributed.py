@@ -85,6 +85,9 @@ def processes(device: str) -> Iterator[Processes]:
     if ranks == 1:
         yield Processes(0, 1, here)
         return
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=_PATIENCE)
+    if here.type == "cuda":
+        dist.init_process_group("nccl", timeout=_PATIENCE, device_id=here)
+    else:
+        dist.init_process_group("gloo", timeout=_PATIENCE)
     yield Processes(dist.get_rank(), ranks, here)
     dist.destroy_process_group()

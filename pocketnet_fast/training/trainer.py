@@ -135,7 +135,6 @@ class _Training:
                 progress, problems = self.run.latest()
                 if progress is None and problems:
                     raise PocketNetError(f"no checkpoint can be read: {'; '.join(problems)}")
-            self.run.write_recipe(self.recipe)
         chosen = torch.tensor([0 if progress is None else progress.step + 1], device=self.group.device)
         step = int(self.group.sum_(chosen).item()) - 1
         if step >= 0:
@@ -147,6 +146,7 @@ class _Training:
 
     def _open(self, resume: bool, problems: list[str]) -> None:
         progress = self.progress
+        self.run.write_recipe(self.recipe)
         if resume:
             self.run.forget_after(progress.step)
             truncate_log(self.run.path, progress.step, progress.verified_step)
