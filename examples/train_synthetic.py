@@ -6,7 +6,7 @@ Takes some minutes on one core and needs no download::
 
 The same with the command line::
 
-    pocketnet train synthetic_tiny --out runs/teacher --set model.channels=4
+    pocketnet train synthetic_tiny --out runs/teacher --set model.channels=8
     pocketnet train synthetic_tiny --out runs/arcface
     pocketnet train synthetic_tiny --out runs/kd --set loss.objective=margin_kd --teacher runs/teacher
     pocketnet train synthetic_tiny --out runs/multistep --set loss.objective=margin_kd \\
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from pocketnet_fast.training import load_recipe, train
 
-TEACHER_CHANNELS = 4
+TEACHER_CHANNELS = 8
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from pocketnet_fast.training.trainer import train
 VALUES: dict[str, Any] = {
     "optimizer__lr": 0.002,
     "run__sync_bn": True,
+    "model__fused": False,
     "optimizer__ema_decay": 0.5,
     "data__crop": 0.5,
     "loss__objective": "margin_kd",
@@ -93,7 +94,7 @@ def test_two_processes_are_one(two: Path, faces: Path, teacher: Path, tmp_path: 
     for index, (mine, theirs) in enumerate(zip(first, second, strict=True)):
         # Rounding, then what batch statistics over twelve images make of it.
         for key in ("loss", "margin", "kd", "lr", "gradient_norm"):
-            assert theirs[key] == pytest.approx(mine[key], rel=1e-5 if index < 2 else 1e-2), key
+            assert theirs[key] == pytest.approx(mine[key], rel=1e-4 if index < 2 else 1e-2), key
     assert lines(two, "start")[0]["processes"] == 2
 
 
