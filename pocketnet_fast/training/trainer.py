@@ -130,11 +130,10 @@ class _Training:
         """Read the newest whole checkpoint or start the folder; all processes wait for the first."""
         progress: Progress | None = None
         problems: list[str] = []
-        if self.group.first:
-            if resume:
-                progress, problems = self.run.latest()
-                if progress is None and problems:
-                    raise PocketNetError(f"no checkpoint can be read: {'; '.join(problems)}")
+        if self.group.first and resume:
+            progress, problems = self.run.latest()
+            if progress is None and problems:
+                raise PocketNetError(f"no checkpoint can be read: {'; '.join(problems)}")
         chosen = torch.tensor([0 if progress is None else progress.step + 1], device=self.group.device)
         step = int(self.group.sum_(chosen).item()) - 1
         if step >= 0:
