@@ -16,7 +16,13 @@ from torch import Tensor
 from training_runs import lines, tiny_recipe, weights, write_faces, write_recipe
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.losses import ShardedMargin
+from pocketnet_fast.models.base import InputSpec
 from pocketnet_fast.training.distributed import Processes, processes
+from pocketnet_fast.training.objective import MarginObjective
+from pocketnet_fast.training.optimizer import make_optimizer
+from pocketnet_fast.training.recipe import Recipe
+from pocketnet_fast.training.step import Stepper
 from pocketnet_fast.training.trainer import train
 
 # Class centres of 7 identities lie unevenly on two processes; momentum and the average are in use. The rate
@@ -134,6 +140,73 @@ def test_a_run_of_two_goes_on_with_one(faces: Path, teacher: Path, two: Path, tm
     assert difference(weights(tmp_path / "one"), weights(tmp_path / "run")) < 1e-2
     losses = [[line["loss"] for line in lines(tmp_path / name, "step")] for name in ("one", "run")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def skipping(rank: int, folder: str) -> None:
+    """Steps of two batches each, of which one process's embeddings are NaN in some: what each reports."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    network = Poisoned()
+    head = ShardedMargin(4, 6, average_gradients=True)
+    parameters = dict(network.named_parameters()) | {"kernel": head.kernel}
+    rules = Recipe()
+    stepper = Stepper(
+        torch.nn.parallel.DistributedDataParallel(network, broadcast_buffers=False),
+        InputSpec(),
+        MarginObjective(head),
+        make_optimizer(rules.optimizer, parameters),
+        None,
+        rules,
+        Processes(rank, 2, torch.device("cpu")),
+    )
+    found: list[Any] = []
+    for step in range(4):
+        before = {name: value.clone() for name, value in parameters.items()}
+        generator = torch.Generator().manual_seed(10 * step + rank)
+        batches = [
+            (
+                torch.randint(0, 256, (3, 112, 112, 3), generator=generator, dtype=torch.uint8),
+                torch.randint(0, 6, (3,), generator=generator),
+            )
+            for _ in range(2)
+        ]
+        # The second batch of step 1 on one process, and the first of step 2 on the other.
+        network.poisoned = {(1, 1): 1, (2, 0): 0}.get((step, rank), -1)
+        network.calls = 0
+        asked = (step, rank) == (2, 1)
+        report = stepper(batches, 0.1, step, lambda asked=asked: asked)
+        kept = all(torch.equal(before[name], value) for name, value in parameters.items())
+        found.append((report.problem, report.stop, kept, network.weight.detach().clone()))
+    torch.save(found, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+class Poisoned(torch.nn.Linear):
+    """Its answer to one of the calls is NaN."""
+
+    def __init__(self) -> None:
+        super().__init__(48, 4)
+        self.poisoned, self.calls = -1, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(1))
+        self.calls += 1
+        return out * (float("nan") if self.calls - 1 == self.poisoned else 1.0)
+
+
+def test_a_step_is_skipped_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    torch.multiprocessing.spawn(skipping, (str(tmp_path),), nprocs=2)
+    reports = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    problem = "an embedding is not finite"
+    for found in reports:
+        assert [entry[0] for entry in found] == [None, problem, problem, None]
+        assert [entry[1] for entry in found] == [False, False, True, False]
+        assert [entry[2] for entry in found] == [False, True, True, False]
+    for first, second in zip(*reports, strict=True):
+        assert torch.equal(first[3], second[3])
 
 
 def test_an_error_of_one_process_ends_all(faces: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 from pocketnet_fast.data.augment import mix_batch
 from pocketnet_fast.models.base import InputSpec
@@ -140,9 +141,8 @@ class Stepper:
     def _update(self, totals: dict[str, Tensor], rate: float, stop: Callable[[], bool]) -> StepReport:
         limit = self.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
-        head = torch.stack(
-            [norm.new_zeros(()), *(p.grad.abs().amax() for p in self._head if p.grad is not None)]
-        )
+        gradients = [parameter.grad for parameter in self._head if parameter.grad is not None]
+        head = torch.stack([norm.new_zeros(()), *(vector_norm(gradient, math.inf) for gradient in gradients)])
         values = torch.stack(
             [
                 (~torch.stack([*totals.values()]).isfinite().all()).float(),
