@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,33 +114,51 @@ def test_own_statistics_are_others(two: Path, faces: Path, teacher: Path, tmp_pa
     assert difference(weights(two), weights(tmp_path / "run")) > 1e-2
 
 
-def test_a_run_of_two_goes_on_with_one(faces: Path, teacher: Path, two: Path, tmp_path: Path) -> None:
+def continuation(folder: Path, step: int) -> list[dict[str, Any]]:
+    """The log's steps after one."""
+    return [line for line in lines(folder, "step") if line["step"] > step]
+
+
+def check_continuation(one: Path, two: Path, step: int) -> None:
+    """That a run which went on with one process and a copy which went on with two learn the same."""
+    first, second = continuation(one, step), continuation(two, step)
+    assert [line["step"] for line in first] == [line["step"] for line in second]
+    assert len(first) > 1
+    for index, (mine, theirs) in enumerate(zip(first, second, strict=True)):
+        for key in ("loss", "margin", "kd"):
+            assert theirs[key] == pytest.approx(mine[key], rel=1e-4 if index < 2 else 1e-2), key
+    for kind in ("backbone", "ema", "header"):
+        assert difference(weights(one, kind), weights(two, kind)) < 2e-2, kind
+
+
+def test_runs_go_on_with_another_number_of_processes(faces: Path, teacher: Path, tmp_path: Path) -> None:
     values = {**VALUES, "distillation__teacher": teacher, "data__batch_size": 3, "schedule__epochs": 30}
-    values["schedule__milestones"] = [30]
-    recipe = write_recipe(tmp_path / "recipe.toml", faces, **values)
-    process = start(2, recipe, "--out", tmp_path / "run")
-    log = tmp_path / "run" / "log.jsonl"
-    while process.poll() is None and not (log.exists() and len(lines(log.parent, "step")) > 3):
+    recipe = write_recipe(tmp_path / "recipe.toml", faces, **values, schedule__milestones=[30])
+    process = start(2, recipe, "--out", tmp_path / "stopped")
+    log = tmp_path / "stopped" / "log.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text().count('"step", "step"') > 1):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
     assert process.returncode != 0
-    stopped = lines(tmp_path / "run", "step")[-1]["step"]
-    assert f"stopped after step {stopped}; go on with: torchrun" in output
-    header = weights(tmp_path / "run", "header")["kernel"]
-    assert header.shape == (8, 7)
-
+    stopped = lines(tmp_path / "stopped", "step")[-1]["step"]
+    assert f"stopped after step {stopped:,}; go on with: torchrun" in output
+    assert weights(tmp_path / "stopped", "header")["kernel"].shape == (8, 7)
     with pytest.raises(PocketNetError, match="steps have 6 images over all processes, and would now have 3"):
-        train(None, tmp_path / "run", resume=True)
-    # One process goes on where two stopped, and ends where one that had made all steps itself does.
+        train(None, tmp_path / "stopped", resume=True)
+
     epochs = stopped // 7 + 1
-    alone = tiny_recipe(faces, **{**values, "data__batch_size": 6, "schedule__epochs": epochs})
-    outcome = train(alone, tmp_path / "run", resume=True, force=True)
-    assert outcome.step == epochs * 7
-    train(alone, tmp_path / "one")
-    assert difference(weights(tmp_path / "one"), weights(tmp_path / "run")) < 1e-2
-    losses = [[line["loss"] for line in lines(tmp_path / name, "step")] for name in ("one", "run")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    for ends in (epochs, epochs + 1):
+        # From two processes to one and to two, then from one to one and to two.
+        done = stopped if ends == epochs else epochs * 7
+        source = tmp_path / ("stopped" if ends == epochs else f"one{epochs}")
+        one, two = (Path(shutil.copytree(source, tmp_path / f"{name}{ends}")) for name in ("one", "two"))
+        longer = {**values, "data__batch_size": 6, "schedule__epochs": ends, "schedule__milestones": [30]}
+        train(tiny_recipe(faces, **longer), one, resume=True, force=True)
+        options = ["--resume", "--force", "--epochs", ends, "--batch-size", 3]
+        code, output = run(2, "--out", two, *options)
+        assert code == 0, output
+        check_continuation(one, two, done)
 
 
 def skipping(rank: int, folder: str) -> None:
