@@ -10,6 +10,7 @@
 #include <string>
 
 #include "plan/cell.h"
+#include "plan/workspace.h"
 
 namespace pnf::ops {
 namespace {
@@ -204,7 +205,9 @@ int threads() { return static_cast<int>(torch::stable::get_num_threads()); }
 float* floats(const Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
 Tensor empty_floats(const std::vector<std::int64_t>& sizes, std::optional<MemoryFormat> format = std::nullopt) {
-  return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt, format);
+  Tensor result = torch::stable::empty(sizes, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt, format);
+  advise_huge_pages(result.mutable_data_ptr(), static_cast<std::size_t>(result.numel()) * sizeof(float));
+  return result;
 }
 
 std::vector<std::int64_t> sizes_of(const Tensor& t) {

@@ -1,0 +1,214 @@
+r"""A training step of a network: time in turns, peak memory, and the gradients' precision.
+
+python benchmarks/training_step.py
+python benchmarks/training_step.py --network pocketnet_m128 --threads 2 --subject fused --subject eager
+python benchmarks/training_step.py --precision
+
+Every subject has a process of its own, and they take turns in a new order every round; one thread is pinned
+to one processor. The step is forward and backward, the loss the mean square of the embeddings. Peak memory is the
+rise of the resident peak over the first step: torch itself and the weights are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pocketnet_fast import create_model
+
+# glibc's allocator returns large blocks to the system at once; kept, they need not be cleared again.
+TUNED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+
+# name -> environment, memory format, whether torch.compile runs it
+SUBJECTS: dict[str, tuple[dict[str, str], torch.memory_format, bool]] = {
+    "fused": ({}, torch.contiguous_format, False),
+    "eager": ({}, torch.contiguous_format, False),
+    "eager, tuned malloc": (TUNED, torch.contiguous_format, False),
+    "channels_last": ({}, torch.channels_last, False),
+    "channels_last, tuned malloc": (TUNED, torch.channels_last, False),
+    "torch.compile": ({}, torch.contiguous_format, True),
+}
+
+
+def build(subject: str, network: str, batch: int) -> tuple[nn.Module, Tensor]:
+    _, memory_format, compiled = SUBJECTS[subject]
+    torch.manual_seed(0)
+    model: nn.Module = create_model(network).train()
+    model.fused = subject == "fused"  # type: ignore[assignment]
+    model = model.to(memory_format=memory_format)
+    images = torch.randn(batch, 3, 112, 112).to(memory_format=memory_format)
+    return (torch.compile(model) if compiled else model), images
+
+
+def step(model: nn.Module, images: Tensor) -> None:
+    model.zero_grad(set_to_none=False)
+    model(images).square().mean().backward()
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def work(subject: str, network: str, batch: int, threads: int) -> None:
+    """Print the peak memory in bytes; then answer each line of the input with the seconds of a step."""
+    torch.set_num_threads(threads)
+    if threads == 1:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    model, images = build(subject, network, batch)
+    if SUBJECTS[subject][2]:
+        step(model, images)  # compilation would raise the peak
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is resident now
+    step(model, images)
+    print(_resident("VmHWM") - before, flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step(model, images)
+        print(time.perf_counter() - start, flush=True)
+
+
+@contextlib.contextmanager
+def workers(arguments: argparse.Namespace) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    started = {}
+    try:
+        for name in arguments.subject:
+            command = [sys.executable, __file__, "--work", name, "--network", arguments.network]
+            command += ["--batch", str(arguments.batch), "--threads", str(arguments.threads)]
+            environment = os.environ | SUBJECTS[name][0]
+            started[name] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
+        yield started
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+def answer(process: subprocess.Popen[str]) -> float:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"{' '.join(map(str, process.args))} ended")  # type: ignore[arg-type]
+    return float(line)
+
+
+def compare(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    results: dict[str, dict[str, float]] = {}
+    with workers(arguments) as started:
+        peaks = {name: answer(process) for name, process in started.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in started}
+        order = random.Random(0)
+        for _ in range(arguments.rounds):
+            for name in order.sample(list(started), len(started)):
+                process = started[name]
+                assert process.stdin is not None
+                process.stdin.write("step\n")
+                process.stdin.flush()
+                seconds[name].append(answer(process))
+    for name, times in seconds.items():
+        per_image = 1e3 / arguments.batch
+        results[name] = {
+            "median_ms": statistics.median(times) * per_image,
+            "best_ms": min(times) * per_image,
+            "peak_mib": peaks[name] / 2**20,
+        }
+    return results
+
+
+def print_table(results: dict[str, dict[str, float]]) -> None:
+    reference = results.get("fused")
+    print("| subject | median ms per image | best | median over fused | peak memory |")
+    print("|---|---:|---:|---:|---:|")
+    for name, row in sorted(results.items(), key=lambda item: item[1]["median_ms"]):
+        ratio = f"{row['median_ms'] / reference['median_ms']:.2f}" if reference else ""
+        print(
+            f"| {name} | {row['median_ms']:.1f} | {row['best_ms']:.1f} | {ratio} "
+            f"| {row['peak_mib']:,.0f} MiB |"
+        )
+
+
+def _gradients(
+    network: str, images: Tensor, weights: Tensor, fused: bool, dtype: torch.dtype
+) -> list[Tensor]:
+    torch.manual_seed(0)
+    model = create_model(network).train().to(dtype)
+    model.fused = fused  # type: ignore[assignment]
+    (model(images.to(dtype)) * weights.to(dtype)).sum().backward()
+    return [p.grad.double() for p in model.parameters() if p.grad is not None]
+
+
+def precision(network: str, batch: int, seeds: int) -> None:
+    """Each parameter's error against float64, ours over eager's.
+
+    Rounding decides which of two nearly equal pixels is a maximum, and on which side of zero a value is; a
+    decision that falls the other way than in float64 changes a gradient by far more than rounding does, ours
+    or eager's. So single ratios scatter widely, and their middle is what says something.
+    """
+    print("| seed | median of ours / eager's | 10 % | 90 % | ours, median relative error | eager's |")
+    print("|---:|---:|---:|---:|---:|---:|")
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn(batch, 3, 112, 112, generator=generator)
+        weights = torch.randn(batch, create_model(network).embedding_dim, generator=generator)
+        exact = _gradients(network, images, weights, False, torch.float64)
+        ours, eagers = (
+            [float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
+            for found in (
+                _gradients(network, images, weights, True, torch.float32),
+                _gradients(network, images, weights, False, torch.float32),
+            )
+        )
+        ratios = sorted(a / max(b, 1e-12) for a, b in zip(ours, eagers, strict=True))
+        tenth = len(ratios) // 10
+        print(
+            f"| {seed} | {statistics.median(ratios):.2f} | {ratios[tenth]:.2f} | {ratios[-tenth - 1]:.2f} "
+            f"| {statistics.median(ours):.1e} | {statistics.median(eagers):.1e} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", default="pocketnet_s128")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--subject", action="append", choices=list(SUBJECTS), help="may be given several times"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--precision", action="store_true", help="compare gradients with float64 instead")
+    parser.add_argument("--seeds", type=int, default=5, help="with --precision")
+    parser.add_argument("--work", choices=list(SUBJECTS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.subject = arguments.subject or list(SUBJECTS)
+    if arguments.work is not None:
+        work(arguments.work, arguments.network, arguments.batch, arguments.threads)
+    elif arguments.precision:
+        precision(arguments.network, arguments.batch, arguments.seeds)
+    else:
+        results = compare(arguments)
+        print_table(results)
+        if arguments.json is not None:
+            arguments.json.write_text(
+                json.dumps({"arguments": vars(arguments) | {"json": None}, **results}, default=str)
+            )
+
+
+if __name__ == "__main__":
+    main()
