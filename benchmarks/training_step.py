@@ -1,12 +1,12 @@
 r"""A training step of a network: time in turns, peak memory, and the gradients' precision.
 
 python benchmarks/training_step.py
-python benchmarks/training_step.py --network pocketnet_m128 --threads 2 --subject fused --subject eager
+python benchmarks/training_step.py --network pocketnet_m128 --threads 2 --subject eager
 python benchmarks/training_step.py --precision
 
-Every subject has a process of its own, and they take turns in a new order every round; one thread is pinned
-to one processor. The step is forward and backward, the loss the mean square of the embeddings. Peak memory is the
-rise of the resident peak over the first step: torch itself and the weights are left out.
+Ours and one peer at a time have a process each and take turns in a new order every round; one thread is
+pinned to one processor. The step is forward and backward, the loss the embeddings' mean square. Peak memory
+is the rise of the resident peak over the first step: torch itself and weights are left out.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def work(subject: str, network: str, batch: int, threads: int) -> None:
 
 
 @contextlib.contextmanager
-def workers(arguments: argparse.Namespace) -> Iterator[dict[str, subprocess.Popen[str]]]:
+def workers(subjects: list[str], arguments: argparse.Namespace) -> Iterator[dict[str, subprocess.Popen[str]]]:
     started = {}
     try:
-        for name in arguments.subject:
+        for name in subjects:
             command = [sys.executable, __file__, "--work", name, "--network", arguments.network]
             command += ["--batch", str(arguments.batch), "--threads", str(arguments.threads)]
             environment = os.environ | SUBJECTS[name][0]
@@ -98,47 +98,56 @@ def workers(arguments: argparse.Namespace) -> Iterator[dict[str, subprocess.Pope
             process.wait()
 
 
-def answer(process: subprocess.Popen[str]) -> float:
+def answer(name: str, process: subprocess.Popen[str]) -> float:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise SystemExit(f"{' '.join(map(str, process.args))} ended")  # type: ignore[arg-type]
+        raise SystemExit(
+            f"{name} ended with status {process.wait()}; a step may need more memory than there is"
+        )
     return float(line)
 
 
-def compare(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    results: dict[str, dict[str, float]] = {}
-    with workers(arguments) as started:
-        peaks = {name: answer(process) for name, process in started.items()}
+def take_turns(subjects: list[str], arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Milliseconds per image, median and best, and the peak in MiB of each subject."""
+    with workers(subjects, arguments) as started:
+        peaks = {name: answer(name, process) for name, process in started.items()}
         seconds: dict[str, list[float]] = {name: [] for name in started}
         order = random.Random(0)
         for _ in range(arguments.rounds):
-            for name in order.sample(list(started), len(started)):
-                process = started[name]
-                assert process.stdin is not None
-                process.stdin.write("step\n")
-                process.stdin.flush()
-                seconds[name].append(answer(process))
-    for name, times in seconds.items():
-        per_image = 1e3 / arguments.batch
-        results[name] = {
-            "median_ms": statistics.median(times) * per_image,
-            "best_ms": min(times) * per_image,
+            for name in order.sample(subjects, len(subjects)):
+                stdin = started[name].stdin
+                assert stdin is not None
+                stdin.write("step\n")
+                stdin.flush()
+                seconds[name].append(answer(name, started[name]))
+    scale = 1e3 / arguments.batch
+    return {
+        name: {
+            "median_ms": statistics.median(times) * scale,
+            "best_ms": min(times) * scale,
             "peak_mib": peaks[name] / 2**20,
         }
-    return results
+        for name, times in seconds.items()
+    }
 
 
-def print_table(results: dict[str, dict[str, float]]) -> None:
-    reference = results.get("fused")
-    print("| subject | median ms per image | best | median over fused | peak memory |")
-    print("|---|---:|---:|---:|---:|")
-    for name, row in sorted(results.items(), key=lambda item: item[1]["median_ms"]):
-        ratio = f"{row['median_ms'] / reference['median_ms']:.2f}" if reference else ""
+def compare(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Ours against each peer, two at a time: all at once would need tens of gigabytes."""
+    results: dict[str, dict[str, float]] = {}
+    print("| peer | median ms per image | best | peak memory | ours, in turns with it | ours is faster by |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for peer in arguments.subject:
+        pair = take_turns(["fused", peer], arguments)
+        ours, theirs = pair["fused"], pair[peer]
+        ratio = theirs["median_ms"] / ours["median_ms"]
         print(
-            f"| {name} | {row['median_ms']:.1f} | {row['best_ms']:.1f} | {ratio} "
-            f"| {row['peak_mib']:,.0f} MiB |"
+            f"| {peer} | {theirs['median_ms']:.1f} | {theirs['best_ms']:.1f} | {theirs['peak_mib']:,.0f} MiB "
+            f"| {ours['median_ms']:.1f}, best {ours['best_ms']:.1f}, {ours['peak_mib']:,.0f} MiB | {ratio:.2f} |",
+            flush=True,
         )
+        results[peer] = theirs | {f"fused_{key}": value for key, value in ours.items()}
+    return results
 
 
 def _gradients(
@@ -188,22 +197,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
+    peers = [name for name in SUBJECTS if name != "fused"]
     parser.add_argument(
-        "--subject", action="append", choices=list(SUBJECTS), help="may be given several times"
+        "--subject", action="append", choices=peers, help="a peer; may be given several times"
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     parser.add_argument("--precision", action="store_true", help="compare gradients with float64 instead")
     parser.add_argument("--seeds", type=int, default=5, help="with --precision")
     parser.add_argument("--work", choices=list(SUBJECTS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.subject = arguments.subject or list(SUBJECTS)
+    arguments.subject = arguments.subject or peers
     if arguments.work is not None:
         work(arguments.work, arguments.network, arguments.batch, arguments.threads)
     elif arguments.precision:
         precision(arguments.network, arguments.batch, arguments.seeds)
     else:
         results = compare(arguments)
-        print_table(results)
         if arguments.json is not None:
             arguments.json.write_text(
                 json.dumps({"arguments": vars(arguments) | {"json": None}, **results}, default=str)
