@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from margin_problems import MARGINS, assert_agree, distance, eager_bfloat16, evaluate, exact, problem
 from torch import Tensor
 
 from pocketnet_fast.errors import PocketNetError
@@ -21,53 +21,6 @@ from pocketnet_fast.losses import distillation_loss, margin_cross_entropy
 from pocketnet_fast.ops.margin_cross_entropy import MarginOptions, cpu
 from pocketnet_fast.ops.margin_cross_entropy.reference import margin, margin_cross_entropy_reference
 from pocketnet_fast.ops.native import available_isas, force_isa
-
-ARCFACE = (1.0, 0.5, 0.0)
-COSFACE = (1.0, 0.0, 0.35)
-SPHEREFACE = (1.35, 0.0, 0.0)
-COMBINED = (1.2, 0.3, 0.1)
-STEEP = (4.0, 0.2, 0.3)
-MARGINS = [ARCFACE, COSFACE, SPHEREFACE, COMBINED, STEEP, (1.0, 0.0, 0.0)]
-
-# Sums of up to 512 products in the cosines, times the scale, in an exponent; float32 eager is as far off.
-TOLERANCE = 1e-4
-
-
-def problem(samples: int, dims: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    embedding = torch.randn(samples, dims, generator=generator) * 3
-    kernel = torch.randn(dims, classes, generator=generator) * 0.01
-    return embedding, kernel, torch.randint(0, classes, (samples,), generator=generator)
-
-
-def evaluate(
-    embedding: Tensor, kernel: Tensor, label: Tensor, **options: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    embedding, kernel = embedding.detach().requires_grad_(), kernel.detach().requires_grad_()
-    loss = margin_cross_entropy(embedding, kernel, label, **options)
-    loss.backward()
-    assert embedding.grad is not None
-    assert kernel.grad is not None
-    return loss.detach(), embedding.grad, kernel.grad
-
-
-def exact(embedding: Tensor, kernel: Tensor, label: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return evaluate(embedding.double(), kernel.double(), label, **options | {"implementation": "reference"})
-
-
-def distance(actual: Tensor, expected: Tensor, floor: float = 0.0) -> float:
-    return float((actual.double() - expected).norm() / (expected.norm() + floor + 1e-300))
-
-
-def assert_agree(embedding: Tensor, kernel: Tensor, label: Tensor, **options: Any) -> None:
-    found = evaluate(embedding, kernel, label, implementation="fused", **options)
-    expected = exact(embedding, kernel, label, **options)
-    assert float((found[0] - expected[0]).abs()) < 1e-5 * (1.0 + float(expected[0].abs()))
-    # The gradients of a one-dimensional embedding vanish: the terms that cancel are rounded.
-    for actual, true, size in zip(found[1:], expected[1:], (embedding, kernel), strict=True):
-        assert torch.isfinite(actual).all()
-        length = float(size.norm(dim=1 if size is embedding else 0).min())
-        assert distance(actual, true, floor=0.1 / length) < TOLERANCE
 
 
 @pytest.mark.parametrize("implementation", ["reference", "fused"])
@@ -283,21 +236,11 @@ def test_bfloat16_is_as_good_as_eager(isa: str) -> None:
     embedding, kernel, label = problem(48, 128, 1000)
     embedding, kernel = embedding.bfloat16(), kernel.bfloat16()
     expected = exact(embedding, kernel, label)
-
-    e, k = embedding.clone().requires_grad_(), kernel.clone().requires_grad_()
-    cosine = F.normalize(e) @ F.normalize(k, dim=0)
-    options = MarginOptions()
-    column = label.unsqueeze(1)
-    target = margin(cosine.gather(1, column).float().clamp(-1, 1), options).bfloat16()
-    eager_loss = F.cross_entropy(cosine.scatter(1, column, target) * 64.0, label)
-    eager_loss.backward()
-
+    eager = eager_bfloat16(embedding, kernel, label)
     found = evaluate(embedding, kernel, label, implementation="fused")
     assert found[0].dtype == torch.float32
     assert found[1].dtype == found[2].dtype == torch.bfloat16
-    eager = (eager_loss.detach(), e.grad, k.grad)
     for ours, theirs, true in zip(found, eager, expected, strict=True):
-        assert theirs is not None
         assert distance(ours, true) <= distance(theirs, true)
     # A gradient that is right up to its one rounding, to 8 bits.
     assert distance(found[2], expected[2]) < 2.0**-8

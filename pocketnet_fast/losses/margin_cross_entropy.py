@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from pocketnet_fast.ops.margin_cross_entropy.reference import (
     unit,
 )
 
-Implementation = Literal["auto", "fused", "reference"]
+Implementation = Literal["auto", "fused", "triton", "reference"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _FUSED_DTYPES = (torch.float32, torch.bfloat16)
@@ -50,17 +51,19 @@ def margin_cross_entropy(
         easy_margin: Apply margins only where the label's cosine is positive.
         teacher: N,D floating point: the teacher's embeddings, not normalised; it receives no gradient.
         kd_weight: Factor of the distillation term; positive values need a teacher.
-        implementation: ``"fused"`` never holds the N x classes logits and runs on the CPU for float32 and
-            bfloat16, with float32 arithmetic; ``"reference"`` is plain PyTorch; ``"auto"`` is the fused one
-            wherever it runs. The fused one cannot be differentiated twice.
+        implementation: ``"fused"``, for the CPU, and ``"triton"``, for CUDA, take float32 and bfloat16, sum
+            in float32 and never hold the N x classes logits; they cannot be differentiated twice.
+            ``"reference"`` is plain PyTorch. ``"auto"`` is the device's one of the first two, and the
+            reference for float64 and on other devices. Under ``TRITON_INTERPRET=1`` the Triton kernels run on
+            the CPU, slowly, for tests.
 
     Returns:
         The scalar loss, float32 (float64 where an input is). It is 0 for an empty batch.
 
     Raises:
         PocketNetError: On a wrong shape, dtype or device, a label outside 0..classes-1, an embedding or
-            teacher that is not finite, bad options, or ``"fused"`` where it cannot run.
-        RuntimeError: If a column of the kernel is not finite (fused only).
+            teacher that is not finite, bad options, or an implementation that cannot run there.
+        RuntimeError: If a column of the kernel is not finite (not by the reference).
     """
     options = MarginOptions(scale, *margins, easy_margin=easy_margin)
     check_inputs(embedding, kernel, label)
@@ -93,25 +96,51 @@ def margin_terms(
     embedding: Tensor, kernel: Tensor, label: Tensor, scale: float, implementation: Implementation
 ) -> tuple[Tensor, Tensor]:
     """What ``margin_cross_entropy_reference`` returns, by the chosen implementation."""
-    if implementation not in ("auto", "fused", "reference"):
-        raise PocketNetError(f"implementation must be 'auto', 'fused' or 'reference', got {implementation!r}")
-    obstacle = _fused_obstacle(embedding, kernel)
-    if implementation == "fused" and obstacle is not None:
-        raise PocketNetError(f"the fused margin softmax cannot run: {obstacle}")
-    if implementation == "reference" or obstacle is not None:
+    if implementation not in ("auto", "fused", "triton", "reference"):
+        raise PocketNetError(
+            f"implementation must be 'auto', 'fused', 'triton' or 'reference', got {implementation!r}"
+        )
+    chosen = _automatic(embedding, kernel) if implementation == "auto" else implementation
+    if chosen == "reference":
         return margin_cross_entropy_reference(embedding, kernel, label, scale)
-    from pocketnet_fast.ops.margin_cross_entropy import cpu
+    obstacle = _obstacle(chosen, embedding, kernel)
+    if obstacle is not None:
+        raise PocketNetError(f"the {chosen} margin softmax cannot run: {obstacle}")
+    if chosen == "fused":
+        from pocketnet_fast.ops.margin_cross_entropy import cpu
 
-    return cpu.margin_cross_entropy(embedding.float(), kernel, label, scale)
+        return cpu.margin_cross_entropy(embedding.float(), kernel, label, scale)
+    from pocketnet_fast.ops.margin_cross_entropy import triton_launch
+
+    return triton_launch.margin_cross_entropy(embedding, kernel, label, scale)
 
 
-def _fused_obstacle(embedding: Tensor, kernel: Tensor) -> str | None:
-    if embedding.device.type != "cpu":
-        return f"it has no kernels for {embedding.device.type}"
+def _automatic(embedding: Tensor, kernel: Tensor) -> Implementation:
+    if embedding.dtype not in _FUSED_DTYPES or kernel.dtype not in _FUSED_DTYPES:
+        return "reference"
+    chosen: dict[str, Implementation] = {"cpu": "fused", "cuda": "triton"}
+    return chosen.get(embedding.device.type, "reference")
+
+
+def _obstacle(implementation: Implementation, embedding: Tensor, kernel: Tensor) -> str | None:
+    """Why the fused or the Triton kernels cannot take these tensors."""
     for name, tensor in (("embedding", embedding), ("kernel", kernel)):
         if tensor.dtype not in _FUSED_DTYPES:
             return f"{name} is {tensor.dtype}; it takes float32 and bfloat16"
-    return None
+    device = embedding.device.type
+    if implementation == "fused":
+        return None if device == "cpu" else f"it is for the CPU, and the tensors are on {device}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install 'pocketnet_fast[gpu]'); 'reference' runs without it"
+    if device == "cuda" or (device == "cpu" and _interpreted()):
+        return None
+    return f"it is for CUDA, or the CPU under TRITON_INTERPRET=1, and the tensors are on {device}"
+
+
+def _interpreted() -> bool:
+    from pocketnet_fast.ops.margin_cross_entropy import triton_kernels
+
+    return bool(triton_kernels.INTERPRETED)
 
 
 def check_inputs(embedding: Tensor, kernel: Tensor, label: Tensor) -> None:

@@ -1,7 +1,8 @@
-"""The derivative of ``pocketnet_fast::margin_cross_entropy``."""
+"""The derivative and the shapes of ``pocketnet_fast::margin_cross_entropy``, which all devices share."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NoReturn
 
 import torch
@@ -32,9 +33,29 @@ def _refuse(*_: Any) -> NoReturn:
     )
 
 
+def _fake(embedding: Tensor, kernel: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    others = embedding.new_empty((embedding.shape[0],), dtype=torch.float64)
+    return others, torch.empty_like(others)
+
+
+def _fake_backward(
+    embedding: Tensor,
+    kernel: Tensor,
+    label: Tensor,
+    scale: float,
+    others: Tensor,
+    grad_others: Tensor,
+    grad_cosine: Tensor,
+) -> tuple[Tensor, Tensor]:
+    return embedding.new_empty(embedding.shape), kernel.new_empty(kernel.shape)
+
+
+@functools.cache
 def register() -> None:
-    """Give the operator its derivative, and its derivative a refusal; call once."""
+    """Give the operator its shapes and its derivative, and its derivative a refusal."""
     extension()
     name = "pocketnet_fast::margin_cross_entropy"
+    torch.library.register_fake(name, _fake)
+    torch.library.register_fake(f"{name}_backward", _fake_backward)
     torch.library.register_autograd(name, _backward, setup_context=_setup_context)
     torch.library.register_autograd(f"{name}_backward", _refuse)

@@ -10,25 +10,6 @@ from pocketnet_fast.ops.margin_cross_entropy.autograd import register
 register()
 
 
-@torch.library.register_fake("pocketnet_fast::margin_cross_entropy")
-def _fake(embedding: Tensor, kernel: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    others = embedding.new_empty((embedding.shape[0],), dtype=torch.float64)
-    return others, torch.empty_like(others)
-
-
-@torch.library.register_fake("pocketnet_fast::margin_cross_entropy_backward")
-def _fake_backward(
-    embedding: Tensor,
-    kernel: Tensor,
-    label: Tensor,
-    scale: float,
-    others: Tensor,
-    grad_others: Tensor,
-    grad_cosine: Tensor,
-) -> tuple[Tensor, Tensor]:
-    return embedding.new_empty(embedding.shape), kernel.new_empty(kernel.shape)
-
-
 def margin_cross_entropy(
     embedding: Tensor, kernel: Tensor, label: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
