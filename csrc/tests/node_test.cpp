@@ -175,7 +175,7 @@ void run(const NodeCase& test, const std::vector<TermData>& data, const std::vec
   std::vector<PackedTerm> packed;
   for (std::size_t t = 0; t < test.terms.size(); ++t) packed.emplace_back(test.terms[t], data[t], layout.misaligned);
   const Constants packed_bias(to_blocks(bias, test.channels, 1), layout.misaligned);
-  Guarded whole(blocks * block_stride, layout.misaligned), parts(blocks * block_stride, layout.misaligned);
+  Rows whole(blocks, block_stride, row, layout.misaligned), parts(blocks, block_stride, row, layout.misaligned);
 
   Node node;
   node.height = test.height;
@@ -203,29 +203,21 @@ void run(const NodeCase& test, const std::vector<TermData>& data, const std::vec
                     is_product(c.kind) ? p.pointwise.get() : nullptr,
                     is_product(c.kind) || c.kind == TermKind::kIdentity ? nullptr : p.scale.get()};
   }
-  Guarded scratch(node_scratch(node), layout.misaligned);
+  Guarded scratch_memory(node_scratch(node), layout.misaligned);
 
   for (const KernelSet& set : compiled_kernels()) {
     if (!set.available) continue;
-    const auto rows = [&](Guarded& output, int begin, int end) {
-      scratch.poison();
-      node.output = output.get();
-      set.node_rows(node, begin, end, scratch.get());
-      CHECK(scratch.guards_intact() && output.guards_intact(), "%s %s writes outside its memory", set.name,
-            test.describe().c_str());
-    };
-    const auto untouched_outside = [&](const Guarded& output, int begin, int end) {
-      for (std::size_t i = 0; i < output.size(); ++i) {
-        const auto y = static_cast<std::ptrdiff_t>(i) % block_stride / row;
-        if ((y < begin || y >= end) && !output.untouched(i)) return false;
-      }
-      return true;
+    const std::string name = std::string(set.name) + " " + test.describe();
+    const auto rows = [&](Rows& output, int begin, int end) {
+      output.write(scratch_memory, name, [&](float* out, float* scratch) {
+        node.output = out;
+        set.node_rows(node, begin, end, scratch);
+      });
     };
 
     whole.poison();
     rows(whole, 0, test.height);
-    CHECK(untouched_outside(whole, 0, test.height), "%s %s writes between its blocks", set.name,
-          test.describe().c_str());
+    CHECK(whole.untouched_outside(0, test.height), "%s writes between its blocks", name.c_str());
     for (int y = 0; y < test.height; ++y) {
       for (int x = 0; x < test.width; ++x) {
         const Exact* pixel = expected.data() + (static_cast<std::ptrdiff_t>(y) * test.width + x) * test.channels;
@@ -234,11 +226,10 @@ void run(const NodeCase& test, const std::vector<TermData>& data, const std::vec
         for (int c = 0; c < blocks * kBlock; ++c) {
           const float actual = whole.get()[c / kBlock * block_stride + y * row + x * kBlock + c % kBlock];
           if (c < test.channels) {
-            CHECK(within(actual, pixel[c], bound), "%s %s: channel %d of (%d, %d) is %.9g, not %.9g; bound %d of %g",
-                  set.name, test.describe().c_str(), c, y, x, actual, pixel[c].value, bound, pixel[c].magnitude);
+            CHECK(within(actual, pixel[c], bound), "%s: channel %d of (%d, %d) is %.9g, not %.9g; bound %d of %g",
+                  name.c_str(), c, y, x, actual, pixel[c].value, bound, pixel[c].magnitude);
           } else if (finite) {
-            CHECK(actual == 0.0f, "%s %s: surplus channel %d of (%d, %d) is %g", set.name, test.describe().c_str(), c,
-                  y, x, actual);
+            CHECK(actual == 0.0f, "%s: surplus channel %d of (%d, %d) is %g", name.c_str(), c, y, x, actual);
           }
         }
       }
@@ -247,12 +238,11 @@ void run(const NodeCase& test, const std::vector<TermData>& data, const std::vec
     parts.poison();
     const int first = random.integer(0, test.height), second = random.integer(first, test.height);
     rows(parts, first, second);
-    CHECK(untouched_outside(parts, first, second), "%s %s writes rows besides [%d, %d)", set.name,
-          test.describe().c_str(), first, second);
+    CHECK(parts.untouched_outside(first, second), "%s writes rows besides [%d, %d)", name.c_str(), first, second);
     rows(parts, 0, first);
     rows(parts, second, test.height);
-    CHECK(same_bits(whole.get(), parts.get(), whole.size()), "%s %s depends on how its rows are taken: %d, %d",
-          set.name, test.describe().c_str(), first, second);
+    CHECK(same_bits(whole.get(), parts.get(), whole.size()), "%s depends on how its rows are taken: %d, %d",
+          name.c_str(), first, second);
   }
 }
 

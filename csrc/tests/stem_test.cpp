@@ -75,57 +75,49 @@ void run(const StemCase& test, const StemData& data, Random& random) {
   const Constants bias(to_blocks(data.bias, test.channels, 1), test.misaligned);
   const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(width) * kBlock;
   const std::ptrdiff_t block_stride = (height + random.integer(0, 1)) * row;
-  Guarded whole(blocks * block_stride, test.misaligned), parts(blocks * block_stride, test.misaligned);
+  Rows whole(blocks, block_stride, row, test.misaligned), parts(blocks, block_stride, row, test.misaligned);
   Stem stem = {test.height, test.width, blocks,   weights.get(), bias.get(),
                kMean,       kScale,     test.bgr, whole.get(),   block_stride};
   const Image image = {test.interleaved ? nullptr : planar.get(), test.interleaved ? interleaved.get() : nullptr,
                        test.mirror};
-  Guarded scratch(stem_scratch(stem), test.misaligned);
+  Guarded scratch_memory(stem_scratch(stem), test.misaligned);
 
   for (const KernelSet& set : compiled_kernels()) {
     if (!set.available) continue;
-    const auto rows = [&](Guarded& output, int begin, int end) {
-      scratch.poison();
-      stem.output = output.get();
-      set.stem_rows(stem, image, begin, end, scratch.get());
-      CHECK(scratch.guards_intact() && output.guards_intact(), "%s %s writes outside its memory", set.name,
-            test.describe().c_str());
-    };
-    const auto untouched_outside = [&](const Guarded& output, int begin, int end) {
-      for (std::size_t i = 0; i < output.size(); ++i) {
-        const auto y = static_cast<std::ptrdiff_t>(i) % block_stride / row;
-        if ((y < begin || y >= end) && !output.untouched(i)) return false;
-      }
-      return true;
+    const std::string name = std::string(set.name) + " " + test.describe();
+    const auto rows = [&](Rows& output, int begin, int end) {
+      output.write(scratch_memory, name, [&](float* out, float* scratch) {
+        stem.output = out;
+        set.stem_rows(stem, image, begin, end, scratch);
+      });
     };
 
     whole.poison();
     rows(whole, 0, height);
-    CHECK(untouched_outside(whole, 0, height), "%s %s writes between its blocks", set.name, test.describe().c_str());
+    CHECK(whole.untouched_outside(0, height), "%s writes between its blocks", name.c_str());
     const Exact* exact = expected.data();
     for (int p = 0; p < height * width; ++p) {
       const float* actual = whole.get() + p * kBlock;
       for (int c = 0; c < test.channels; ++c, ++exact) {
         const float value = actual[c / kBlock * block_stride + c % kBlock];
-        CHECK(within(value, *exact, kRoundings), "%s %s: channel %d of pixel %d is %.9g, not %.9g", set.name,
-              test.describe().c_str(), c, p, value, exact->value);
+        CHECK(within(value, *exact, kRoundings), "%s: channel %d of pixel %d is %.9g, not %.9g", name.c_str(), c, p,
+              value, exact->value);
       }
       if (!std::isfinite(exact[-1].value)) continue;
       for (int c = test.channels; c < blocks * kBlock; ++c) {
         const float value = actual[c / kBlock * block_stride + c % kBlock];
-        CHECK(value == 0.0f, "%s %s: surplus channel %d is %g", set.name, test.describe().c_str(), c, value);
+        CHECK(value == 0.0f, "%s: surplus channel %d is %g", name.c_str(), c, value);
       }
     }
 
     parts.poison();
     const int first = random.integer(0, height), second = random.integer(first, height);
     rows(parts, first, second);
-    CHECK(untouched_outside(parts, first, second), "%s %s writes rows besides [%d, %d)", set.name,
-          test.describe().c_str(), first, second);
+    CHECK(parts.untouched_outside(first, second), "%s writes rows besides [%d, %d)", name.c_str(), first, second);
     rows(parts, 0, first);
     rows(parts, second, height);
-    CHECK(same_bits(whole.get(), parts.get(), whole.size()), "%s %s depends on how its rows are taken: %d, %d",
-          set.name, test.describe().c_str(), first, second);
+    CHECK(same_bits(whole.get(), parts.get(), whole.size()), "%s depends on how its rows are taken: %d, %d",
+          name.c_str(), first, second);
   }
 }
 

@@ -6,8 +6,10 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
+#include "check.h"
 #include "kernels/layout.h"
 
 namespace pnf::test {
@@ -77,6 +79,31 @@ class Guarded {
   std::size_t count_;
   std::size_t begin_;
   std::vector<float> memory_;
+};
+
+// Rows of a feature map that a kernel writes: [blocks][rows, surplus ones behind them][width * 16].
+class Rows : public Guarded {
+ public:
+  Rows(int blocks, std::ptrdiff_t block_stride, std::ptrdiff_t row, bool misaligned)
+      : Guarded(blocks * block_stride, misaligned), block_stride_(block_stride), row_(row) {}
+
+  // Calls kernel(output, scratch), whose scratch holds nothing.
+  template <typename Kernel>
+  void write(Guarded& scratch, const std::string& name, Kernel kernel) {
+    scratch.poison();
+    kernel(get(), scratch.get());
+    CHECK(scratch.guards_intact() && guards_intact(), "%s writes outside its memory", name.c_str());
+  }
+  bool untouched_outside(int begin, int end) const {
+    for (std::size_t i = 0; i < size(); ++i) {
+      const auto y = static_cast<std::ptrdiff_t>(i) % block_stride_ / row_;
+      if ((y < begin || y >= end) && !untouched(i)) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::ptrdiff_t block_stride_, row_;
 };
 
 inline bool same_bits(const float* a, const float* b, std::size_t count) {
