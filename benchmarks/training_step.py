@@ -142,8 +142,9 @@ def compare(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
         ours, theirs = pair["fused"], pair[peer]
         ratio = theirs["median_ms"] / ours["median_ms"]
         print(
-            f"| {peer} | {theirs['median_ms']:.1f} | {theirs['best_ms']:.1f} | {theirs['peak_mib']:,.0f} MiB "
-            f"| {ours['median_ms']:.1f}, best {ours['best_ms']:.1f}, {ours['peak_mib']:,.0f} MiB | {ratio:.2f} |",
+            f"| {peer} | {theirs['median_ms']:.1f} | {theirs['best_ms']:.1f} "
+            f"| {theirs['peak_mib']:,.0f} MiB | {ours['median_ms']:.1f}, best {ours['best_ms']:.1f}, "
+            f"{ours['peak_mib']:,.0f} MiB | {ratio:.2f} |",
             flush=True,
         )
         results[peer] = theirs | {f"fused_{key}": value for key, value in ours.items()}

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.losses.heads import CombinedMargin
 from pocketnet_fast.losses.margin_cross_entropy import (
     Implementation,
     check_inputs,
@@ -18,7 +19,6 @@ from pocketnet_fast.losses.margin_cross_entropy import (
     margin_terms,
 )
 from pocketnet_fast.losses.partial_fc import sample_classes
-from pocketnet_fast.ops.margin_cross_entropy.options import MarginOptions
 from pocketnet_fast.ops.margin_cross_entropy.reference import cross_entropy
 
 Group = Any  # dist.ProcessGroup, which builds of torch without distributed lack
@@ -98,7 +98,7 @@ def _gather(rows: Tensor, sizes: list[int], group: Group) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
-class ShardedMargin(nn.Module):
+class ShardedMargin(CombinedMargin):
     """``CombinedMargin`` whose classes are divided among processes, optionally sampled (Partial FC).
 
     Every rank passes its own part of the batch and gets the loss of the whole batch, the same on each. The
@@ -137,24 +137,29 @@ class ShardedMargin(nn.Module):
         group: Group = None,
         implementation: Implementation = "auto",
     ) -> None:
-        super().__init__()
-        self.options = MarginOptions(scale, *margins, easy_margin=easy_margin)
-        self.implementation: Implementation = implementation
-        self.group = group
         distributed = dist.is_available() and dist.is_initialized()
-        self.rank = dist.get_rank(group) if distributed else 0
-        self.ranks = dist.get_world_size(group) if distributed else 1
-        if classes < self.ranks:
-            raise PocketNetError(f"{classes} classes cannot be divided among {self.ranks} ranks")
+        rank = dist.get_rank(group) if distributed else 0
+        ranks = dist.get_world_size(group) if distributed else 1
+        if classes < ranks:
+            raise PocketNetError(f"{classes} classes cannot be divided among {ranks} ranks")
         if not 0.0 < sample_rate <= 1.0:
             raise PocketNetError(f"the sampling rate must lie in (0, 1], got {sample_rate}")
+        first, end = shard_range(classes, rank, ranks)
+        super().__init__(
+            embedding_dim,
+            end - first,
+            scale=scale,
+            margins=margins,
+            easy_margin=easy_margin,
+            implementation=implementation,
+        )
+        self.group = group
+        self.rank, self.ranks = rank, ranks
         self.classes = classes
+        self.first = first
         self.sample_rate = sample_rate
         self.average_gradients = average_gradients
-        self.first, end = shard_range(classes, self.rank, self.ranks)
-        self.generator = torch.Generator().manual_seed(seed + self.rank)
-        self.kernel = nn.Parameter(torch.empty(embedding_dim, end - self.first))
-        nn.init.normal_(self.kernel, std=0.01)
+        self.generator = torch.Generator().manual_seed(seed + rank)
 
     def forward(
         self, embedding: Tensor, label: Tensor, teacher: Tensor | None = None, kd_weight: float = 0.0
