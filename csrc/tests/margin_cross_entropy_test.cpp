@@ -156,7 +156,7 @@ int logit_roundings(const Problem& p) { return static_cast<int>(p.scale * (p.dim
 
 bool close(float actual, const Exact& expected, int roundings, bool bf16) {
   const double n = roundings * kRounding, error = n / (1.0 - n) * expected.magnitude + kTiny;
-  return std::abs(actual - expected.value) <= error + (bf16 ? 0x1p-9 * (std::abs(expected.value) + error) : 0.0);
+  return std::abs(actual - expected.value) <= error + (bf16 ? 0x1p-8 * (std::abs(expected.value) + error) : 0.0);
 }
 
 void check_others(const Problem& p, const Expected& expected, int n, double others, const std::string& name) {
