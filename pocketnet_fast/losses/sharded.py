@@ -112,7 +112,9 @@ class ShardedMargin(CombinedMargin):
         margins: ``(m1, m2, m3)`` of ``cos(m1 * theta + m2) - m3``.
         easy_margin: Apply margins only where the label's cosine is positive.
         sample_rate: Part of each rank's classes that a training step's softmax takes (Partial FC, arXiv
-            2010.05222); those of the batch are always among them. In eval mode all classes take part.
+            2010.05222); those of the batch are always among them. In eval mode all classes take part. What
+            is saved is the softmax: the gradient of ``kernel`` is dense, zero for classes left out, and an
+            optimiser's momentum and weight decay act on all of them.
         seed: Of the choice of negatives; each rank adds its own number.
         average_gradients: Multiply the embedding's gradient by the number of ranks, for a backbone under
             DistributedDataParallel, which divides by it. Otherwise it is the gradient of the loss.
