@@ -54,7 +54,8 @@ def test_another_networks_input(tmp_path: Path) -> None:
     model = randomize_(pocketnet_fast.create_model("mobilefacenet"), 2)
     torch.save(model.state_dict(), tmp_path / "t.pth")
     teacher = load(tmp_path / "t.pth", 128, model="mobilefacenet")
-    assert torch.allclose(teacher(pixels()), expected(model), atol=1e-5)
+    # Embeddings reach 8, and channels_last adds in another order.
+    assert torch.allclose(teacher(pixels()), expected(model), atol=1e-4)
     with pytest.raises(PocketNetError, match=r"t.pth does not say which network"):
         load(tmp_path / "t.pth", 128)
     with pytest.raises(PocketNetError, match=r"have 128 dimensions, the pupil's 64"):

@@ -47,6 +47,11 @@ class Teacher:
         epochs: dict[int, Path] | None = None,
     ) -> None:
         self.name, self.spec, self.embedding_dim = name, spec, embedding_dim
+        # Convolutions on the CPU take 20 instead of 31 ms per image of MobileFaceNet in this format.
+        self.memory_format = torch.preserve_format
+        if not isinstance(network, torch.jit.ScriptModule):
+            self.memory_format = torch.channels_last
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network.eval()
         for parameter in network.parameters():
             parameter.requires_grad_(False)
@@ -67,7 +72,8 @@ class Teacher:
             pixels = uint8_images(images)
             embedding = self.network(pixels if self.color == "rgb" else pixels.flip(-1))
         else:
-            embedding = self.network(network_input(images, self.spec))
+            x = network_input(images, self.spec)
+            embedding = self.network(x.to(memory_format=self.memory_format))
         result: Tensor = embedding.float()
         return result
 
