@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -185,7 +186,7 @@ def _loader(recipe: Recipe, dataset: FaceDataset, processes: Processes) -> FaceL
         seed=recipe.run.seed,
         rank=processes.rank,
         ranks=processes.ranks,
-        workers=data.workers,
+        workers=min(data.workers, os.cpu_count() or 1),
         pin_memory=processes.device.type == "cuda",
     )
 

@@ -58,7 +58,8 @@ class DataRecipe:
     Attributes:
         source: What ``data.open_dataset`` takes; required to train.
         batch_size: Images of one process in one forward pass.
-        workers: Processes that decode, per training process; 0: the training process itself.
+        workers: Processes that decode, per training process, but no more than there are processors; 0: the
+            training process itself. Their number changes nothing else.
         flip: Probability that an image is mirrored; this and the next are ``data.augment.Augmentation``'s.
         crop: Probability of a random crop.
         color: Probability of changed brightness, contrast, saturation and hue.
