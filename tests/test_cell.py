@@ -139,6 +139,9 @@ CELLS = {
         [(16, 5, 6)],
         [16] * 3,
     ),
+    "residuals_only": problem(
+        [Operation(0, RESIDUAL, 0), Operation(0, RESIDUAL, 1)], [(16, 5, 6)] * 2, [16, 16]
+    ),
     "a_part_that_another_operation_reads": problem(
         [Operation(0, SEPARABLE, 1, kernel=3), Operation(1, SEPARABLE, 0, parts=3)],
         [(16, 6, 6)] * 2,
