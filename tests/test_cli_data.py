@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run, refused, runner
 from faces import crop, write_folder, write_records
 
-from pocketnet_fast.cli import main as cli
 from pocketnet_fast.data.dataset import open_dataset
 from pocketnet_fast.data.images import decode_image, read_image
 from pocketnet_fast.data.recordio import RecordFile
@@ -20,41 +16,10 @@ from pocketnet_fast.data.synthetic import SyntheticDataset
 from pocketnet_fast.evaluation.bin_file import read_bin
 
 
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run ``pocketnet data`` in this process, as the console script would."""
-
-    def run_command(*arguments: object) -> Result:
-        monkeypatch.setattr("sys.argv", ["pocketnet", "data", *map(str, arguments)])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run_command
-
-
-def refused(result: Result, *words: str) -> bool:
-    last = result.err.strip().splitlines()[-1]
-    return result.code == 2 and result.out == "" and all(word in last for word in ("pocketnet: ", *words))
+    return runner(monkeypatch, capsys, "data")
 
 
 def damage(path: Path, at: int, patch: bytes) -> None:

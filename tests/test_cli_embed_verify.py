@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run, refused, runner
 
-from pocketnet_fast.cli import main as cli
 from pocketnet_fast.data.alignment import TEMPLATE, align
 from pocketnet_fast.data.images import read_image
 from pocketnet_fast.ops import native
@@ -20,44 +17,12 @@ from pocketnet_fast.ops import native
 cv2 = pytest.importorskip("cv2")
 
 
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run the command line in this process, as the console script would."""
     monkeypatch.delenv("POCKETNET_DETECTOR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def run_command(*arguments: object) -> Result:
-        monkeypatch.setattr("sys.argv", ["pocketnet", *map(str, arguments)])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run_command
-
-
-def refused(result: Result, *words: str) -> bool:
-    """Exit code 2, nothing on stdout, and the reason on one line of stderr (the last)."""
-    last = result.err.strip().splitlines()[-1]
-    return result.code == 2 and result.out == "" and all(word in last for word in ("pocketnet: ", *words))
+    return runner(monkeypatch, capsys)
 
 
 def write_image(path: Path, image: np.ndarray) -> Path:

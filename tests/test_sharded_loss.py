@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch import Tensor
 
 from pocketnet_fast.errors import PocketNetError
@@ -61,14 +59,7 @@ def worker(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    paths = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), paths]))
-    try:
-        mp.spawn(worker, (str(folder),), nprocs=len(SIZES))
-    finally:
-        os.environ["PYTHONPATH"] = paths
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(len(SIZES))]
+    return run_ranks(worker, tmp_path_factory.mktemp("ranks"), len(SIZES))
 
 
 def whole() -> dict[str, Tensor]:

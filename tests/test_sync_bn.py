@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch import Tensor, nn
 
 from pocketnet_fast.training.sync_bn import ProcessBatchNorm1d, synchronize_statistics
@@ -59,14 +56,7 @@ def worker(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    paths = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), paths]))
-    try:
-        mp.spawn(worker, (str(folder),), nprocs=len(SIZES))
-    finally:
-        os.environ["PYTHONPATH"] = paths
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(len(SIZES))]
+    return run_ranks(worker, tmp_path_factory.mktemp("ranks"), len(SIZES))
 
 
 @pytest.mark.parametrize("kind", list(SHAPES))

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "ops/shape.h"
 #include "plan/cell.h"
 #include "plan/workspace.h"
 
@@ -24,12 +25,6 @@ constexpr const char* kName = "cell: ";
 constexpr std::size_t kWords = 8;      // of an operation in `structure`
 constexpr std::int64_t kResidual = 4;  // the kind after those of CellKind
 constexpr std::int64_t kLargest = 1 << 16;
-
-std::string shape_of(const Tensor& t) {
-  std::string text = "[";
-  for (std::int64_t i = 0; i < t.dim(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(t.size(i));
-  return text + "]";
-}
 
 void check_float(const Tensor& t, const char* what) {
   STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == ScalarType::Float, kName, what, " must be float32 on the CPU");

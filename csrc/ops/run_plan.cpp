@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "ops/shape.h"
 #include "plan/executor.h"
 
 namespace pnf::ops {
@@ -14,12 +15,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-std::string shape_of(const Tensor& t) {
-  std::string text = "[";
-  for (std::int64_t i = 0; i < t.dim(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(t.size(i));
-  return text + "]";
-}
 
 void check_constant(const Tensor& t, ScalarType type, const char* name) {
   STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == type && t.dim() == 1 && t.is_contiguous(), "run_plan: ", name,

@@ -100,7 +100,7 @@ class _Call:
         self.inputs = list(inputs)
         self.parameters: list[Tensor] = []
         self.operations: list[Operation] = []
-        # Per operation that normalises, its module and how many of the module's channels it gives.
+        # Every normalisation and the sum it adds to; the operations of one stand one after another.
         self.norms: list[tuple[nn.BatchNorm2d, int]] = []
         self.sums = 0
 
@@ -171,42 +171,25 @@ class _Call:
         )
         end = first_out + width
         self.parameters += [*weights, norm.weight[first_out:end], norm.bias[first_out:end]]
-        self.norms.append((norm, width))
+        if first_out == 0:
+            self.norms.append((norm, self.sums - 1))
 
     def compute(self, statistics: _RunningStatistics) -> list[Tensor]:
         """The sums."""
         from pocketnet_fast.ops.cell.cpu import cell
 
         sums, mean, variance = cell(self.inputs, self.parameters, self.operations)
-        counts = {o.sum: s.shape[0] * s.shape[2] * s.shape[3] for o in self.operations for s in [sums[o.sum]]}
-        if 1 in counts.values():
+        counts = [s.shape[0] * s.shape[2] * s.shape[3] for s in sums]
+        if 1 in counts:
             raise ValueError(
                 f"expected more than one value per channel when training, got N = {sums[0].shape[0]}"
             )
-        if 0 not in counts.values():
-            self._record(statistics, mean, variance, counts)
+        if 0 not in counts:
+            widths = [norm.num_features for norm, _ in self.norms]
+            moments = zip(mean.float().split(widths), variance.float().split(widths), strict=True)
+            for (norm, total), (m, v) in zip(self.norms, moments, strict=True):
+                statistics.add(norm, m, v * (counts[total] / (counts[total] - 1)))
         return sums
-
-    def _record(
-        self, statistics: _RunningStatistics, mean: Tensor, variance: Tensor, counts: dict[int, int]
-    ) -> None:
-        normalizing = [o for o in self.operations if o.kind is not Kind.RESIDUAL]
-        correction = [counts[o.sum] / (counts[o.sum] - 1) for o in normalizing]
-        widths = [width for _, width in self.norms]
-        means = mean.float().split(widths)
-        unbiased = [v * c for v, c in zip(variance.float().split(widths), correction, strict=True)]
-        i = 0
-        while i < len(self.norms):
-            norm, width = self.norms[i]
-            end = i + 1
-            while width < norm.num_features:
-                width += self.norms[end][1]
-                end += 1
-            if end == i + 1:
-                statistics.add(norm, means[i], unbiased[i])
-            else:
-                statistics.add(norm, torch.cat(means[i:end]), torch.cat(unbiased[i:end]))
-            i = end
 
 
 def _cell(

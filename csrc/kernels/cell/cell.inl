@@ -5,9 +5,12 @@
 // the gradient of its input is then the same convolution with reversed taps, of the plane of output gradients in which
 // stride 2 leaves every other pixel zero.
 #include "kernels/cell/cell.h"
+
+#include "kernels/node/node.h"
 // clang-format off
 #include "kernels/node/pointwise.inl"
 #include "kernels/node/depthwise.inl"
+#include "kernels/node/pool.inl"
 // clang-format on
 #include "kernels/cell/scratch.h"
 
@@ -167,22 +170,6 @@ class Ahead {
   std::ptrdiff_t at_ = 0, total_ = 0, per_step_ = 0;
 };
 
-// Tiles of one group of output blocks.
-int tiles_of(int pixels) { return (pixels + kTilePixels - 1) / kTilePixels; }
-
-template <int NB>
-void multiply_blocks(const Run& run, const TileOut& out, int pixels, Ahead& ahead) {
-  const int tiles = tiles_of(pixels);
-  const int size = pixels / tiles, larger = pixels % tiles;
-  int pixel = 0;
-  for (int t = 0; t < tiles; ++t) {
-    const int here = size + (t < larger ? 1 : 0);
-    ahead.step();
-    pointwise_tile_of<NB, kTilePixels>(here, &run, 1, out, pixel);
-    pixel += here;
-  }
-}
-
 // out[block o] = sum over panels of a[panel] weights[o][panel]
 void multiply(const float* a, std::ptrdiff_t a_panel, int panels, const float* weights, int out_blocks, int pixels,
               float* out, std::ptrdiff_t out_panel, Ahead& ahead) {
@@ -191,10 +178,11 @@ void multiply(const float* a, std::ptrdiff_t a_panel, int panels, const float* w
     const int here = out_blocks - block < kTileBlocks ? 1 : kTileBlocks;
     const Run run = {a, a_panel, weights + block * per_block, per_block, panels};
     const TileOut target = {kZeros, nullptr, 0, out + block * out_panel, out_panel};
+    const auto prefetch = [&] { ahead.step(); };
     if (here == 1) {
-      multiply_blocks<1>(run, target, pixels, ahead);
+      pointwise_pixels<1>(&run, 1, target, pixels, prefetch);
     } else {
-      multiply_blocks<kTileBlocks>(run, target, pixels, ahead);
+      pointwise_pixels<kTileBlocks>(&run, 1, target, pixels, prefetch);
     }
     block += here;
   }
@@ -625,13 +613,8 @@ void pool_plane(const CellTerm& term, const float* plane, float* out) {
       const Window window = window_at(term, y, x);
       const Vec scale = splat(inverse_area(window));
       for (int v = 0; v < kBlock; v += kLanes) {
-        Vec pooled = load(plane + window.y0 * row + window.x0 * kBlock + v);
-        for (int iy = window.y0; iy < window.y1; ++iy) {
-          for (int ix = window.x0 + (iy == window.y0 ? 1 : 0); ix < window.x1; ++ix) {
-            const Vec value = load(plane + iy * row + ix * kBlock + v);
-            pooled = Max ? max_nan(pooled, value) : add(pooled, value);
-          }
-        }
+        const Vec pooled = pool_window<Max>(plane + window.y0 * row + window.x0 * kBlock + v, window.y1 - window.y0,
+                                            window.x1 - window.x0, row);
         store(out + v, Max ? pooled : mul(pooled, scale));
       }
     }

@@ -178,9 +178,9 @@ void node_rows(const Node& node, int row_begin, int row_end, float* scratch) {
                            node.output + block * node.block_stride + y * row_floats, node.block_stride};
       const int pixels = rows * node.width;
       if (here == 1) {
-        pointwise_pixels<1>(runs, n_runs, out, pixels);
+        pointwise_pixels<1>(runs, n_runs, out, pixels, [] {});
       } else {
-        pointwise_pixels<kTileBlocks>(runs, n_runs, out, pixels);
+        pointwise_pixels<kTileBlocks>(runs, n_runs, out, pixels, [] {});
       }
       block += here;
     }

@@ -90,14 +90,18 @@ void pointwise_tile_of(int size, const Run* runs, int n_runs, const TileOut& out
   pointwise_tile<P, NB>(runs, n_runs, out, pixel);
 }
 
-// All pixels of NB output blocks. Tiles differ by one pixel at most, so that none is left nearly empty.
-template <int NB>
-void pointwise_pixels(const Run* runs, int n_runs, const TileOut& out, int pixels) {
-  const int tiles = (pixels + kTilePixels - 1) / kTilePixels;
+PNF_INLINE int tiles_of(int pixels) { return (pixels + kTilePixels - 1) / kTilePixels; }
+
+// All pixels of NB output blocks. Tiles differ by one pixel at most, so that none is left nearly empty. Calls
+// before_tile() in front of each.
+template <int NB, typename BeforeTile>
+void pointwise_pixels(const Run* runs, int n_runs, const TileOut& out, int pixels, BeforeTile before_tile) {
+  const int tiles = tiles_of(pixels);
   const int size = pixels / tiles, larger = pixels % tiles;
   int pixel = 0;
   for (int t = 0; t < tiles; ++t) {
     const int here = size + (t < larger ? 1 : 0);
+    before_tile();
     pointwise_tile_of<NB, kTilePixels>(here, runs, n_runs, out, pixel);
     pixel += here;
   }

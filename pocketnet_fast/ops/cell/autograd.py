@@ -26,7 +26,8 @@ def _backward(ctx: Any, grads: list[Tensor | None], *_: Tensor | None) -> tuple[
     found = torch.ops.pocketnet_fast.cell_backward(
         given, states, parameters, mean, variance, ctx.structure, ctx.epsilon
     )
-    # torch takes an empty list, as of a cell without normalisations, for one of tensors and wants a list back.
+    # A cell without normalisations has no epsilon: torch takes the empty list for one of tensors, and wants a
+    # list back.
     return found[: ctx.inputs], found[ctx.inputs :], None, None if ctx.epsilon else []
 
 
