@@ -248,11 +248,13 @@ def test_photos_are_decided_right(photos: Path, yunet: Path, trained: list[objec
     import pocketnet_fast
     from pocketnet_fast.faces.detector import FaceDetector
     from pocketnet_fast.faces.pipeline import Embedder, embed_photos, normalized
+    from pocketnet_fast.models.weights import weights_sha256
 
     with (photos / "pairs.csv").open(newline="") as stream:
         pairs = list(csv.DictReader(stream))
     model = pocketnet_fast.create_model("mobilefacenet", weights=str(trained[-1]))
     embedder = Embedder(model, engine="eager", flip=True)
+    assert embedder.weights_sha256 == weights_sha256(model)
     paths = [photos / pair[side] for pair in pairs for side in ("left", "right")]
     rows = [row for _, row in embed_photos(paths, embedder, FaceDetector(yunet))]
     unit = normalized(np.stack(rows))

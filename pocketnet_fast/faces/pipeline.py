@@ -81,6 +81,9 @@ class Embedder:
     Attributes:
         engine: which one runs, ``"fused"`` or ``"eager"``.
         note: why ``"auto"`` chose eager, else None.
+        embedding_dim: length of an embedding.
+        weights_sha256: of the model's weights when this was made (``models.weights.weights_sha256``): which
+            embeddings may be compared.
 
     Raises:
         PocketNetError: an unknown engine, or fused asked for a model or an installation that cannot.
@@ -99,10 +102,15 @@ class Embedder:
             raise PocketNetError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
         if batch_size < 1 or (threads is not None and threads < 1):
             raise PocketNetError("batch size and threads must be positive")
+        from pocketnet_fast.models.weights import weights_sha256
+
         self.flip = flip
         self.batch_size = batch_size
         self._threads = threads
-        self._model: Any = model.eval()
+        network: Any = model.eval()
+        self._model = network
+        self.embedding_dim: int = network.embedding_dim
+        self.weights_sha256 = weights_sha256(model)
         self.note = None if engine == "eager" else _why_not_fused(model)
         if engine == "fused" and self.note is not None:
             raise PocketNetError(f"the fused engine cannot run this: {self.note}")
@@ -119,7 +127,7 @@ class Embedder:
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (CROP_SIZE, CROP_SIZE, 3):
             raise PocketNetError(f"expected N x 112 x 112 x 3 uint8 crops, got {crops.shape} {crops.dtype}")
         if len(crops) == 0:
-            return np.zeros((0, self._model.embedding_dim), np.float32)
+            return np.zeros((0, self.embedding_dim), np.float32)
         pixels = torch.from_numpy(np.ascontiguousarray(crops))
         embed = self._compiled if self.engine == "fused" else self._eager
         before = torch.get_num_threads()
