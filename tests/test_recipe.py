@@ -94,7 +94,7 @@ def test_any_text_and_number_reads_back(text: str, number: float) -> None:
         ('[optimizer]\nlr = "fast"', r'optimizer.lr is "fast"; expected a number'),
         ("[optimizer]\nlr = 0.0", r"optimizer.lr is 0.0; expected above 0"),
         ("[optimizer]\nlr = inf", r"optimizer.lr is inf; expected a number"),
-        ("[optimizer]\nkind = 'adam'", r'optimizer.kind is "adam"; expected .sgd. or .adamw.'),
+        ("[optimizer]\nkind = 'adam'", r'optimizer.kind is "adam"; expected .sgd. or .adamw. or .muon.'),
         ("[data]\nbatch_size = 1.5", r"data.batch_size is 1.5; expected a whole number"),
         ("[data]\nbatch_size = true", r"data.batch_size is true; expected a whole number"),
         ("[data]\nflip = 1.5", r"data.flip is 1.5; expected at least 0 and at most 1"),
@@ -114,6 +114,11 @@ def test_any_text_and_number_reads_back(text: str, number: float) -> None:
             "probabilities with a sum of at most 1",
         ),
         ("[loss]\nobjective = 'features'\n[distillation]\nunit_weight = 0", "needs a positive"),
+        ("[distillation]\ntail_weight = 1", "map_weight and tail_weight need loss.objective 'features'"),
+        ("[loss]\nobjective = 'features'\n[distillation]\nmap_weight = 1\nmaps = []", "maps is empty"),
+        ("[loss]\nobjective = 'features'\n[distillation]\nmaps = ['7', '7']", "must be different heights"),
+        ("[loss]\nobjective = 'features'\n[distillation]\nmaps = ['tail']", "has its own tail_weight"),
+        ("[model]\nweights = 'w'\n[distillation]\ncopy_tail = true", "would replace a part of model.weights"),
     ],
 )
 def test_bad_recipes(text: str, message: str) -> None:

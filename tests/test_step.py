@@ -246,13 +246,17 @@ def test_bf16_runs_the_backbone_alone() -> None:
     assert all(parameter.dtype == torch.float32 for parameter in setting.parameters.values())
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "muon"])
 def test_optimizer_state_moves(kind: str) -> None:
     first, second = Setting(optimizer__kind=kind), Setting(optimizer__kind=kind)
     first.stepper([batch(0)], 0.1, 0, stop=never)
     tensors = state_tensors(first.optimizer, first.parameters)
-    names = {"sgd": ["momentum_buffer"], "adamw": ["step", "exp_avg", "exp_avg_sq"]}[kind]
-    assert tensors.keys() == {f"{slot}.{name}" for slot in names for name in first.parameters}
+    momentum, moments = ["momentum_buffer"], ["step", "exp_avg", "exp_avg_sq"]
+    names = {"sgd": momentum, "adamw": moments, "muon": moments}[kind]
+    slots = dict.fromkeys(first.parameters, names)
+    if kind == "muon":
+        slots["project.weight"] = slots["kernel"] = momentum
+    assert tensors.keys() == {f"{slot}.{name}" for name, found in slots.items() for slot in found}
     second.network.load_state_dict(first.network.state_dict())
     second.head.load_state_dict(first.head.state_dict())
     load_state_tensors(second.optimizer, second.parameters, tensors, lambda name, tensor: tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -90,3 +91,32 @@ class EmbeddingModel(nn.Module):
         self.input_spec = input_spec or InputSpec()
         self.model_name = type(self).__name__.lower()
         self.weights_source: str | None = None
+
+    def forward_maps(self, x: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the embeddings and keep feature maps on the way, which another network can be taught.
+
+        Args:
+            x: As in ``forward``.
+            names: "tail" is the map that the global depthwise convolution reads, a number the last map of
+                that height: "56", "28", "14" or "7" for an input of 112.
+
+        Returns:
+            The embeddings, and the maps by name, N,channels,height,width.
+
+        Raises:
+            PocketNetError: If the architecture has no such map.
+        """
+        raise PocketNetError(f"{self.model_name} keeps no feature maps")
+
+    def tail_layers(self) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+        """The layers after the map "tail": global depthwise, normalisation, pointwise, normalisation.
+
+        Raises:
+            PocketNetError: If the architecture has no such tail.
+        """
+        raise PocketNetError(f"{self.model_name} has no tail of a global depthwise convolution")
+
+    def _check_maps(self, maps: Collection[str], names: Collection[str]) -> None:
+        missing = [name for name in names if name not in maps]
+        if missing:
+            raise PocketNetError(f"{self.model_name} has no feature map {', '.join(missing)}")

@@ -210,11 +210,12 @@ def _cell(
     return [sums[states[i] - len(call.inputs)] for i in module.concat]
 
 
-def fused_forward(network: PocketNet, x: Tensor) -> Tensor:
+def fused_forward(network: PocketNet, x: Tensor, maps: dict[str, Sequence[Tensor]] | None = None) -> Tensor:
     """The embeddings of a batch; call it where ``obstacle`` is None.
 
-    Up to the tail's depthwise convolution everything but the stem's convolution is float32, under autocast
-    too. The running statistics are updated.
+    ``maps`` receives the feature maps that ``EmbeddingModel.forward_maps`` names, in parts by channels. Up to
+    the tail's depthwise convolution everything but the stem's convolution is float32, under autocast too. The
+    running statistics are updated.
 
     Raises:
         ValueError: If a normalisation has one value per channel only, as torch's own does.
@@ -228,8 +229,12 @@ def fused_forward(network: PocketNet, x: Tensor) -> Tensor:
         assert isinstance(norm, nn.BatchNorm2d)
         stem.normalize(norm)
         before = previous = stem.compute(statistics)
+        if maps is not None:
+            maps[str(previous[0].shape[2])] = previous
         for module in network.cells:
             before, previous = previous, _cell(module, before, previous, statistics)  # type: ignore[arg-type]
+            if maps is not None:
+                maps[str(previous[0].shape[2])] = previous
         activation, pointwise, norm, *rest = network.tail
         tail = _Call(previous)
         tail.next_sum()
@@ -239,6 +244,8 @@ def fused_forward(network: PocketNet, x: Tensor) -> Tensor:
     activation, depthwise, *rest = rest
     assert isinstance(depthwise, nn.Conv2d)
     middle = activation(middle)
+    if maps is not None:
+        maps["tail"] = [middle]
     if middle.shape[2:] == depthwise.weight.shape[2:]:
         # The window is the whole map, which torch's depthwise convolution is slow at.
         middle = (middle * depthwise.weight.squeeze(1)).sum((2, 3), keepdim=True)

@@ -6,6 +6,8 @@ strictly.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -78,3 +80,14 @@ class IResNet(EmbeddingModel):
         x = torch.flatten(self.bn2(x), 1)
         embedding: Tensor = self.features(self.fc(self.dropout(x)))
         return embedding
+
+    def forward_maps(self, x: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the embeddings and keep feature maps (see ``EmbeddingModel``; there is no "tail")."""
+        maps = {}
+        x = self.prelu(self.bn1(self.conv1(x)))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            maps[str(x.shape[2])] = x
+        self._check_maps(maps, names)
+        embedding = self.features(self.fc(self.dropout(torch.flatten(self.bn2(x), 1))))
+        return embedding, {name: maps[name] for name in names}

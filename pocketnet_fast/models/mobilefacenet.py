@@ -6,6 +6,7 @@ The layout is that of the trained network whose weights are distributed as ``mob
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -84,3 +85,21 @@ class MobileFaceNet(EmbeddingModel):
         """Compute the embeddings of a batch."""
         x = self.conv2(self.features(self.dw_conv(self.conv1(x))))
         return torch.flatten(self.bn(self.conv3(self.gdconv(x))), 1)
+
+    def forward_maps(self, x: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the embeddings and keep feature maps (see ``EmbeddingModel``)."""
+        maps = {}
+        x = self.dw_conv(self.conv1(x))
+        maps[str(x.shape[2])] = x
+        for block in self.features:
+            x = block(x)
+            maps[str(x.shape[2])] = x
+        maps["tail"] = x = self.conv2(x)
+        self._check_maps(maps, names)
+        embedding = torch.flatten(self.bn(self.conv3(self.gdconv(x))), 1)
+        return embedding, {name: maps[name] for name in names}
+
+    def tail_layers(self) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+        """The layers after the map "tail"."""
+        depthwise, norm = self.gdconv
+        return depthwise, norm, self.conv3, self.bn

@@ -5,6 +5,8 @@ Attribute names are those of the published checkpoints, so that their ``state_di
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -243,6 +245,29 @@ class PocketNet(EmbeddingModel):
         for cell in self.cells:
             before, previous = previous, cell(before, previous)
         return torch.flatten(self.tail(previous), 1)
+
+    @torch.jit.unused
+    def forward_maps(self, x: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the embeddings and keep feature maps (see ``EmbeddingModel``)."""
+        maps: dict[str, Sequence[Tensor]] = {}
+        if self._runs_fused(x):
+            embedding = fused_forward(self, x, maps)
+        else:
+            before = previous = self.stem(x)
+            maps[str(previous.shape[2])] = [previous]
+            for cell in self.cells:
+                before, previous = previous, cell(before, previous)
+                maps[str(previous.shape[2])] = [previous]
+            middle = self.tail[:4](previous)
+            maps["tail"] = [middle]
+            embedding = torch.flatten(self.tail[4:](middle), 1)
+        self._check_maps(maps, names)
+        return embedding, {name: torch.cat([*maps[name]], 1) for name in names}
+
+    @torch.jit.unused
+    def tail_layers(self) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+        """The layers after the map "tail"."""
+        return self.tail[4], self.tail[5], self.tail[6], self.tail[7]
 
     @torch.jit.unused
     def _runs_fused(self, x: Tensor) -> bool:

@@ -18,6 +18,7 @@ from pocketnet_fast.training import sharding
 from pocketnet_fast.training.checkpoint import Contents, Progress, RunFolder
 from pocketnet_fast.training.distributed import Processes
 from pocketnet_fast.training.ema import AveragedModel
+from pocketnet_fast.training.maps import MapObjective, copy_tail, make_pupil, map_weights
 from pocketnet_fast.training.objective import make_objective
 from pocketnet_fast.training.optimizer import (
     Parameters,
@@ -31,6 +32,7 @@ from pocketnet_fast.training.sync_bn import synchronize_statistics
 from pocketnet_fast.training.teacher import Teacher, build_model, load_teacher
 
 _KERNEL = "header.kernel"
+_MAPS = "maps"
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Parts:
         loader: Its batches for this process.
         model: The backbone.
         head: This process's class centres; None without a margin.
+        projections: Of feature maps; None without their regression.
         ema: The running average, or None.
         teacher: Or None.
         optimizer: Over ``parameters``.
@@ -55,6 +58,7 @@ class Parts:
     loader: FaceLoader
     model: EmbeddingModel
     head: ShardedMargin | None
+    projections: nn.ModuleDict | None
     ema: AveragedModel[EmbeddingModel] | None
     teacher: Teacher | None
     optimizer: torch.optim.Optimizer
@@ -101,23 +105,36 @@ def assemble(recipe: Recipe, processes: Processes) -> Parts:
         epochs = recipe.schedule.epochs
         teacher = load_teacher(recipe.distillation, model.embedding_dim, epochs, processes.device)
 
+        if recipe.distillation.copy_tail:
+            copy_tail(model, teacher)
+    network: nn.Module = model
+    weights = map_weights(recipe.distillation)
+    projections = map_objective = None
+    if weights and teacher is not None:
+        pupil = make_pupil(model, teacher, tuple(weights), recipe.run.seed)
+        network, projections, map_objective = pupil, pupil.projections, MapObjective(weights)
+
     ema = AveragedModel(model, recipe.optimizer.ema_decay) if recipe.optimizer.ema_decay else None
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if head is not None:
         parameters[_KERNEL] = head.kernel
+    if projections is not None:
+        parameters |= {f"{_MAPS}.{name}": p for name, p in projections.named_parameters()}
     optimizer = make_optimizer(recipe.optimizer, parameters)
     objective = make_objective(head, recipe.distillation, recipe.loss.objective)
-    network: nn.Module = model
     if processes.ranks > 1:
         # Running statistics are those of the first process, which alone saves and verifies them.
         device_ids = [processes.device] if processes.device.type == "cuda" else None
-        network = nn.parallel.DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
-    stepper = Stepper(network, model.input_spec, objective, optimizer, teacher, recipe, processes)
+        network = nn.parallel.DistributedDataParallel(network, device_ids=device_ids, broadcast_buffers=False)
+    stepper = Stepper(
+        network, model.input_spec, objective, optimizer, teacher, recipe, processes, map_objective
+    )
     return Parts(
         dataset,
         loader,
         model.train(),
         head,
+        projections,
         ema,
         teacher,
         optimizer,
@@ -143,7 +160,7 @@ def contents(parts: Parts, progress: Progress, processes: Processes) -> Contents
     if not processes.first:
         return None
     ema = None if parts.ema is None else parts.ema.model
-    return Contents(parts.model, kernel, ema, tensors, progress)
+    return Contents(parts.model, kernel, ema, tensors, progress, parts.projections)
 
 
 def restore(parts: Parts, folder: RunFolder, progress: Progress) -> None:
@@ -159,6 +176,8 @@ def restore(parts: Parts, folder: RunFolder, progress: Progress) -> None:
     if parts.ema is not None:
         load_weights(parts.ema.model, folder.file(step, "ema"))
         parts.ema.updates = progress.ema_updates
+    if parts.projections is not None:
+        load_weights(parts.projections, folder.file(step, "maps"))
     head = parts.head
     if head is not None:
         saved = folder.columns(step, head.first, head.first + head.kernel.shape[1])

@@ -7,6 +7,7 @@
     {step}backbone.safetensors      weights in the published key names, for ``load_weights``
     {step}header.safetensors        class centres under the published key "kernel", D x classes
     {step}ema.safetensors           running average of the weights, if the recipe asks for it
+    {step}maps.safetensors          projections of feature maps, if they are regressed
     {step}state.safetensors         the optimiser's tensors; progress, and the SHA-256 of the files above
 
 A step's checkpoint exists once its state file does, which is written last; each file appears whole or not at
@@ -34,7 +35,7 @@ from pocketnet_fast.models.weights import save_weights
 from pocketnet_fast.training.recipe import Recipe
 
 RECIPE_NAME: Final = "recipe.toml"
-_KINDS: Final = ("backbone", "header", "ema", "state")
+_KINDS: Final = ("backbone", "header", "ema", "maps", "state")
 _NAME: Final = re.compile(rf"(\d+)({'|'.join(_KINDS)})\.safetensors")
 _TEMPORARY: Final = re.compile(r"\..+\.tmp")
 _FORMAT: Final = "pocketnet_fast.training.1"
@@ -90,6 +91,7 @@ class Contents:
         ema: The average network, or None.
         optimizer: Tensors by name.
         progress: So far.
+        projections: Of feature maps, or None.
     """
 
     backbone: nn.Module
@@ -97,6 +99,7 @@ class Contents:
     ema: nn.Module | None
     optimizer: Mapping[str, Tensor]
     progress: Progress
+    projections: nn.Module | None = None
 
 
 class RunFolder:
@@ -213,6 +216,8 @@ class RunFolder:
         save_weights(contents.backbone, self.file(step, "backbone"))
         if contents.ema is not None:
             save_weights(contents.ema, self.file(step, "ema"))
+        if contents.projections is not None:
+            save_weights(contents.projections, self.file(step, "maps"))
         if contents.kernel is not None:
             with atomic_write(self.file(step, "header")) as file:
                 file.write(save({"kernel": contents.kernel.detach().cpu().contiguous()}, {"format": "pt"}))

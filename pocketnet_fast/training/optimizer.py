@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.training.muon import Muon, is_matrix
 from pocketnet_fast.training.recipe import OptimizerRecipe
 
 Parameters = dict[str, nn.Parameter]
@@ -19,6 +20,12 @@ def make_optimizer(recipe: OptimizerRecipe, parameters: Parameters) -> torch.opt
     if recipe.kind == "adamw":
         betas = (recipe.momentum, 0.999)
         return torch.optim.AdamW(values, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
+    if recipe.kind == "muon":
+        # Class centres are a list of vectors, of which a process may hold a part.
+        mixing = {name for name, p in parameters.items() if is_matrix(p) and not name.startswith("header.")}
+        matrices = [parameters[name] for name in parameters if name in mixing]
+        others = [parameters[name] for name in parameters if name not in mixing]
+        return Muon(matrices, others, recipe.lr, recipe.matrix_factor, recipe.momentum, recipe.weight_decay)
     return torch.optim.SGD(values, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 

@@ -102,20 +102,23 @@ class OptimizerRecipe:
     """How weights follow gradients.
 
     Attributes:
-        kind: "sgd" with momentum, or "adamw".
+        kind: "sgd" with momentum, "adamw", or "muon" (see ``training.muon``).
         lr: Learning rate for ``lr_batch`` images a step; it grows in proportion to the images of a step, over
             all processes and accumulated batches.
         lr_batch: 0: ``lr`` whatever the batch.
-        momentum: Of sgd; adamw's first coefficient (its second is 0.999).
-        weight_decay: On every parameter of backbone and head, as in the published training.
+        matrix_factor: Of muon: the learning rate of matrices as a multiple of ``lr``.
+        momentum: Of sgd and of muon's matrices; adamw's first coefficient (its second is 0.999).
+        weight_decay: On every parameter of backbone and head, as in the published training; muon's spares
+            vectors.
         clip_norm: Largest norm of the backbone's gradient; the head's is not clipped. 0: no limit.
         accumulate: Batches whose gradients make one step.
         ema_decay: Decay of the running average of the weights; 0: none is kept.
     """
 
-    kind: Literal["sgd", "adamw"] = "sgd"
+    kind: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: float = limited(0.1, 0, above=True)
     lr_batch: int = limited(512, 0)
+    matrix_factor: float = limited(8.0, 0, above=True)
     momentum: float = limited(0.9, 0, 0.9999)
     weight_decay: float = limited(5e-4, 0)
     clip_norm: float = limited(5.0, 0)
@@ -157,6 +160,10 @@ class DistillationRecipe:
         weight: "margin_kd": factor of the mean squared difference of the L2-normalised embeddings.
         unit_weight: "features": factor of the same term.
         feature_weight: "features": factor of the mean squared difference of the embeddings themselves.
+        maps: "features": heights of the feature maps that are regressed, too; see ``training.maps``.
+        map_weight: "features": factor of each one's difference; 0: none is.
+        tail_weight: "features": factor of that of the map before the global depthwise convolution.
+        copy_tail: Start the layers after that map from the teacher's.
         mixup: "features": probability that an image is blended with another one, for pupil and teacher alike.
         cutmix: "features": probability that a part of another one is pasted in.
     """
@@ -167,6 +174,10 @@ class DistillationRecipe:
     weight: float = limited(100.0, 0)
     unit_weight: float = limited(100.0, 0)
     feature_weight: float = limited(0.0, 0)
+    maps: tuple[str, ...] = ("28", "14", "7")
+    map_weight: float = limited(0.0, 0)
+    tail_weight: float = limited(0.0, 0)
+    copy_tail: bool = False
     mixup: float = limited(0.0, 0, 1)
     cutmix: float = limited(0.0, 0, 1)
 
@@ -270,6 +281,17 @@ class Recipe:
             raise PocketNetError(
                 "distillation.mixup and cutmix need loss.objective 'features': a mixed face has no label"
             )
+        if self.loss.objective != "features" and distillation.map_weight + distillation.tail_weight > 0:
+            raise PocketNetError("distillation.map_weight and tail_weight need loss.objective 'features'")
+        if distillation.map_weight > 0 and not distillation.maps:
+            raise PocketNetError("distillation.map_weight is given, but distillation.maps is empty")
+        if "tail" in distillation.maps or len(set(distillation.maps)) != len(distillation.maps):
+            raise PocketNetError(
+                f"distillation.maps must be different heights, got {[*distillation.maps]}; the map before "
+                "the global depthwise convolution has its own tail_weight"
+            )
+        if distillation.copy_tail and self.model.weights is not None:
+            raise PocketNetError("distillation.copy_tail would replace a part of model.weights; choose one")
         if distillation.mixup + distillation.cutmix > 1:
             raise PocketNetError("distillation.mixup and cutmix are probabilities with a sum of at most 1")
 

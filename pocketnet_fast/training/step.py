@@ -15,6 +15,7 @@ from pocketnet_fast.data.augment import mix_batch
 from pocketnet_fast.models.base import InputSpec
 from pocketnet_fast.training.distributed import Processes
 from pocketnet_fast.training.inputs import float_images, network_input
+from pocketnet_fast.training.maps import MapObjective, Maps
 from pocketnet_fast.training.objective import MarginObjective
 from pocketnet_fast.training.recipe import Recipe
 from pocketnet_fast.training.teacher import Teacher
@@ -46,13 +47,14 @@ class Stepper:
     optimiser's state, nor running statistics.
 
     Args:
-        network: The backbone, wrapped for several processes if there are several.
+        network: The backbone, or a ``MapPupil`` with it; wrapped for several processes if there are several.
         spec: Its input.
         objective: From embeddings, labels and the teacher's embeddings to the loss and its parts.
         optimizer: Over the parameters of both.
         teacher: None if the objective needs none.
         recipe: Precision, clipping, mixing.
         processes: Of the run.
+        map_objective: With a ``MapPupil``.
     """
 
     def __init__(
@@ -64,7 +66,9 @@ class Stepper:
         teacher: Teacher | None,
         recipe: Recipe,
         processes: Processes,
+        map_objective: MapObjective | None = None,
     ) -> None:
+        self.map_objective = map_objective
         self.network, self.spec, self.objective = network, spec, objective
         self.optimizer, self.teacher, self.processes = optimizer, teacher, processes
         self.clip_norm = recipe.optimizer.clip_norm
@@ -99,11 +103,17 @@ class Stepper:
         totals: dict[str, Tensor] = {}
         for index, (pixels, label) in enumerate(batches):
             with self._exchanged(index == len(batches) - 1):
-                embedding, target = self._embed(pixels.to(self.processes.device, non_blocking=True))
+                images = self._mixed(pixels.to(self.processes.device, non_blocking=True))
+                target, target_maps = self._taught(images)
+                embedding, maps = self._embed(images)
                 problem = self._not_finite(embedding, target)
                 if problem is not None:
                     return self._skip(problem, stop)
                 loss, parts = self.objective(embedding, label.to(self.processes.device), target)
+                if self.map_objective is not None:
+                    map_loss, map_parts = self.map_objective(maps, target_maps)
+                    loss = loss + map_loss
+                    parts |= {"loss": loss.detach(), **map_parts}
                 (loss / len(batches)).backward()
             for name, part in parts.items():
                 totals[name] = totals.get(name, 0.0) + part / len(batches)
@@ -117,16 +127,25 @@ class Stepper:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def _embed(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        images = pixels
-        if self.mixup or self.cutmix:
-            images = mix_batch(
-                float_images(pixels), mixup=self.mixup, cutmix=self.cutmix, generator=self._mixing
-            )
+    def _mixed(self, pixels: Tensor) -> Tensor:
+        if not self.mixup and not self.cutmix:
+            return pixels
+        images = float_images(pixels)
+        return mix_batch(images, mixup=self.mixup, cutmix=self.cutmix, generator=self._mixing)
+
+    def _taught(self, images: Tensor) -> tuple[Tensor | None, Maps]:
+        if self.teacher is None:
+            return None, {}
         with self._autocast():
-            target = None if self.teacher is None else self.teacher(images)
-            embedding = self.network(network_input(images, self.spec))
-        return embedding.float(), target
+            if self.map_objective is None:
+                return self.teacher(images), {}
+            return self.teacher.with_maps(images, self.map_objective.weights)
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Maps]:
+        with self._autocast():
+            answer = self.network(network_input(images, self.spec))
+        embedding, maps = (answer, {}) if self.map_objective is None else answer
+        return embedding.float(), {name: value.float() for name, value in maps.items()}
 
     def _not_finite(self, embedding: Tensor, target: Tensor | None) -> str | None:
         # Before the objective, which exchanges data and refuses such rows on the process that has them alone.

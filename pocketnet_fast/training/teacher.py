@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,19 @@ class Teacher:
             embedding = self.network(x.to(memory_format=self.memory_format))
         result: Tensor = embedding.float()
         return result
+
+    @torch.no_grad()
+    def with_maps(self, images: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Embed a batch and keep feature maps; see ``EmbeddingModel.forward_maps``.
+
+        Raises:
+            PocketNetError: If the network is not one of this package or has no such map.
+        """
+        if not isinstance(self.network, EmbeddingModel):
+            raise PocketNetError(f"{self.name} shows no feature maps: it is no network of this package")
+        x = network_input(images, self.spec).to(memory_format=self.memory_format)
+        embedding, maps = self.network.forward_maps(x, names)
+        return embedding.float(), {name: value.float() for name, value in maps.items()}
 
     def enter_epoch(self, epoch: int) -> None:
         """Become the teacher of an epoch, counted from 1."""
