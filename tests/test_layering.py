@@ -17,7 +17,7 @@ CSRC = PACKAGE.parent / "csrc"
 # Each room may import those of its own rank and the ranks after it.
 PYTHON_ROOMS = [
     {"cli"},
-    {"training", "search", "evaluation", "export", "faces"},
+    {"training", "search", "evaluation", "export", "faces", "gallery"},
     {"losses", "lowering", "data"},
     {"models"},
     {"ops"},

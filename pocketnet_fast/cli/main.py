@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pocketnet_fast.cli import bench, data, distill, doctor, embed, export, info, train, verify
+from pocketnet_fast.cli import bench, data, distill, doctor, embed, export, gallery, info, train, verify
 from pocketnet_fast.errors import PocketNetError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def _root(
 info.register(app)
 embed.register(app)
 verify.register(app)
+gallery.register(app)
 export.register(app)
 bench.register(app)
 data.register(app)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[], None]]:
-    """Show the progress of ``total`` steps; yields what to call after each."""
+def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
+    """Show the progress of ``total`` steps; yields what to call after each, or with a number of them."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -17,4 +17,4 @@ def progress(total: int, what: str) -> Iterator[Callable[[], None]]:
     silent = not sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=silent) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda steps=1: bar.advance(task, steps)

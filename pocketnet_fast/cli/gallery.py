@@ -1,0 +1,374 @@
+"""``pocketnet gallery``: a gallery of faces on disk, and who a face looks most like."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocketnet_fast.cli.loading import (
+    AlignedOption,
+    DetectorOption,
+    EngineOption,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    UntrainedOption,
+    WeightsOption,
+    load_detector,
+    load_embedder,
+    note,
+)
+from pocketnet_fast.cli.progress import progress
+from pocketnet_fast.errors import PocketNetError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pocketnet_fast.faces.pipeline import Embedder
+    from pocketnet_fast.gallery.store import EmbeddingSpace, Gallery
+
+_NAMED_BY = ("file", "folder")
+
+_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="Keep faces with names, and search among them."
+)
+
+_Where = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's folder.")]
+_Photos = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[PHOTOS]...", help="Photos, and folders whose photos are all taken."),
+]
+_Table = Annotated[
+    Path | None,
+    typer.Option("--csv", help="Take photos and names from this file with the columns file and name."),
+]
+_NamedBy = Annotated[
+    str, typer.Option("--name-by", help="Name a photo by its file, or by the folder that it lies in.")
+]
+_Flip = Annotated[
+    bool,
+    typer.Option(
+        "--flip/--no-flip", help="Add the embeddings of the mirror images; queries must do the same."
+    ),
+]
+_Skip = Annotated[bool, typer.Option("--skip", help="Leave out photos that cannot be used, naming each.")]
+_Batch = Annotated[int, typer.Option(min=1, help="Photos per call of the network.")]
+
+
+@_app.command()
+def build(
+    photos: _Photos = None,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The gallery's folder.")],
+    table: _Table = None,
+    name_by: _NamedBy = "file",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the gallery that is there.")
+    ] = False,
+    model: ModelOption = "pocketnet_s128",
+    weights: WeightsOption = None,
+    untrained: UntrainedOption = False,
+    aligned: AlignedOption = False,
+    detector: DetectorOption = None,
+    flip: _Flip = True,
+    skip: _Skip = False,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    batch: _Batch = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a gallery of the most prominent face of each photo.
+
+    The gallery appears when all photos are done. It keeps the model's name, the hash of its weights and
+    whether mirror images were added, and takes no embeddings or queries made in another way.
+
+    Example: [bold]pocketnet gallery build people/ --name-by folder -o gallery --weights s128.pth[/bold]
+    """
+    from pocketnet_fast.gallery.store import Gallery
+
+    named = _named_photos(photos or [], table, name_by)
+    finder = load_detector(aligned, detector)
+    embedder = load_embedder(
+        model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
+    )
+    with Gallery.building(output, _space(model, embedder), overwrite=overwrite) as append:
+        added = _append(append, named, embedder, finder, skip, batch)
+    _report_size(Gallery(output), added, as_json)
+
+
+@_app.command()
+def add(
+    where: _Where,
+    photos: _Photos = None,
+    *,
+    table: _Table = None,
+    name_by: _NamedBy = "file",
+    model: ModelOption = "pocketnet_s128",
+    weights: WeightsOption = None,
+    untrained: UntrainedOption = False,
+    aligned: AlignedOption = False,
+    detector: DetectorOption = None,
+    flip: _Flip = True,
+    skip: _Skip = False,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    batch: _Batch = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Add photos to a gallery: all of them, or after an error or a kill none.
+
+    Example: [bold]pocketnet gallery add gallery new/*.jpg --weights s128.safetensors[/bold]
+    """
+    from pocketnet_fast.gallery.store import Gallery
+
+    gallery = Gallery(where)
+    named = _named_photos(photos or [], table, name_by)
+    finder = load_detector(aligned, detector)
+    embedder = load_embedder(
+        model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
+    )
+    gallery.space.require_same(_space(model, embedder), where)
+    with gallery.adding() as append:
+        added = _append(append, named, embedder, finder, skip, batch)
+    if gallery.index is not None:
+        note("the index lacks the new rows; `pocketnet gallery index` builds it again")
+    _report_size(gallery, added, as_json)
+
+
+@_app.command()
+def search(
+    where: _Where,
+    queries: Annotated[list[Path], typer.Argument(help="Photos, or aligned crops with --aligned.")],
+    *,
+    top: Annotated[int, typer.Option(min=1, help="Matches of each query, at most.")] = 5,
+    threshold: Annotated[
+        float | None, typer.Option(min=-1.0, max=1.0, help="Least cosine similarity of a match.")
+    ] = None,
+    use_index: Annotated[
+        bool, typer.Option("--index", help="Search the faiss index, which may miss matches.")
+    ] = False,
+    probes: Annotated[
+        int | None, typer.Option(min=1, help="Lists of the index to read; default: as it was built.")
+    ] = None,
+    model: ModelOption = "pocketnet_s128",
+    weights: WeightsOption = None,
+    untrained: UntrainedOption = False,
+    aligned: AlignedOption = False,
+    detector: DetectorOption = None,
+    flip: _Flip = True,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find whom the most prominent face of each photo looks most like.
+
+    The search is exact unless --index is given. Scores are cosine similarities.
+
+    Example: [bold]pocketnet gallery search gallery who.jpg --weights s128.safetensors --threshold 0.3[/bold]
+    """
+    if probes is not None and not use_index:
+        raise PocketNetError("--probes is about the index; pass --index too")
+
+    from pocketnet_fast.faces.pipeline import embed_photos
+    from pocketnet_fast.gallery.index import IndexedSearch
+    from pocketnet_fast.gallery.store import Gallery
+
+    gallery = Gallery(where)
+    indexed = IndexedSearch(gallery, probes=probes) if use_index else None
+    finder = load_detector(aligned, detector)
+    embedder = load_embedder(model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=32)
+    gallery.space.require_same(_space(model, embedder), where)
+    with progress(len(queries), "embedding") as advance:
+        rows = [row for _, row in embed_photos(queries, embedder, finder, on_photo=advance)]
+    if indexed is not None:
+        found = indexed.search(rows, top=top, threshold=threshold)
+    else:
+        found = gallery.search(rows, top=top, threshold=threshold, threads=threads)
+    if as_json:
+        results = [
+            {"query": str(query), "matches": [asdict(match) for match in matches]}
+            for query, matches in zip(queries, found, strict=True)
+        ]
+        about = {"gallery": str(where), "rows": len(gallery), "threshold": threshold, "exact": not use_index}
+        typer.echo(json.dumps(about | {"results": results}, indent=2))
+        return
+    for query, matches in zip(queries, found, strict=True):
+        typer.echo(f"{query}:" + ("" if matches else " nobody in the gallery is that similar"))
+        for match in matches:
+            typer.echo(
+                f"  {match.score:7.4f}  {match.name}" + (f"  ({match.source})" if match.source else "")
+            )
+
+
+@_app.command()
+def info(
+    where: _Where,
+    *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not compare the data with their checksums.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a gallery holds, after comparing all of it with its checksums.
+
+    Example: [bold]pocketnet gallery info gallery[/bold]
+    """
+    from pocketnet_fast.gallery.store import Gallery
+
+    gallery = Gallery(where)
+    if not quick:
+        with progress(len(gallery), "checking") as advance:
+            gallery.verify(advance)
+    about = _described(gallery) | {"checked": not quick}
+    if as_json:
+        typer.echo(json.dumps(about, indent=2))
+        return
+    space = gallery.space
+    typer.echo(f"{where}: {len(gallery):,} faces, {about['bytes']:,} bytes")
+    typer.echo(
+        f"embeddings: {space.dimensions} dimensions of {space.model}, mirror image added: {space.flip}"
+    )
+    typer.echo(f"weights: SHA-256 {space.weights_sha256}")
+    if gallery.index is None:
+        typer.echo("index: none; searches are exact")
+    else:
+        index = gallery.index
+        typer.echo(
+            f"index: {index.rows:,} rows in {index.lists} lists; reading {index.probes} of them finds "
+            f"{100 * index.recall:.1f} % of the ten best"
+        )
+    typer.echo("not compared with its checksums" if quick else "all data match their checksums")
+
+
+@_app.command("index")
+def build_index_command(
+    where: _Where,
+    *,
+    lists: Annotated[
+        int | None,
+        typer.Option(min=1, help="Lists to divide it into; default: 4 times the root of its rows."),
+    ] = None,
+    probes: Annotated[int, typer.Option(min=1, help="Lists that a search reads.")] = 16,
+    as_json: JsonOption = False,
+) -> None:
+    """Build the faiss index that `search --index` uses, and measure what part of the exact matches it finds.
+
+    Example: [bold]pocketnet gallery index gallery --probes 32[/bold]
+    """
+    from rich.console import Console
+
+    from pocketnet_fast.gallery.index import build_index
+    from pocketnet_fast.gallery.store import Gallery
+
+    gallery = Gallery(where)
+    with Console(stderr=True).status("indexing"):
+        index = build_index(gallery, lists=lists, probes=probes)
+    if as_json:
+        typer.echo(json.dumps(asdict(index), indent=2))
+        return
+    typer.echo(f"{index.rows:,} rows in {index.lists} lists, of which a search reads {index.probes}")
+    typer.echo(f"recall: {100 * index.recall:.1f} % of the exact ten best")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.add_typer(_app, name="gallery")
+
+
+def _space(model: str, embedder: Embedder) -> EmbeddingSpace:
+    from pocketnet_fast.gallery.store import EmbeddingSpace
+
+    return EmbeddingSpace(model, embedder.weights_sha256, embedder.flip, embedder.embedding_dim)
+
+
+def _named_photos(photos: list[Path], table: Path | None, name_by: str) -> list[tuple[str, Path]]:
+    if name_by not in _NAMED_BY:
+        raise PocketNetError(f"unknown --name-by {name_by!r}; expected one of {', '.join(_NAMED_BY)}")
+    if bool(photos) == (table is not None):
+        raise PocketNetError("pass either photos or --csv FILE")
+    if table is not None:
+        return list(_read_table(table))
+    named = []
+    for photo in photos:
+        for path in _images_below(photo) if photo.is_dir() else [photo]:
+            # Resolved, so that a photo given by its file name alone has the folder it lies in.
+            named.append((path.stem if name_by == "file" else path.resolve().parent.name, path))
+    return named
+
+
+def _images_below(folder: Path) -> list[Path]:
+    from pocketnet_fast.data.folder import IMAGE_SUFFIXES
+
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise PocketNetError(f"{folder} holds no image; expected files {', '.join(IMAGE_SUFFIXES)}")
+    return found
+
+
+def _read_table(path: Path) -> Iterator[tuple[str, Path]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"file", "name"} <= set(reader.fieldnames or ()):
+                raise PocketNetError(f"{path}, line 1: expected the columns file and name")
+            for row in reader:
+                if not row["file"] or not row["name"]:
+                    raise PocketNetError(f"{path}, line {reader.line_num}: expected a file and a name")
+                yield row["name"], path.parent / row["file"]
+    except OSError as error:
+        raise PocketNetError(f"{path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PocketNetError(f"{path} is no CSV file in UTF-8: {error}") from None
+
+
+def _append(
+    append: Any, named: list[tuple[str, Path]], embedder: Embedder, finder: Any, skip: bool, batch: int
+) -> int:
+    """Embed and append batch by batch, so that memory does not grow; returns the number of rows."""
+    from pocketnet_fast.faces.pipeline import embed_photos
+
+    added = 0
+    with progress(len(named), "embedding") as advance:
+        for first in range(0, len(named), batch):
+            part = named[first : first + batch]
+            names: list[str] = []
+            sources: list[str] = []
+            rows: list[npt.NDArray[np.float32]] = []
+            pending = iter(part)
+            paths = [path for _, path in part]
+            report = _report if skip else None
+            for face, row in embed_photos(paths, embedder, finder, on_photo=advance, on_error=report):
+                # Files that cannot be used are missing from what comes back; their names are passed over.
+                names.append(next(name for name, path in pending if str(path) == face.path))
+                sources.append(face.path)
+                rows.append(row)
+            if rows:
+                append(names, rows, sources)
+            added += len(rows)
+    if added == 0:
+        raise PocketNetError("none of the photos could be used; nothing was written")
+    return added
+
+
+def _report(error: PocketNetError) -> None:
+    note(f"left out: {error}")
+
+
+def _described(gallery: Gallery) -> dict[str, Any]:
+    about: dict[str, Any] = {"gallery": str(gallery.path), "rows": len(gallery)}
+    about |= asdict(gallery.space) | {"bytes": gallery.bytes_on_disk()}
+    return about | {"index": asdict(gallery.index) if gallery.index is not None else None}
+
+
+def _report_size(gallery: Gallery, added: int, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(_described(gallery) | {"added": added}, indent=2))
+    else:
+        typer.echo(f"{gallery.path}: added {added:,} faces; it holds {len(gallery):,}")

@@ -1,0 +1,1 @@
+"""Many embeddings on disk, and the best matches among them."""

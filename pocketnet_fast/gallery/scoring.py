@@ -1,0 +1,301 @@
+"""Scores of many embeddings against many, block by block, so that the matrix of all scores never exists.
+
+A score is the product of two embeddings in float32, the cosine where both have length 1. What is wanted of
+the scores is kept by a ``Keeper``; each thread fills one of its own, and they are merged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pocketnet_fast.errors import PocketNetError
+
+Embeddings = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+# A block of scores stays in the second-level cache between the product and its reduction.
+_QUERIES: Final = 512
+_ROWS: Final = 512
+# With few queries the scan is bound by reading the gallery. For 1M x 128 and one or two queries a product
+# with the gallery on the left takes 27 ms; with the queries on the left 100, and a matrix-vector product 67.
+_FEW_QUERIES: Final = 16
+_SCORES_FOR_FEW: Final = 1 << 16
+
+
+class Keeper(Protocol):
+    """What is kept of the scores."""
+
+    def add(self, scores: Tensor, highest: Tensor, first_query: int, first_row: int) -> None:
+        """Take a block.
+
+        Args:
+            scores: q x r float32, reused after the call; not contiguous in general.
+            highest: q: the largest score of each query in this block.
+            first_query: Number of the first query.
+            first_row: Number of the first gallery row. A thread's blocks come with rising rows.
+        """
+
+    def merge(self, other: Any) -> None:
+        """Take what another thread's keeper holds; the rows of the two are disjoint."""
+
+
+KeeperT = TypeVar("KeeperT", bound=Keeper)
+
+
+class BestPerQuery:
+    """The highest scores of each query, and where they are.
+
+    Equal scores are ordered by row, the lower one first.
+
+    Attributes:
+        scores: Q x K float32, falling; -inf where the gallery has fewer than K rows.
+        rows: Q x K int64; -1 there.
+    """
+
+    def __init__(self, queries: int, top: int) -> None:
+        self.scores: Scores = np.full((queries, top), -np.inf, np.float32)
+        self.rows: Indices = np.full((queries, top), -1, np.int64)
+
+    def add(self, scores: Tensor, highest: Tensor, first_query: int, first_row: int) -> None:  # noqa: D102
+        lowest = torch.from_numpy(self.scores[first_query : first_query + len(highest), -1])
+        better = (highest > lowest).nonzero().squeeze(1)
+        if len(better) == 0:
+            return
+        found = scores[better]
+        # A later row with the score of the last one kept comes after it, so it is not needed.
+        query, row = (found > lowest[better].unsqueeze(1)).nonzero(as_tuple=True)
+        self._insert(
+            (better[query] + first_query).numpy(), found[query, row].numpy(), row.numpy() + first_row
+        )
+
+    def merge(self, other: BestPerQuery) -> None:  # noqa: D102
+        query, place = np.nonzero(other.rows >= 0)
+        self._insert(query, other.scores[query, place], other.rows[query, place])
+
+    def _insert(self, query: Indices, score: Scores, row: Indices) -> None:
+        top = self.scores.shape[1]
+        touched = np.unique(query)
+        query = np.concatenate([np.repeat(touched, top), query])
+        score = np.concatenate([self.scores[touched].ravel(), score])
+        row = np.concatenate([self.rows[touched].ravel(), row])
+        order = np.lexsort((row, -score, query))
+        starts = np.searchsorted(query[order], touched)
+        kept = order[starts[:, None] + np.arange(top)]
+        self.scores[touched], self.rows[touched] = score[kept], row[kept]
+
+
+class BestOverall:
+    """The highest of all scores, whichever query they belong to.
+
+    Args:
+        count: How many to keep.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._limit = -np.inf
+        self._parts: list[Tensor] = []
+        self._held = 0
+
+    def add(self, scores: Tensor, highest: Tensor, first_query: int, first_row: int) -> None:  # noqa: D102
+        better = highest > self._limit
+        if self._count and bool(better.any()):
+            rows = scores[better]
+            self._take(rows[rows > self._limit])
+
+    def merge(self, other: BestOverall) -> None:  # noqa: D102
+        for part in other._parts:
+            self._take(part)
+
+    def values(self) -> Scores:
+        """The scores kept, falling; fewer than ``count`` only if there were no more."""
+        self._shrink()
+        return self._parts[0].numpy() if self._parts else np.zeros(0, np.float32)
+
+    def _take(self, scores: Tensor) -> None:
+        self._parts.append(scores)
+        self._held += len(scores)
+        if self._held > 4 * self._count:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        if not self._parts:
+            return
+        best = torch.cat(self._parts).sort(descending=True).values[: self._count].clone()
+        self._parts, self._held = [best], len(best)
+        if len(best) == self._count:
+            self._limit = float(best[-1])
+
+
+class Both:
+    """Two keepers of the same scores."""
+
+    def __init__(self, first: Keeper, second: Keeper) -> None:
+        self._pair = first, second
+
+    def add(self, scores: Tensor, highest: Tensor, first_query: int, first_row: int) -> None:  # noqa: D102
+        for keeper in self._pair:
+            keeper.add(scores, highest, first_query, first_row)
+
+    def merge(self, other: Both) -> None:  # noqa: D102
+        for keeper, others in zip(self._pair, other._pair, strict=True):
+            keeper.merge(others)
+
+
+def scan(
+    queries: Embeddings,
+    gallery: Embeddings,
+    make_keeper: Callable[[], KeeperT],
+    *,
+    threads: int | None = None,
+    first_row: int = 0,
+    on_rows: Callable[[int], None] | None = None,
+) -> KeeperT:
+    """Score every query against every gallery row.
+
+    Memory beyond the arguments and the keepers is a block of scores per thread. A score depends on the block
+    it is computed in by float32 rounding, some 1e-7 for embeddings of length 1.
+
+    Args:
+        queries: Q x D.
+        gallery: N x D; may be mapped from a file.
+        make_keeper: Makes what one thread fills.
+        threads: Threads; None for as many as PyTorch uses.
+        first_row: Number that keepers are given for the first row.
+        on_rows: Called from the threads, one at a time, with the number of rows done; may raise to end it.
+
+    Returns:
+        One keeper with the scores of all.
+
+    Raises:
+        PocketNetError: The shapes do not fit, or an embedding is not finite.
+    """
+    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
+        raise PocketNetError(f"embeddings of {queries.shape} and {gallery.shape} have no products")
+    if not np.isfinite(queries).all():
+        wrong = int(np.flatnonzero(~np.isfinite(queries).all(1))[0])
+        raise PocketNetError(f"query {wrong} is not finite")
+    asked = torch.from_numpy(np.array(queries, np.float32, order="C"))
+    kept = make_keeper()
+    if len(asked) == 0 or len(gallery) == 0:
+        return kept
+    few = len(asked) <= _FEW_QUERIES
+    # A single query is asked twice: with two columns this is a matrix product, and those are the quick ones.
+    columns = asked.repeat(2, 1) if len(asked) == 1 else asked
+    rows = _SCORES_FOR_FEW // len(columns) if few else _ROWS
+    width = len(columns) if few else min(len(asked), _QUERIES)
+    starts = iter(range(0, len(gallery), rows))
+    lock = threading.Lock()
+    stop = threading.Event()
+
+    def work(keeper: KeeperT) -> KeeperT:
+        try:
+            fill(keeper)
+        except BaseException:
+            stop.set()
+            raise
+        return keeper
+
+    def fill(keeper: KeeperT) -> None:
+        buffer = torch.empty(rows * width)
+        while not stop.is_set():
+            with lock:
+                start = next(starts, None)
+            if start is None:
+                return
+            part = torch.from_numpy(np.ascontiguousarray(gallery[start : start + rows], np.float32))
+            for first in range(0, len(asked), width):
+                if few:
+                    scores = _few_block(columns, part, buffer)[: len(asked)]
+                else:
+                    scores = _block(asked[first : first + width], part, buffer)
+                highest = scores.amax(1)
+                if not bool(highest.isfinite().all()):
+                    _refuse_row(gallery, start, rows, first_row)
+                keeper.add(scores, highest, first, first_row + start)
+            if on_rows is not None:
+                with lock:
+                    on_rows(len(part))
+
+    count = threads if threads is not None else torch.get_num_threads()
+    with _one_thread_per_product():
+        if count == 1:
+            return work(kept)
+        with ThreadPoolExecutor(count) as pool:
+            try:
+                keepers = list(pool.map(work, [make_keeper() for _ in range(count)]))
+            finally:
+                stop.set()  # an interrupt of the caller's thread ends the others too
+        for keeper in keepers:
+            kept.merge(keeper)
+    return kept
+
+
+def top_matches(
+    queries: Embeddings,
+    gallery: Embeddings,
+    top: int,
+    *,
+    threads: int | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> tuple[Scores, Indices]:
+    """Find the gallery rows with the highest scores, exactly.
+
+    Args:
+        queries: Q x D.
+        gallery: N x D; may be mapped from a file.
+        top: How many of each query; at most N are found.
+        threads: Threads; None for as many as PyTorch uses.
+        on_rows: Called with the number of rows done; may raise to end it.
+
+    Returns:
+        Scores, Q x min(top, N) float32, falling, and the rows, Q x min(top, N) int64. Equal scores come in
+        the order of the rows.
+
+    Raises:
+        PocketNetError: ``top`` is not positive, and see ``scan``.
+    """
+    if top < 1:
+        raise PocketNetError(f"the number of matches must be positive, got {top}")
+    width = min(top, len(gallery))
+    best = scan(queries, gallery, lambda: BestPerQuery(len(queries), width), threads=threads, on_rows=on_rows)
+    return best.scores, best.rows
+
+
+def _block(queries: Tensor, rows: Tensor, buffer: Tensor) -> Tensor:
+    out = buffer[: len(queries) * len(rows)].view(len(queries), len(rows))
+    return torch.mm(queries, rows.T, out=out)
+
+
+def _few_block(queries: Tensor, rows: Tensor, buffer: Tensor) -> Tensor:
+    out = buffer[: len(queries) * len(rows)].view(len(rows), len(queries))
+    # Copied, because reducing along a stride takes longer than the product.
+    return torch.mm(rows, queries.T, out=out).T.contiguous()
+
+
+def _refuse_row(gallery: Embeddings, start: int, rows: int, first_row: int) -> None:
+    finite = np.isfinite(gallery[start : start + rows]).all(1)
+    wrong = int(np.flatnonzero(~finite)[0]) if not finite.all() else 0
+    raise PocketNetError(f"the embedding in row {first_row + start + wrong} is not finite")
+
+
+@contextlib.contextmanager
+def _one_thread_per_product() -> Iterator[None]:
+    before = torch.get_num_threads()
+    if before != 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before != 1:
+            torch.set_num_threads(before)

@@ -1,0 +1,191 @@
+"""``pocketnet gallery``: from photos to matches, and every refusal."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import Run, refused, runner
+from faces import crop
+
+from pocketnet_fast.data.images import encode_image
+from pocketnet_fast.gallery.store import Gallery
+
+MODEL = ("--aligned", "--untrained", "--threads", "1")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``pocketnet gallery`` in this process, as the console script would."""
+    monkeypatch.delenv("POCKETNET_DETECTOR", raising=False)
+    return runner(monkeypatch, capsys, "gallery")
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    """Two folders with two and one crops."""
+    for number, name in enumerate(["ann/one.png", "ann/two.png", "bob/one.png"]):
+        path = tmp_path / "people" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_image(crop(number), ".png"))
+    return tmp_path / "people"
+
+
+@pytest.fixture
+def built(run: Run, people: Path, tmp_path: Path) -> Path:
+    where = tmp_path / "gallery"
+    assert run("build", people, "--name-by", "folder", "-o", where, *MODEL).code == 0
+    return where
+
+
+def test_build_and_search(run: Run, people: Path, built: Path) -> None:
+    query = people / "bob" / "one.png"
+    result = run("search", built, query, *MODEL, "--json")
+    assert result.code == 0
+    assert result.json["rows"] == 3
+    assert result.json["exact"] is True
+    (found,) = result.json["results"]
+    assert found["query"] == str(query)
+    best = found["matches"][0]
+    assert best["name"] == "bob"
+    assert best["source"] == str(query)
+    assert best["row"] == 2
+    assert best["score"] == pytest.approx(1, abs=1e-5)
+    scores = [match["score"] for match in found["matches"]]
+    assert scores == sorted(scores, reverse=True)
+    text = run("search", built, query, people / "ann" / "one.png", *MODEL, "--top", 1).out.splitlines()
+    assert text[0] == f"{query}:"
+    assert text[1].split()[1:] == ["bob", f"({query})"]
+    assert text[3].split()[1] == "ann"
+    nobody = run("search", built, query, *MODEL, "--no-flip", "--threshold", 1).err
+    assert "cannot be compared" in nobody
+
+
+def test_the_embeddings_are_those_of_embed(
+    run: Run,
+    people: Path,
+    built: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    embed = runner(monkeypatch, capsys, "embed")
+    files = [people / "ann" / "one.png", people / "ann" / "two.png", people / "bob" / "one.png"]
+    output = tmp_path / "out.npz"
+    assert embed(*files, "--aligned", "--untrained", "--flip", "-o", output).code == 0
+    with np.load(output) as data:
+        np.testing.assert_allclose(Gallery(built).embeddings, data["embeddings"], atol=1e-6)
+
+
+def test_names_of_files_and_tables(run: Run, people: Path, tmp_path: Path) -> None:
+    by_file = tmp_path / "by_file"
+    photos = [people / "ann" / "two.png", people / "bob"]
+    assert run("build", *photos, "-o", by_file, *MODEL, "--batch", 1).code == 0
+    assert [Gallery(by_file).name(row)[0] for row in range(2)] == ["two", "one"]
+    table = people / "names.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["name", "file"], ["Smith, Ann", "ann/one.png"], ["Bob", "bob/one.png"], ["B.", "bob/one.png"]]
+        )
+    by_table = tmp_path / "by_table"
+    result = run("build", "--csv", table, "-o", by_table, *MODEL, "--json")
+    assert (result.json["added"], result.json["rows"], result.json["dimensions"]) == (3, 3, 128)
+    assert [Gallery(by_table).name(row)[0] for row in range(3)] == ["Smith, Ann", "Bob", "B."]
+
+
+def test_add(run: Run, people: Path, built: Path) -> None:
+    result = run("add", built, people / "ann" / "one.png", *MODEL)
+    assert result.out == f"{built}: added 1 faces; it holds 4\n"
+    assert Gallery(built).name(3)[0] == "one"
+
+
+def test_an_unusable_photo_stops_it_or_is_left_out(run: Run, people: Path, built: Path) -> None:
+    broken = people / "ann" / "broken.png"
+    broken.write_bytes((people / "ann" / "one.png").read_bytes()[:300])
+    command = ["add", built, broken, people / "bob" / "one.png", *MODEL]
+    assert refused(run(*command), "broken.png is damaged")
+    assert len(Gallery(built)) == 3
+    result = run(*command, "--skip", "--name-by", "folder")
+    assert result.code == 0
+    assert "left out: " in result.err
+    assert Gallery(built).name(3) == ("bob", str(people / "bob" / "one.png"))
+    assert refused(run("add", built, broken, *MODEL, "--skip"), "none of the photos")
+    assert refused(run("build", broken, "-o", people.parent / "new", *MODEL), "broken.png is damaged")
+    assert not (people.parent / "new").exists()
+
+
+def test_info(run: Run, built: Path) -> None:
+    about = run("info", built, "--json").json
+    assert about["rows"] == 3
+    assert about["model"] == "pocketnet_s128"
+    assert about["flip"] is True
+    assert about["checked"] is True
+    assert len(about["weights_sha256"]) == 64
+    text = run("info", built, "--quick").out
+    assert f"{built}: 3 faces" in text
+    assert "not compared with its checksums" in text
+    (embeddings,) = built.glob("embeddings-*")
+    embeddings.write_bytes(bytes(len(embeddings.read_bytes())))
+    assert refused(run("info", built), f"{embeddings}: damaged: row 0")
+
+
+def test_index(run: Run, people: Path, built: Path) -> None:
+    pytest.importorskip("faiss")
+    query = people / "ann" / "two.png"
+    assert refused(run("search", built, query, *MODEL, "--index"), "has no index")
+    about = run("index", built, "--json").json
+    assert about["recall"] == 1
+    assert "recall: 100.0 %" in run("index", built).out
+    assert "finds 100.0 % of the ten best" in run("info", built).out
+    result = run("search", built, query, *MODEL, "--index", "--probes", 1, "--json").json
+    assert result["exact"] is False
+    assert result["results"][0]["matches"][0]["source"] == str(query)
+    assert "the index lacks the new rows" in run("add", built, query, *MODEL).err
+    assert refused(run("search", built, query, *MODEL, "--index"), "build it again")
+
+
+def test_another_model_is_refused(run: Run, people: Path, built: Path) -> None:
+    query = people / "ann" / "one.png"
+    other = ["--aligned", "--untrained", "--model", "pocketnet_s256"]
+    assert refused(run("search", built, query, *other), "of pocketnet_s128, not of pocketnet_s256")
+    assert refused(run("add", built, query, *other), "of pocketnet_s128, not of pocketnet_s256")
+    assert refused(run("search", built, query, *MODEL, "--no-flip"), "made with the mirror image")
+    manifest = json.loads((built / "manifest.json").read_text())
+    manifest["space"]["weights_sha256"] = "0" * 64
+    (built / "manifest.json").write_text(json.dumps(manifest))
+    assert refused(run("search", built, query, *MODEL), "with the weights 000000000000, not")
+
+
+def test_refusals(run: Run, people: Path, built: Path, tmp_path: Path) -> None:
+    photo = people / "ann" / "one.png"
+    assert refused(run("build", people, "-o", built, *MODEL), "already holds a gallery")
+    assert run("build", photo, "-o", built, "--overwrite", *MODEL).code == 0
+    assert len(Gallery(built)) == 1
+    assert refused(run("build", "-o", tmp_path / "x", *MODEL), "either photos or --csv")
+    assert refused(run("build", photo, "--name-by", "hair", "-o", tmp_path / "x", *MODEL), "file, folder")
+    assert refused(run("build", tmp_path / "no.png", "-o", tmp_path / "x", *MODEL), "no.png: no such file")
+    (tmp_path / "empty").mkdir()
+    assert refused(run("build", tmp_path / "empty", "-o", tmp_path / "x", *MODEL), "holds no image")
+    assert refused(run("search", tmp_path / "none", photo, *MODEL), "no such gallery")
+    assert refused(run("search", built, photo, *MODEL, "--probes", 3), "pass --index too")
+    assert refused(run("build", photo, "-o", tmp_path / "x", "--aligned"), "no trained weights")
+    table = tmp_path / "t.csv"
+    for text, message in [
+        ("path,name\n", "t.csv, line 1: expected the columns file and name"),
+        ("file,name\na.png,\n", "t.csv, line 2: expected a file and a name"),
+    ]:
+        table.write_text(text)
+        assert refused(run("build", "--csv", table, "-o", tmp_path / "x", *MODEL), message)
+    table.write_bytes(b"file,name\n\xff,x\n")
+    assert refused(run("build", "--csv", table, "-o", tmp_path / "x", *MODEL), "no CSV file in UTF-8")
+    assert refused(run("build", "--csv", tmp_path / "n.csv", "-o", tmp_path / "x", *MODEL), "cannot be read")
+
+
+@pytest.mark.parametrize("command", ["build", "add", "search", "info", "index"])
+def test_help_has_an_example(run: Run, command: str) -> None:
+    result = run(command, "--help")
+    assert result.code == 0
+    assert f"pocketnet gallery {command} " in result.out
