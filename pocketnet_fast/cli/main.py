@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from pocketnet_fast.cli import bench, data, distill, doctor, embed, export, gallery, info, train, verify
+from pocketnet_fast.cli import (
+    bench,
+    data,
+    distill,
+    doctor,
+    embed,
+    export,
+    gallery,
+    info,
+    megaface,
+    train,
+    verify,
+)
 from pocketnet_fast.errors import PocketNetError
 
 app = typer.Typer(
@@ -41,6 +53,7 @@ info.register(app)
 embed.register(app)
 verify.register(app)
 gallery.register(app)
+megaface.register(app)
 export.register(app)
 bench.register(app)
 data.register(app)

@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,8 @@ class Keeper(Protocol):
 
 
 KeeperT = TypeVar("KeeperT", bound=Keeper)
+FirstT = TypeVar("FirstT", bound=Keeper)
+SecondT = TypeVar("SecondT", bound=Keeper)
 
 
 class BestPerQuery:
@@ -137,19 +139,20 @@ class BestOverall:
             self._limit = float(best[-1])
 
 
-class Both:
+class Both(Generic[FirstT, SecondT]):
     """Two keepers of the same scores."""
 
-    def __init__(self, first: Keeper, second: Keeper) -> None:
-        self._pair = first, second
+    def __init__(self, first: FirstT, second: SecondT) -> None:
+        self.first = first
+        self.second = second
 
     def add(self, scores: Tensor, highest: Tensor, first_query: int, first_row: int) -> None:  # noqa: D102
-        for keeper in self._pair:
-            keeper.add(scores, highest, first_query, first_row)
+        self.first.add(scores, highest, first_query, first_row)
+        self.second.add(scores, highest, first_query, first_row)
 
-    def merge(self, other: Both) -> None:  # noqa: D102
-        for keeper, others in zip(self._pair, other._pair, strict=True):
-            keeper.merge(others)
+    def merge(self, other: Both[FirstT, SecondT]) -> None:  # noqa: D102
+        self.first.merge(other.first)
+        self.second.merge(other.second)
 
 
 def scan(
