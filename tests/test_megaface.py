@@ -132,10 +132,10 @@ class TestLoadFeatures:
             for row in self.ROWS:
                 write(row)
         for where in (tmp_path, tmp_path / "all.bin"):
-            files = iter(range(3))
-            rows = load_features(self.FACES, where, "_m.bin", on_file=files.__next__)
+            seen = []
+            rows = load_features(self.FACES, where, "_m.bin", on_rows=seen.append)
             np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 1], [-1, 0]], atol=1e-7)
-            assert next(files, None) is None
+            assert sum(seen) == 3
             np.testing.assert_allclose(
                 load_features(self.FACES, where, "_m.bin", [0, 2]), [[0.6, 0.8], [-1, 0]], atol=1e-7
             )

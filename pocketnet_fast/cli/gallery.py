@@ -24,7 +24,7 @@ from pocketnet_fast.cli.loading import (
     load_embedder,
     note,
 )
-from pocketnet_fast.cli.progress import progress
+from pocketnet_fast.cli.progress import progress, waiting
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
@@ -262,13 +262,11 @@ def build_index_command(
 
     Example: [bold]pocketnet gallery index gallery --probes 32[/bold]
     """
-    from rich.console import Console
-
     from pocketnet_fast.gallery.index import build_index
     from pocketnet_fast.gallery.store import Gallery
 
     gallery = Gallery(where)
-    with Console(stderr=True).status("indexing"):
+    with waiting("indexing"):
         index = build_index(gallery, lists=lists, probes=probes)
     if as_json:
         typer.echo(json.dumps(asdict(index), indent=2))

@@ -15,6 +15,7 @@ from pocketnet_fast.cli import (
     embed,
     export,
     gallery,
+    ijb,
     info,
     megaface,
     train,
@@ -53,6 +54,7 @@ info.register(app)
 embed.register(app)
 verify.register(app)
 gallery.register(app)
+ijb.register(app)
 megaface.register(app)
 export.register(app)
 bench.register(app)

@@ -191,7 +191,7 @@ def _load(
     if noise is not None:
         places = without_noise(faces, read_noise_list(noise))
     with progress(len(places), f"reading {PurePosixPath(features).name}") as advance:
-        return faces, places, load_features(faces, features, suffix, places, on_file=advance)
+        return faces, places, load_features(faces, features, suffix, places, on_rows=advance)
 
 
 def _print(result: MegaFaceResult, left_out: tuple[int, int]) -> None:

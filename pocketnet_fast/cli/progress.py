@@ -1,4 +1,4 @@
-"""A progress bar on stderr, silent where that is no terminal."""
+"""Progress on stderr, silent where that is no terminal."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=silent) as bar:
         task = bar.add_task(what, total=total)
         yield lambda steps=1: bar.advance(task, steps)
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show that something goes on whose length is not known."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) if sys.stderr.isatty() else contextlib.nullcontext():
+        yield

@@ -132,7 +132,7 @@ def load_features(
     suffix: str,
     places: Sequence[int] | None = None,
     *,
-    on_file: Callable[[], None] = lambda: None,
+    on_rows: Callable[[int], None] = lambda _: None,
 ) -> Features:
     """Read the embeddings of a list, scaled to length 1.
 
@@ -142,7 +142,7 @@ def load_features(
             for each.
         suffix: What the names of feature files add to the paths, for example ``_pocketnet.bin``.
         places: Which of the list to read, rising; None for all.
-        on_file: Called after each embedding, for progress.
+        on_rows: Called with the number of embeddings read, for progress.
 
     Returns:
         N x D float32.
@@ -156,9 +156,9 @@ def load_features(
     if not places:
         raise PocketNetError(f"{where}: all {len(faces)} images of its list are left out")
     if where.is_dir():
-        rows = _from_folder(faces, where, suffix, places, on_file)
+        rows = _from_folder(faces, where, suffix, places, on_rows)
     elif where.exists():
-        rows = _from_matrix(faces, where, places, on_file)
+        rows = _from_matrix(faces, where, places, on_rows)
     else:
         raise PocketNetError(f"{where}: no such folder or file of features")
     for first in range(0, len(rows), _CHUNK_ROWS):
@@ -173,7 +173,7 @@ def load_features(
 
 
 def _from_folder(
-    faces: FaceList, folder: Path, suffix: str, places: Sequence[int], on_file: Callable[[], None]
+    faces: FaceList, folder: Path, suffix: str, places: Sequence[int], on_rows: Callable[[int], None]
 ) -> Features:
     rows: Features | None = None
     for row, place in enumerate(places):
@@ -186,19 +186,22 @@ def _from_folder(
                 f"{path}: {len(embedding)} dimensions; the first of the list has {rows.shape[1]}"
             )
         rows[row] = embedding
-        on_file()
+        on_rows(1)
     assert rows is not None
     return rows
 
 
-def _from_matrix(faces: FaceList, path: Path, places: Sequence[int], on_file: Callable[[], None]) -> Features:
+def _from_matrix(
+    faces: FaceList, path: Path, places: Sequence[int], on_rows: Callable[[int], None]
+) -> Features:
     matrix = read_features(path)
     if len(matrix) != len(faces):
         raise PocketNetError(f"{path}: {len(matrix)} rows do not belong to a list of {len(faces)} images")
     rows = np.empty((len(places), matrix.shape[1]), np.float32)
-    for row, place in enumerate(places):
-        rows[row] = matrix[place]
-        on_file()
+    for first in range(0, len(places), _CHUNK_ROWS):
+        chosen = np.asarray(places[first : first + _CHUNK_ROWS])
+        rows[first : first + len(chosen)] = matrix[chosen]
+        on_rows(len(chosen))
     return rows
 
 

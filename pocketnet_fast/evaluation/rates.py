@@ -54,7 +54,7 @@ def operating_point(genuine: Scores, impostors: Scores, count: int, far: float) 
         raise PocketNetError(f"rates of {len(genuine)} genuine and {count} impostor scores are undefined")
     accepted = acceptable(count, far)
     threshold = float(impostors[accepted]) if accepted < count else -math.inf
-    tar = np.count_nonzero(np.asarray(genuine) > threshold) / len(genuine)
+    tar = int(np.count_nonzero(genuine > threshold)) / len(genuine)
     return OperatingPoint(far, tar, threshold, accepted)
 
 

@@ -1,0 +1,77 @@
+"""Pictures of IJB's results: the ROC of verification and the CMC of identification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.evaluation.ijb import GallerySearch, Verification
+from pocketnet_fast.files import atomic_write
+
+
+def require_matplotlib() -> None:
+    """Find out early that pictures cannot be drawn.
+
+    Raises:
+        PocketNetError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise PocketNetError(
+            "matplotlib is not installed, which draws the curves; install it with pip install matplotlib"
+        ) from None
+
+
+def draw_roc(path: Path, result: Verification, title: str) -> None:
+    """Draw true against false accept rates, the latter on a logarithmic scale, to a .png file.
+
+    Raises:
+        PocketNetError: matplotlib is not installed, or the file cannot be written.
+    """
+    with _axes(path, title) as axes:
+        far, tar = result.roc
+        axes.step(far, tar, where="post")
+        axes.plot([point.far for point in result.points], [point.tar for point in result.points], "o")
+        axes.set_xscale("log")
+        axes.set_xlabel("false accept rate")
+        axes.set_ylabel("true accept rate")
+
+
+def draw_cmc(path: Path, results: list[GallerySearch], names: list[str], title: str) -> None:
+    """Draw the part of mated probes found by rank, for each gallery and on average, to a .png file.
+
+    Raises:
+        PocketNetError: matplotlib is not installed, or the file cannot be written.
+    """
+    with _axes(path, title) as axes:
+        curves = {name: result.cmc for name, result in zip(names, results, strict=True)}
+        curves["mean"] = np.mean([result.cmc for result in results], axis=0)
+        for name, cmc in curves.items():
+            axes.plot(np.arange(1, len(cmc) + 1), cmc, label=name, linestyle="-" if name == "mean" else ":")
+        axes.set_xscale("log")
+        axes.set_xlabel("rank")
+        axes.set_ylabel("mated probes found")
+        axes.legend()
+
+
+@contextmanager
+def _axes(path: Path, title: str) -> Iterator[Any]:
+    require_matplotlib()
+    # Without pyplot, so that no display is asked for and no figure outlives its picture.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    axes.grid(True, alpha=0.3)
+    yield axes
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120)
