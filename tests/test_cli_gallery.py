@@ -184,6 +184,26 @@ def test_refusals(run: Run, people: Path, built: Path, tmp_path: Path) -> None:
     assert refused(run("build", "--csv", tmp_path / "n.csv", "-o", tmp_path / "x", *MODEL), "cannot be read")
 
 
+@pytest.mark.slow
+def test_real_photos(run: Run, shared_dir: Path, tmp_path: Path) -> None:
+    """Whoever has another photo in the gallery is found first, and with a score above the strangers'."""
+    photos, models = shared_dir / "data" / "photos", shared_dir / "models"
+    if not photos.is_dir() or not (models / "mobilefacenet_ms1m.safetensors").is_file():
+        pytest.skip(f"no photos at {photos} or no trained weights at {models}")
+    options = ["--model", "mobilefacenet", "--weights", models / "mobilefacenet_ms1m.safetensors"]
+    options += ["--detector", models / "yunet.onnx"]
+    with (photos / "pairs.csv").open(newline="") as stream:
+        owner = {row["right"]: row["left"] for row in csv.DictReader(stream) if row["same"] == "1"}
+    where = tmp_path / "gallery"
+    assert run("build", *sorted(photos.glob("*a.jpg")), "-o", where, *options).code == 0
+    queries = sorted(owner)
+    found = run("search", where, *(photos / name for name in queries), "--top", 2, "--json", *options)
+    results = found.json["results"]
+    assert len(results) == 24
+    right = [r["matches"][0]["name"] == Path(owner[q]).stem for q, r in zip(queries, results, strict=True)]
+    assert sum(right) >= 23
+
+
 @pytest.mark.parametrize("command", ["build", "add", "search", "info", "index"])
 def test_help_has_an_example(run: Run, command: str) -> None:
     result = run(command, "--help")

@@ -67,6 +67,22 @@ def test_what_is_added_is_found(gallery: Gallery) -> None:
         assert [(match.name, match.source) for match in matches] == [again.name(row) for row in best]
 
 
+def test_bad_queries(gallery: Gallery) -> None:
+    with pytest.raises(PocketNetError, match="the embedding of row 1 is not finite, or zero"):
+        gallery.search([[1.0] * 8, [0.0] * 8])
+    with pytest.raises(PocketNetError, match="expected embeddings N x 8"):
+        gallery.search([1.0] * 8)
+    with pytest.raises(PocketNetError, match="must be positive"):
+        gallery.search(rows(1), top=0)
+
+
+def test_a_cosine_is_at_most_one(gallery: Gallery) -> None:
+    gallery.add([str(row) for row in range(200)], rows(200, 4))
+    found = gallery.search(gallery.embeddings, top=1)
+    assert [matches[0].row for matches in found] == list(range(203))
+    assert max(matches[0].score for matches in found) <= 1
+
+
 def test_threshold(gallery: Gallery) -> None:
     (matches,) = gallery.search(rows(3)[1:2], threshold=0.999)
     assert [match.name for match in matches] == ["bob"]
@@ -267,8 +283,8 @@ class TestDamage:
         (["a"], np.ones((2, 8)), "1 names and 1 sources do not belong to 2 embeddings"),
         (["a"], np.ones((1, 9)), r"expected embeddings N x 8, got \(1, 9\)"),
         (["a"], np.ones(8), r"expected embeddings N x 8, got \(8,\)"),
-        (["a", "b"], [[1.0] * 8, [0.0] * 8], "embedding 1 is not finite, or zero"),
-        (["a"], [[np.inf] * 8], "embedding 0 is not finite"),
+        (["a", "b"], [[1.0] * 8, [0.0] * 8], "the embedding of b is not finite, or zero"),
+        (["a"], [[np.inf] * 8], "the embedding of a is not finite"),
         (["a\nb"], np.ones((1, 8)), "is no name"),
         ([""], np.ones((1, 8)), "is no name"),
     ],

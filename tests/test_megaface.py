@@ -101,6 +101,8 @@ def test_errors() -> None:
     ids = ["a", "a", "b", "b"]
     with pytest.raises(PocketNetError, match="there are no distractors"):
         evaluate(people, ids, people[:0])
+    with pytest.raises(PocketNetError, match=r"probes of 4 dimensions cannot be compared with .* of 3"):
+        evaluate(people, ids, people[:, :3])
     with pytest.raises(PocketNetError, match="3 identities do not belong"):
         evaluate(people, ids[:3], people)
     for sizes in ([0, 2], [5], []):

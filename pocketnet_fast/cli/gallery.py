@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from pocketnet_fast.faces.detector import FaceDetector
     from pocketnet_fast.faces.pipeline import Embedder
     from pocketnet_fast.gallery.store import EmbeddingSpace, Gallery
 
@@ -327,7 +328,12 @@ def _read_table(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _append(
-    append: Any, named: list[tuple[str, Path]], embedder: Embedder, finder: Any, skip: bool, batch: int
+    append: Callable[..., None],
+    named: list[tuple[str, Path]],
+    embedder: Embedder,
+    finder: FaceDetector | None,
+    skip: bool,
+    batch: int,
 ) -> int:
     """Embed and append batch by batch, so that memory does not grow; returns the number of rows."""
     from pocketnet_fast.faces.pipeline import embed_photos

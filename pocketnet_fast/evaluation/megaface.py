@@ -97,6 +97,11 @@ def evaluate(
     if probes.ndim != 2 or len(probes) != len(ids):
         raise PocketNetError(f"{len(ids)} identities do not belong to probes of {probes.shape}")
     count = len(distractors)
+    if distractors.ndim != 2 or distractors.shape[1] != probes.shape[1]:
+        raise PocketNetError(
+            f"probes of {probes.shape[1]} dimensions cannot be compared with distractors of "
+            f"{distractors.shape[-1]}"
+        )
     if count == 0:
         raise PocketNetError("there are no distractors")
     wanted = sorted(set(sizes)) if sizes is not None else [n for n in SIZES if n < count] + [count]

@@ -173,7 +173,8 @@ def scan(
     """Score every query against every gallery row.
 
     Memory beyond the arguments and the keepers is a block of scores per thread. A score depends on the block
-    it is computed in by float32 rounding, some 1e-7 for embeddings of length 1.
+    it is computed in by float32 rounding, some 1e-7 for embeddings of length 1. PyTorch's number of threads
+    is 1 while this runs, as the threads here share the work.
 
     Args:
         queries: Q x D.

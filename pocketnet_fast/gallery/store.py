@@ -298,7 +298,8 @@ class Gallery:
         least = -np.inf if threshold is None else threshold
         return [
             [
-                Match(*self.name(int(row)), float(score), int(row))
+                # Rounding makes the cosine of equal embeddings up to 1e-6 more than 1.
+                Match(*self.name(int(row)), float(np.clip(score, -1, 1)), int(row))
                 for score, row in zip(*found, strict=True)
                 if row >= 0 and score >= least
             ]
@@ -403,7 +404,7 @@ class _Writer:
     def append(
         self, names: Sequence[str], embeddings: npt.ArrayLike, sources: Sequence[str] | None = None
     ) -> None:
-        unit = unit_rows(embeddings, self._manifest.space.dimensions)
+        unit = unit_rows(embeddings, self._manifest.space.dimensions, sources or names)
         origins = sources if sources is not None else [""] * len(names)
         if not len(names) == len(origins) == len(unit):
             raise PocketNetError(
@@ -445,12 +446,13 @@ class _Writer:
             _write_manifest(self._folder, self._manifest)
 
 
-def unit_rows(embeddings: npt.ArrayLike, dimensions: int) -> Embeddings:
+def unit_rows(embeddings: npt.ArrayLike, dimensions: int, labels: Sequence[str] | None = None) -> Embeddings:
     """Scale embeddings to length 1.
 
     Args:
         embeddings: N x D.
         dimensions: D.
+        labels: How errors call the rows; None for their numbers.
 
     Returns:
         N x D float32.
@@ -464,7 +466,9 @@ def unit_rows(embeddings: npt.ArrayLike, dimensions: int) -> Embeddings:
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))[:, None]
     wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if len(wrong):
-        raise PocketNetError(f"embedding {int(wrong[0])} is not finite, or zero")
+        row = int(wrong[0])
+        label = labels[row] if labels is not None and row < len(labels) else f"row {row}"
+        raise PocketNetError(f"the embedding of {label} is not finite, or zero")
     return np.asarray(rows / lengths, np.float32)
 
 
