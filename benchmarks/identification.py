@@ -39,7 +39,8 @@ from pocketnet_fast.evaluation import megaface
 from pocketnet_fast.evaluation.ijb import Templates, verify
 from pocketnet_fast.evaluation.ijb_files import IjbFiles
 from pocketnet_fast.evaluation.templates import TemplatePool
-from pocketnet_fast.gallery.store import EmbeddingSpace, Gallery
+from pocketnet_fast.gallery.manifest import EmbeddingSpace
+from pocketnet_fast.gallery.store import Gallery
 
 Embeddings = npt.NDArray[np.float32]
 

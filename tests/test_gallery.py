@@ -17,7 +17,8 @@ import pytest
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery import store
-from pocketnet_fast.gallery.store import MANIFEST, EmbeddingSpace, Gallery
+from pocketnet_fast.gallery.manifest import MANIFEST, EmbeddingSpace
+from pocketnet_fast.gallery.store import Gallery
 
 SPACE = EmbeddingSpace("pocketnet_s128", "ab" * 32, True, 8)
 
@@ -150,7 +151,7 @@ class TestAtomicity:
             "    with gallery.adding() as append:\n"
             "        append(['x'] * 50_000, np.ones((50_000, 8)))\n"
             "        die()\n"
-            "store._write_manifest = die\n"
+            "store.write_manifest = die\n"
             "gallery.add(['x'] * 50_000, np.ones((50_000, 8)))\n"
         )
         done = subprocess.run([sys.executable, "-c", code], check=False)

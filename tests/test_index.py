@@ -12,7 +12,8 @@ import pytest
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery.index import IndexedSearch, build_index
-from pocketnet_fast.gallery.store import EmbeddingSpace, Gallery
+from pocketnet_fast.gallery.manifest import EmbeddingSpace
+from pocketnet_fast.gallery.store import Gallery
 
 pytest.importorskip("faiss")
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from pocketnet_fast.faces.detector import FaceDetector
     from pocketnet_fast.faces.pipeline import Embedder
-    from pocketnet_fast.gallery.store import EmbeddingSpace, Gallery
+    from pocketnet_fast.gallery.manifest import EmbeddingSpace
+    from pocketnet_fast.gallery.store import Gallery
 
 _NAMED_BY = ("file", "folder")
 
@@ -282,7 +283,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _space(model: str, embedder: Embedder) -> EmbeddingSpace:
-    from pocketnet_fast.gallery.store import EmbeddingSpace
+    from pocketnet_fast.gallery.manifest import EmbeddingSpace
 
     return EmbeddingSpace(model, embedder.weights_sha256, embedder.flip, embedder.embedding_dim)
 

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
+from pocketnet_fast.gallery.manifest import Index
 from pocketnet_fast.gallery.scoring import top_matches
-from pocketnet_fast.gallery.store import Gallery, Index, Match, file_crc, unit_rows
+from pocketnet_fast.gallery.store import Gallery, Match, file_crc, unit_rows
 
 _RECALL_QUERIES: Final = 256
 _RECALL_AT: Final = 10

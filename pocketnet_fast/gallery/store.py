@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,54 +25,23 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.files import atomic_write
+from pocketnet_fast.gallery.manifest import (
+    MANIFEST,
+    PARTS,
+    EmbeddingSpace,
+    Index,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
 from pocketnet_fast.gallery.scoring import top_matches
 
 Embeddings = npt.NDArray[np.float32]
 
-MANIFEST: Final = "manifest.json"
 _LOCK: Final = "lock"
-_FORMAT: Final = "pocketnet gallery 1"
-_PARTS: Final = {"embeddings": ".f32", "entries": ".txt", "ends": ".u64"}
 _CHUNK: Final = 1 << 24
 # float32 rounding of a row's length is below 1e-6; anything further off was not written by ``add``.
 _LENGTH_TOLERANCE: Final = 1e-4
-
-
-@dataclass(frozen=True)
-class EmbeddingSpace:
-    """Which embeddings may be compared: those of one model with one set of weights, made in one way.
-
-    Attributes:
-        model: The architecture's name.
-        weights_sha256: Hash of the weights, ``models.weights.weights_sha256``.
-        flip: Whether the embedding of the mirror image was added.
-        dimensions: Length of an embedding.
-    """
-
-    model: str
-    weights_sha256: str
-    flip: bool
-    dimensions: int
-
-    def require_same(self, other: EmbeddingSpace, where: object) -> None:
-        """Refuse embeddings of another space.
-
-        Raises:
-            PocketNetError: Says what differs: model, dimensions, weights or flip.
-        """
-        if self == other:
-            return
-        if self.model != other.model:
-            found = f"of {self.model}, not of {other.model}"
-        elif self.dimensions != other.dimensions:
-            found = f"of {self.dimensions} dimensions, not {other.dimensions}"
-        elif self.weights_sha256 != other.weights_sha256:
-            mine, others = self.weights_sha256[:12], other.weights_sha256[:12]
-            found = f"of {self.model} with the weights {mine}, not {others}"
-        else:
-            found = f"made {_flipped(self.flip)}, not {_flipped(other.flip)}"
-        raise PocketNetError(f"{where}: its embeddings are {found}; the two cannot be compared")
 
 
 @dataclass(frozen=True)
@@ -91,37 +59,6 @@ class Match:
     source: str
     score: float
     row: int
-
-
-@dataclass(frozen=True)
-class Index:
-    """A search index of a gallery, as its manifest describes it.
-
-    Attributes:
-        file: Its name in the gallery's folder.
-        rows: How many of the gallery's first rows it holds.
-        lists: Into how many parts it divides them.
-        probes: How many of the parts a search looks at.
-        recall: Mean part of the exact ten best that it finds.
-        crc32: Checksum of the file.
-    """
-
-    file: str
-    rows: int
-    lists: int
-    probes: int
-    recall: float
-    crc32: int
-
-
-@dataclass(frozen=True)
-class _Manifest:
-    space: EmbeddingSpace
-    rows: int
-    bytes: dict[str, int]
-    crc32: dict[str, int]
-    files: dict[str, str]
-    index: Index | None
 
 
 class Gallery:
@@ -176,8 +113,8 @@ class Gallery:
         folder = Path(path)
         _make_folder(folder, overwrite)
         token = secrets.token_hex(4)
-        files = {part: f"{part}-{token}{suffix}" for part, suffix in _PARTS.items()}
-        empty = _Manifest(space, 0, dict.fromkeys(_PARTS, 0), dict.fromkeys(_PARTS, 0), files, None)
+        files = {part: f"{part}-{token}{suffix}" for part, suffix in PARTS.items()}
+        empty = Manifest(space, 0, dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0), files, None)
         with _locked(folder):
             try:
                 with _Writer(folder, empty) as writer:
@@ -227,7 +164,7 @@ class Gallery:
             PocketNetError: See ``add``.
         """
         with _locked(self.path):
-            manifest = _read_manifest(self.path)
+            manifest = read_manifest(self.path)
             manifest.space.require_same(self.space, self.path)
             with _Writer(self.path, manifest) as writer:
                 yield writer.append
@@ -349,8 +286,8 @@ class Gallery:
             PocketNetError: The manifest cannot be written, or another process is writing to the gallery.
         """
         with _locked(self.path):
-            manifest = _read_manifest(self.path)
-            _write_manifest(self.path, replace(manifest, index=index))
+            manifest = read_manifest(self.path)
+            write_manifest(self.path, replace(manifest, index=index))
             if manifest.index is not None and manifest.index.file != index.file:
                 (self.path / manifest.index.file).unlink(missing_ok=True)
         self._open()
@@ -359,7 +296,7 @@ class Gallery:
         return self.path / self._manifest.files[part]
 
     def _open(self) -> None:
-        self._manifest = _read_manifest(self.path)
+        self._manifest = read_manifest(self.path)
         self.space = self._manifest.space
         self.index = self._manifest.index
         rows, dimensions = self._manifest.rows, self.space.dimensions
@@ -381,7 +318,7 @@ class Gallery:
 class _Writer:
     """Appends to the data files; leaving the block without an exception commits."""
 
-    def __init__(self, folder: Path, manifest: _Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
         self._manifest = manifest
         self._stack = contextlib.ExitStack()
@@ -443,7 +380,7 @@ class _Writer:
                     stream.flush()
                     os.fsync(stream.fileno())
         if kind is None:
-            _write_manifest(self._folder, self._manifest)
+            write_manifest(self._folder, self._manifest)
 
 
 def unit_rows(embeddings: npt.ArrayLike, dimensions: int, labels: Sequence[str] | None = None) -> Embeddings:
@@ -472,13 +409,9 @@ def unit_rows(embeddings: npt.ArrayLike, dimensions: int, labels: Sequence[str] 
     return np.asarray(rows / lengths, np.float32)
 
 
-def _flipped(flip: bool) -> str:
-    return "with the mirror image (--flip)" if flip else "without the mirror image (--no-flip)"
-
-
 def _is_ours(name: str) -> bool:
     stem, dash, _ = name.partition("-")
-    known = name in (MANIFEST, _LOCK) or (bool(dash) and stem in (*_PARTS, "index"))
+    known = name in (MANIFEST, _LOCK) or (bool(dash) and stem in (*PARTS, "index"))
     return known or (name.startswith(".pocketnet-") and name.endswith(".tmp"))
 
 
@@ -513,57 +446,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _write_manifest(folder: Path, manifest: _Manifest) -> None:
-    with atomic_write(folder / MANIFEST) as file:
-        file.write(json.dumps({"format": _FORMAT} | asdict(manifest), indent=2).encode() + b"\n")
-
-
-def _read_manifest(folder: Path) -> _Manifest:
-    path = folder / MANIFEST
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        reason = "unfinished or no gallery: it has no manifest.json" if folder.is_dir() else "no such gallery"
-        raise PocketNetError(f"{folder}: {reason}; `pocketnet gallery build` makes one") from None
-    except OSError as error:
-        raise PocketNetError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise PocketNetError(f"{path}: damaged: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise PocketNetError(f"{path}: no manifest of a gallery of this version ({_FORMAT!r})")
-    try:
-        index = content["index"]
-        manifest = _Manifest(
-            EmbeddingSpace(**content["space"]),
-            int(content["rows"]),
-            {part: int(content["bytes"][part]) for part in _PARTS},
-            {part: int(content["crc32"][part]) for part in _PARTS},
-            {part: str(content["files"][part]) for part in _PARTS},
-            Index(**index) if index is not None else None,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise PocketNetError(f"{path}: damaged: {type(error).__name__} {error}") from None
-    names = [*manifest.files.values(), *([manifest.index.file] if manifest.index else [])]
-    if any(Path(name).name != name for name in names):
-        raise PocketNetError(f"{path}: damaged: it names files outside its folder")
-    expected = {"embeddings": 4 * manifest.space.dimensions * manifest.rows, "ends": 8 * manifest.rows}
-    for part, size in expected.items():
-        if manifest.bytes[part] != size:
-            raise PocketNetError(
-                f"{path}: damaged: it states {manifest.bytes[part]} bytes of {part}, not {size}"
-            )
-    for part, name in manifest.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise PocketNetError(f"{file}: missing; the gallery's manifest names it")
-        size = file.stat().st_size
-        if size < manifest.bytes[part]:
-            raise PocketNetError(
-                f"{file}: truncated: {size} bytes, of which the manifest states {manifest.bytes[part]}"
-            )
-    return manifest
 
 
 def file_crc(path: Path, size: int) -> int:
