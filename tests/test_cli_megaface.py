@@ -107,6 +107,8 @@ def test_evaluate(run: Run, challenge: list[object], tmp_path: Path) -> None:
     assert size["identification"] == {"1": 1.0, "10": 1.0}
     assert size["verification"][0]["tar"] == 1.0
     assert size["verification"][0]["accepted"] == 0
+    everything = run("evaluate", *challenge, "--json", "--fpr", 1).json["sizes"][-1]["verification"]
+    assert everything == [{"far": 1.0, "tar": 1.0, "threshold": None, "accepted": 60}]
     text = run("evaluate", *challenge, "--size", 12, "--threads", 2).out
     assert "5 probes of 2 people, 8 searches" in text
     assert "rank 10, %" in text

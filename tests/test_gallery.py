@@ -242,6 +242,13 @@ class TestDamage:
         with pytest.raises(PocketNetError, match=f"{path}: damaged at byte 10"):
             Gallery(gallery.path).name(1)
 
+    @pytest.mark.parametrize("end", [0, 1000, 2**64 - 1])
+    def test_an_impossible_end_is_named(self, gallery: Gallery, end: int) -> None:
+        path = data_file(gallery, "ends")
+        path.write_bytes(np.array([end], "<u8").tobytes() + path.read_bytes()[8:])
+        with pytest.raises(PocketNetError, match=f"{path}: damaged: the entry of row 0"):
+            Gallery(gallery.path).name(0)
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -31,6 +32,15 @@ def test_known_case() -> None:
         point = operating_point(genuine, impostors, 4, far)
         assert (point.far, point.tar, point.accepted) == (far, tar, accepted)
         assert point.threshold == pytest.approx(threshold)
+
+
+def test_as_json() -> None:
+    scores = falling([0.5, 0.25])
+    text = json.dumps([operating_point(scores, scores, 2, far).as_dict() for far in (0.5, 1)])
+    assert json.loads(text) == [
+        {"far": 0.5, "tar": 0.5, "threshold": 0.25, "accepted": 1},
+        {"far": 1, "tar": 1.0, "threshold": None, "accepted": 2},
+    ]
 
 
 def test_ties_are_rejected() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -132,7 +131,7 @@ def _described_pairs(result: Verification) -> dict[str, Any]:
     return {
         "genuine": result.genuine,
         "impostors": result.impostors,
-        "points": [asdict(point) for point in result.points],
+        "points": [point.as_dict() for point in result.points],
     }
 
 

@@ -169,8 +169,10 @@ def evaluate(
         )
     left_out = len(people) - len(probe_places), len(others) - len(other_places)
     if as_json:
-        about = {"noisy_probes": left_out[0], "noisy_distractors": left_out[1]}
-        typer.echo(json.dumps(asdict(result) | about, indent=2))
+        about = asdict(result) | {"noisy_probes": left_out[0], "noisy_distractors": left_out[1]}
+        for entry, size_result in zip(about["sizes"], result.sizes, strict=True):
+            entry["verification"] = [point.as_dict() for point in size_result.verification]
+        typer.echo(json.dumps(about, indent=2))
     else:
         _print(result, left_out)
 

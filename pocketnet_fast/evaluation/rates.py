@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,10 @@ class OperatingPoint:
     tar: float
     threshold: float
     accepted: int
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """The attributes as JSON knows them; a threshold of -inf is None."""
+        return asdict(self) | {"threshold": self.threshold if math.isfinite(self.threshold) else None}
 
 
 def operating_point(genuine: Scores, impostors: Scores, count: int, far: float) -> OperatingPoint:

@@ -181,10 +181,14 @@ class Gallery:
         start = int(self._ends[row - 1]) if row else 0
         end = int(self._ends[row])
         path = self._file("entries")
+        if not start < end <= self._manifest.bytes["entries"]:
+            raise PocketNetError(
+                f"{self._file('ends')}: damaged: the entry of row {row} lies from byte {start} to {end}"
+            )
         try:
             with path.open("rb") as file:
                 file.seek(start)
-                lines = file.read(max(end - start, 0)).decode().split("\n")
+                lines = file.read(end - start).decode().split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise PocketNetError(f"{path}: damaged at byte {start}: {error}") from None
         if len(lines) != 3 or lines[2]:
