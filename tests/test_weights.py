@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -7,9 +8,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.models.calibration import Calibration
 from pocketnet_fast.models.genotypes import SOFTMAX_CASIA
 from pocketnet_fast.models.pocketnet import PocketNet
-from pocketnet_fast.models.weights import load_weights, save_weights, weights_sha256
+from pocketnet_fast.models.weights import (
+    current_calibration,
+    load_weights,
+    save_calibrated,
+    save_weights,
+    weights_sha256,
+)
 
 
 def network():
@@ -201,3 +209,136 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, source, monkeypatch)
 def test_unwritable_paths_are_refused(tmp_path, source, name):
     with pytest.raises(PocketNetError, match=r"a\.pth: weights are written|cannot be written: No such file"):
         save_weights(source, tmp_path / name)
+
+
+def calibrated(model, path):
+    calibration = Calibration(
+        threshold=0.31,
+        far=1e-3,
+        measured_far=9e-4,
+        measured_tar=0.97,
+        impostor_pairs=3000,
+        genuine_pairs=2900,
+        dataset="lfw",
+        flip=True,
+        weights_sha256=weights_sha256(model),
+    )
+    model.calibration = calibration
+    save_weights(model, path)
+    return calibration
+
+
+def test_the_calibration_travels_with_the_weights(tmp_path):
+    model = randomize_(network(), seed=3)
+    expected = calibrated(model, tmp_path / "a.safetensors")
+    loaded = load_weights(network(), tmp_path / "a.safetensors")
+    assert loaded.calibration == expected
+    assert current_calibration(loaded) == expected
+    save_weights(loaded, tmp_path / "b.safetensors")
+    assert load_weights(network(), tmp_path / "b.safetensors").calibration == expected
+    # Weights without one take the model's away.
+    torch.save(model.state_dict(), tmp_path / "c.pth")
+    assert load_weights(loaded, tmp_path / "c.pth").calibration is None
+
+
+def test_changed_weights_lose_their_calibration(tmp_path):
+    model = randomize_(network(), seed=3)
+    calibrated(model, tmp_path / "a.safetensors")
+    with torch.no_grad():
+        model.stem[0].weight[0, 0, 0, 0] += 1
+    assert current_calibration(model) is None
+    save_weights(model, tmp_path / "b.safetensors")
+    assert load_weights(network(), tmp_path / "b.safetensors").calibration is None
+
+
+def rewrite(path, **changes):
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() | changes
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    save_file(state, path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threshold": None}, "values that none has"),
+        ({"far": 2}, "values that none has"),
+        ({"measured_far": True}, "values that none has"),
+        ({"impostor_pairs": 1.5}, "values that none has"),
+        ({"dataset": 3}, "values that none has"),
+        ({"more": 1}, "other fields"),
+        ({"weights_sha256": "0" * 64}, "belongs to other weights"),
+    ],
+)
+def test_a_calibration_that_is_none_is_refused(tmp_path, change, message):
+    model = randomize_(network(), seed=3)
+    path = tmp_path / "a.safetensors"
+    calibration = calibrated(model, path)
+    rewrite(path, calibration=json.dumps(calibration.as_dict() | change))
+    target = network()
+    before = weights_sha256(target)
+    with pytest.raises(PocketNetError, match=rf"a\.safetensors: .*{message}"):
+        load_weights(target, path)
+    assert weights_sha256(target) == before
+    for text in ("[1]", "no JSON", "[" * 100_000):
+        rewrite(path, calibration=text)
+        with pytest.raises(
+            PocketNetError, match=r"a\.safetensors: damaged: its calibration has other fields"
+        ):
+            load_weights(target, path)
+
+
+def test_half_precision_files(tmp_path, source):
+    path = tmp_path / "half.safetensors"
+    save_weights(source, path, half=True)
+    with safe_open(path, framework="pt") as file:
+        kernel, slope = file.get_tensor("stem.0.weight"), file.get_tensor("stem.1.running_var")
+        assert file.metadata()["weights_sha256"] != weights_sha256(source)
+    assert (kernel.dtype, slope.dtype) == (torch.float16, torch.float32)
+    model = load_weights(network(), path)
+    assert model.stem[0].weight.dtype == torch.float32
+    assert torch.equal(model.stem[0].weight, kernel.float())
+    assert torch.equal(model.stem[1].running_var, source.stem[1].running_var)
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(PocketNetError, match="do not match the SHA-256"):
+        load_weights(network(), path)
+
+
+def test_half_precision_files_are_calibrated_as_they_are_stored(tmp_path, source):
+    half, whole = tmp_path / "half.safetensors", tmp_path / "calibrated.safetensors"
+    save_weights(source, half, half=True)
+    model = load_weights(network(), half)
+    calibration = calibrated(model, tmp_path / "whole.safetensors")
+    save_calibrated(half, whole, model, calibration)
+    loaded = load_weights(network(), whole)
+    assert loaded.calibration == calibration
+    assert same(loaded, model)
+    with safe_open(whole, framework="pt") as file, safe_open(half, framework="pt") as before:
+        assert file.get_tensor("stem.0.weight").dtype == torch.float16
+        assert file.metadata() == before.metadata() | {"calibration": json.dumps(calibration.as_dict())}
+    # Rounded, they are other weights than those that were calibrated.
+    save_weights(loaded, half, half=True)
+    assert load_weights(network(), half).calibration is None
+
+
+def test_calibrated_in_place_and_from_a_torch_file(tmp_path, source):
+    path = tmp_path / "a.safetensors"
+    save_weights(source, path)
+    model = load_weights(network(), path)
+    calibration = calibrated(model, tmp_path / "other.safetensors")
+    torch.save(source.state_dict(), tmp_path / "a.pth")
+    for given in (path, tmp_path / "a.pth"):
+        save_calibrated(given, path, model, calibration)
+        assert load_weights(network(), path).calibration == calibration
+        assert same(load_weights(network(), path), source)
+
+
+def test_half_precision_refuses_what_it_cannot_express(tmp_path):
+    model = network()
+    with torch.no_grad():
+        model.stem[0].weight[0, 0, 0, 0] = 1e5
+    with pytest.raises(PocketNetError, match=r"stem\.0\.weight holds values beyond 65504"):
+        save_weights(model, tmp_path / "a.safetensors", half=True)
+    assert not list(tmp_path.iterdir())

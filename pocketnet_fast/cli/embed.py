@@ -92,7 +92,7 @@ def embed(
             raise PocketNetError("none of the images could be used; nothing was written")
         raw = np.stack(rows)
         table = _Table(faces, normalized(raw), np.linalg.norm(raw, axis=1))
-        about = {"model": model, "weights": str(weights or "") or None, "untrained": untrained}
+        about = {"model": embedder.model_name, "weights": str(weights or "") or None, "untrained": untrained}
         about |= {"engine": embedder.engine, "flip": flip}
         if stream is not None and output is not None:
             if output.suffix.lower() == ".npz":

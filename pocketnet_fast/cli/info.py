@@ -118,6 +118,7 @@ def _print_one(model: EmbeddingModel, plan: bool, as_json: bool) -> None:
             "embedding_dim": model.embedding_dim,
             "input": asdict(model.input_spec),
             "weights": {"source": model.weights_source, "sha256": sha256},
+            "calibration": None if model.calibration is None else model.calibration.as_dict(),
             **_fields(count.total),
             "by_operation": {name: _fields(part) for name, part in count.by_operation.items()},
             "by_layer": {name: _fields(part) for name, part in count.by_layer.items()},
@@ -136,6 +137,8 @@ def _print_one(model: EmbeddingModel, plan: bool, as_json: bool) -> None:
         f"(x/255 - mean)/std with mean {spec.mean} and std {spec.std}"
     )
     typer.echo(f"weights: {source}")
+    if model.calibration is not None:
+        typer.echo(f"threshold: {model.calibration}")
     for title, parts in (("operation", count.by_operation), ("layer", count.by_layer)):
         table = _table(title, "parameters", "MACs, M", "FLOPs, M")
         for name, part in parts.items():

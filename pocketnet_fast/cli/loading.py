@@ -10,13 +10,20 @@ import typer
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
+    from pocketnet_fast.export.exported import ExportedModel
     from pocketnet_fast.faces.detector import FaceDetector
     from pocketnet_fast.faces.pipeline import Embedder
     from pocketnet_fast.models.base import EmbeddingModel
 
-ModelOption = Annotated[str, typer.Option(help="Architecture; `pocketnet info` lists them.")]
+ModelOption = Annotated[
+    str, typer.Option(help="Architecture; `pocketnet info` lists them. An exported file knows its own.")
+]
 WeightsOption = Annotated[
-    Path | None, typer.Option(help="Trained weights, .safetensors or .pth; default: those of the package.")
+    Path | None,
+    typer.Option(
+        help="Trained weights, .safetensors or .pth, or, where faces are embedded, a .pt that `pocketnet "
+        "export` wrote; default: those of the package."
+    ),
 ]
 UntrainedOption = Annotated[
     bool, typer.Option("--untrained", help="Accept random weights; results then mean nothing.")
@@ -28,7 +35,11 @@ DetectorOption = Annotated[
     Path | None, typer.Option(help="YuNet's model file; default: $POCKETNET_DETECTOR or the downloaded one.")
 ]
 EngineOption = Annotated[
-    str, typer.Option(help="fused, eager, or auto: fused for a PocketNet, eager for other models.")
+    str,
+    typer.Option(
+        help="fused, eager, torchscript, or auto: fused for a PocketNet, eager for other models, torchscript "
+        "for an exported file."
+    ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; default: as many as PyTorch uses.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -78,14 +89,28 @@ def load_embedder(
 ) -> Embedder:
     """Build the model and its engine, saying so when the fused kernels cannot run it.
 
+    Args:
+        name: Architecture of the weights; an exported file's own holds instead.
+        weights: A weight file, a file that ``export_torchscript`` wrote, or None for the package's weights.
+        untrained: Accept random weights.
+        engine: See ``Embedder``, as for the others.
+        flip: Add the embeddings of the mirror images.
+        threads: Of one call.
+        batch: Images per call.
+
     Raises:
-        PocketNetError: see ``load_model`` and ``Embedder``.
+        PocketNetError: see ``load_model``, ``load_exported`` and ``Embedder``.
     """
+    from pocketnet_fast.export.exported import is_exported, load_exported
     from pocketnet_fast.faces.pipeline import ENGINES, Embedder
 
     if engine not in ENGINES:
         raise PocketNetError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
-    model = load_model(name, weights, untrained)
+    model: EmbeddingModel | ExportedModel
+    if weights is not None and not untrained and is_exported(weights):
+        model = load_exported(weights)
+    else:
+        model = load_model(name, weights, untrained)
     embedder = Embedder(model, engine=engine, flip=flip, threads=threads, batch_size=batch)
     if embedder.note is not None:
         note(f"running eager PyTorch: {embedder.note}")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.models.weights import current_calibration
 
 METADATA_FILE: Final = "pocketnet_fast.json"
 """Name of the metadata inside the file, as ``torch::jit::load`` takes it in ``extra_files``."""
@@ -104,6 +105,7 @@ def _metadata(model: EmbeddingModel, kernels: str, input: str, color: str) -> di
     spec = model.input_spec
     height, width = spec.size
     uint8 = input == "uint8"
+    calibration = current_calibration(model)
     return {
         "format": "pocketnet_fast.torchscript",
         "version": __version__,
@@ -124,12 +126,13 @@ def _metadata(model: EmbeddingModel, kernels: str, input: str, color: str) -> di
         "alignment_template": TEMPLATE.tolist(),
         "weights_sha256": weights_sha256(model),
         "weights_source": None if model.weights_source is None else Path(model.weights_source).name,
+        "calibration": None if calibration is None else calibration.as_dict(),
         "needs": "libpnf_ops.so of pocketnet_fast" if kernels == "fused" else "LibTorch alone",
     }
 
 
 @contextlib.contextmanager
-def _quiet_about_torchscript() -> Iterator[None]:
+def quiet_about_torchscript() -> Iterator[None]:
     """Deprecated in favour of torch.export, but what C++ programs without Python load on every torch."""
     with warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning):
@@ -138,7 +141,7 @@ def _quiet_about_torchscript() -> Iterator[None]:
 
 
 def _scripted(model: EmbeddingModel, kernels: str, input: str, color: str) -> torch.jit.ScriptModule:
-    with _quiet_about_torchscript():
+    with quiet_about_torchscript():
         if kernels == "fused":
             from pocketnet_fast.lowering.compiled import compile
 
@@ -220,7 +223,7 @@ def export_torchscript(
         script = _scripted(model, kernels, input, color)
         extra = {METADATA_FILE: json.dumps(metadata, indent=1)}
         buffer = io.BytesIO()
-        with _quiet_about_torchscript():
+        with quiet_about_torchscript():
             torch.jit.save(script, buffer, _extra_files=extra)
             reloaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
         error = _error(model, reloaded, input, color)
@@ -248,7 +251,9 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             name = next(n for n in archive.namelist() if n.endswith(f"/extra/{METADATA_FILE}"))
-            content: dict[str, Any] = json.loads(archive.read(name))
-            return content
+            content = json.loads(archive.read(name))
+        if not isinstance(content, dict):
+            raise ValueError("the metadata are no object")
     except (OSError, zipfile.BadZipFile, StopIteration, ValueError) as problem:
         raise PocketNetError(f"{path}: not a TorchScript file of pocketnet_fast") from problem
+    return content

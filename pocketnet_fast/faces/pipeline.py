@@ -16,12 +16,14 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.faces.detector import Face, FaceDetector, select_face
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from pocketnet_fast.models.calibration import Calibration
 
 ImageArray = npt.NDArray[np.uint8]
 Embeddings = npt.NDArray[np.float32]
 
-ENGINES: Final = ("auto", "fused", "eager")
+ENGINES: Final = ("auto", "fused", "eager", "torchscript")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,22 +73,26 @@ class Embedder:
     """A model made ready to embed uint8 crops.
 
     Args:
-        model: an eager network of ``create_model``; put into evaluation mode.
-        engine: ``"fused"`` (PocketNet on the compiled kernels), ``"eager"`` (plain PyTorch, any model), or
-            ``"auto"``: fused where that is possible.
+        model: an eager network of ``create_model``, which is put into evaluation mode, or an exported one of
+            ``load_exported``.
+        engine: ``"fused"`` (PocketNet on the compiled kernels), ``"eager"`` (plain PyTorch, any model),
+            ``"torchscript"`` (an exported network, as it is), or ``"auto"``: torchscript for an exported
+            network, fused where that is possible, else eager.
         flip: embed the mirror image too and add the two, as the verification protocol does.
         batch_size: crops per call.
         threads: threads of one call; None leaves PyTorch's number.
 
     Attributes:
-        engine: which one runs, ``"fused"`` or ``"eager"``.
+        engine: which one runs, ``"fused"``, ``"eager"`` or ``"torchscript"``.
         note: why ``"auto"`` chose eager, else None.
+        model_name: the architecture.
         embedding_dim: length of an embedding.
         weights_sha256: of the model's weights when this was made (``models.weights.weights_sha256``): which
             embeddings may be compared.
+        calibration: the threshold that came with the weights, if one did.
 
     Raises:
-        PocketNetError: an unknown engine, or fused asked for a model or an installation that cannot.
+        PocketNetError: an unknown engine, or one that cannot run this model or not in this installation.
     """
 
     def __init__(
@@ -102,23 +108,41 @@ class Embedder:
             raise PocketNetError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
         if batch_size < 1 or (threads is not None and threads < 1):
             raise PocketNetError("batch size and threads must be positive")
-        from pocketnet_fast.models.weights import weights_sha256
+        from pocketnet_fast.export.exported import ExportedModel
+        from pocketnet_fast.models.weights import current_calibration, weights_sha256
 
         self.flip = flip
         self.batch_size = batch_size
         self._threads = threads
         network: Any = model.eval()
-        self._model = network
+        self._network = network
+        self.model_name: str = network.model_name
         self.embedding_dim: int = network.embedding_dim
+        self.note: str | None = None
+        self.calibration: Calibration | None
+        if isinstance(model, ExportedModel):
+            if engine not in ("auto", "torchscript"):
+                raise PocketNetError(f"an exported network runs as it is; the {engine} engine takes weights")
+            self.engine = "torchscript"
+            self._embed: Callable[[Tensor], Tensor] = self._exported
+            self.weights_sha256 = model.weights_sha256
+            self.calibration = model.calibration
+            return
+        if engine == "torchscript":
+            raise PocketNetError(
+                "the torchscript engine runs files that `pocketnet export` wrote; these are weights"
+            )
         self.weights_sha256 = weights_sha256(model)
+        self.calibration = current_calibration(model)
         self.note = None if engine == "eager" else _why_not_fused(model)
         if engine == "fused" and self.note is not None:
             raise PocketNetError(f"the fused engine cannot run this: {self.note}")
         self.engine = "eager" if engine == "eager" or self.note is not None else "fused"
+        self._embed = self._eager
         if self.engine == "fused":
             from pocketnet_fast.lowering.compiled import compile as compile_model
 
-            self._compiled = compile_model(model, flip=flip, threads=threads)
+            self._embed = compile_model(model, flip=flip, threads=threads)
 
     def __call__(self, crops: ImageArray) -> Embeddings:
         """Embed N x 112 x 112 x 3 uint8 RGB crops; return N x D float32, not normalised."""
@@ -129,22 +153,26 @@ class Embedder:
         if len(crops) == 0:
             return np.zeros((0, self.embedding_dim), np.float32)
         pixels = torch.from_numpy(np.ascontiguousarray(crops))
-        embed = self._compiled if self.engine == "fused" else self._eager
         before = torch.get_num_threads()
-        if self.engine == "eager" and self._threads is not None:
+        # The fused kernels were given theirs when the network was lowered.
+        if self.engine != "fused" and self._threads is not None:
             torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
-                parts = [embed(part) for part in pixels.split(self.batch_size)]
+                parts = [self._embed(part) for part in pixels.split(self.batch_size)]
         finally:
             if torch.get_num_threads() != before:
                 torch.set_num_threads(before)
         return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
 
-    def _eager(self, pixels: Any) -> Any:
-        images = self._model.input_spec.normalize(pixels)
-        embedding = self._model(images)
-        return embedding + self._model(images.flip(3)) if self.flip else embedding
+    def _eager(self, pixels: Tensor) -> Tensor:
+        images = self._network.input_spec.normalize(pixels)
+        embedding: Tensor = self._network(images)
+        return embedding + self._network(images.flip(3)) if self.flip else embedding
+
+    def _exported(self, pixels: Tensor) -> Tensor:
+        embedding: Tensor = self._network(pixels)
+        return embedding + self._network(pixels.flip(2)) if self.flip else embedding
 
 
 def _why_not_fused(model: nn.Module) -> str | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.models.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class EmbeddingModel(nn.Module):
         embedding_dim: Length of an embedding.
         model_name: The registry's name of the architecture.
         weights_source: What ``load_weights`` or ``pretrained=True`` read; None if neither was used.
+        calibration: The threshold that came with the weights, if one did.
     """
 
     # Annotated in the constructor only: torch.jit.script cannot read postponed class annotations.
@@ -91,6 +93,7 @@ class EmbeddingModel(nn.Module):
         self.input_spec = input_spec or InputSpec()
         self.model_name = type(self).__name__.lower()
         self.weights_source: str | None = None
+        self.calibration: Calibration | None = None
 
     def forward_maps(self, x: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the embeddings and keep feature maps on the way, which another network can be taught.

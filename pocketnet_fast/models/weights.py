@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.models.calibration import Calibration
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -20,13 +21,15 @@ _TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
 _CONTAINERS = ("state_dict", "model_state_dict", "state_dict_backbone", "backbone", "model")
 _LISTED = 5
 _HASH_KEY = "weights_sha256"
+_CALIBRATION_KEY = "calibration"
 
 
 def load_weights(model: ModelT, path: str | os.PathLike[str]) -> ModelT:
     """Load a checkpoint into a model; on any error the model is left as it was.
 
     Args:
-        model: The network that receives the weights. Its ``weights_source`` becomes the path.
+        model: The network that receives the weights. Its ``weights_source`` becomes the path, its
+            ``calibration`` the file's, or None.
         path: A ``.safetensors`` file or a ``.pth`` / ``.pt`` / ``.ckpt`` file, read with ``weights_only``. In
             the latter a leading ``module.`` is stripped from keys, and a state dict kept under a usual key
             such as ``state_dict`` is found. Floating-point tensors of another precision are converted.
@@ -41,22 +44,34 @@ def load_weights(model: ModelT, path: str | os.PathLike[str]) -> ModelT:
     path = Path(path)
     if not path.is_file():
         raise PocketNetError(f"{path}: no such weight file")
-    if path.suffix == ".safetensors":
-        state = _read_safetensors(path)
-    elif path.suffix in _TORCH_SUFFIXES:
-        state = _read_torch(path)
-    else:
-        raise PocketNetError(f"{path}: unknown kind of weight file; expected .safetensors or .pth")
+    state, metadata = _read(path)
     target = model.state_dict()
     _check(state, target, path)
+    calibration = None
+    if _CALIBRATION_KEY in metadata:
+        calibration = Calibration.from_json(metadata[_CALIBRATION_KEY], str(path))
+        # As they will be in the model, whose precision may be another than the file's.
+        loaded = {name: tensor.to(target[name].dtype) for name, tensor in state.items()}
+        if calibration.weights_sha256 != _sha256(loaded):
+            raise PocketNetError(f"{path}: its calibration belongs to other weights; calibrate these again")
     with torch.no_grad():
         for name, tensor in state.items():
             target[name].copy_(tensor)
     model.weights_source = str(path)  # type: ignore[assignment]
+    model.calibration = calibration  # type: ignore[assignment]
     return model
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors as they are stored, and the metadata, of which a .pth file has none."""
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in _TORCH_SUFFIXES:
+        return _read_torch(path), {}
+    raise PocketNetError(f"{path}: unknown kind of weight file; expected .safetensors or .pth")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -67,7 +82,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise PocketNetError(f"{path}: damaged or not a safetensors file: {error}") from None
     if _HASH_KEY in metadata and metadata[_HASH_KEY] != _sha256(state):
         raise PocketNetError(f"{path}: damaged: the tensors do not match the SHA-256 written with them")
-    return state
+    return state, metadata
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
@@ -145,10 +160,18 @@ def weights_sha256(model: nn.Module) -> str:
     return _sha256(model.state_dict())
 
 
-def _metadata(model: nn.Module, state: dict[str, Tensor]) -> dict[str, str]:
+def current_calibration(model: nn.Module) -> Calibration | None:
+    """Return the model's calibration unless its weights have changed since, by training for example."""
+    calibration: Calibration | None = getattr(model, "calibration", None)
+    if calibration is None or calibration.weights_sha256 != weights_sha256(model):
+        return None
+    return calibration
+
+
+def _metadata(model: nn.Module) -> dict[str, str]:
     from pocketnet_fast import __version__
 
-    metadata = {"format": "pt", "pocketnet_fast": __version__, _HASH_KEY: _sha256(state)}
+    metadata = {"format": "pt", "pocketnet_fast": __version__}
     for name in ("model_name", "embedding_dim", "genotype", "channels", "layers"):
         if hasattr(model, name):
             metadata[name] = str(getattr(model, name))
@@ -158,22 +181,67 @@ def _metadata(model: nn.Module, state: dict[str, Tensor]) -> dict[str, str]:
     return metadata
 
 
-def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def save_weights(model: nn.Module, path: str | os.PathLike[str], *, half: bool = False) -> None:
     """Write a model's weights as ``.safetensors``; the path never holds a part of one.
 
-    The metadata carry the architecture, the input normalisation, the package version and ``weights_sha256``,
-    which ``load_weights`` verifies.
+    The metadata carry the architecture, the input normalisation, the package version, ``weights_sha256``,
+    which ``load_weights`` verifies, and the calibration if it is still of these weights.
+
+    Args:
+        model: The network.
+        path: The file.
+        half: Store kernels and matrices in half precision, which changes the weights: the calibration is then
+            left out. Vectors (slopes, biases, the moments of batch normalisation) stay as they are, as they
+            are few and some span more than half precision does.
 
     Raises:
-        PocketNetError: If the path does not end in ``.safetensors`` or cannot be written.
+        PocketNetError: If the path does not end in ``.safetensors`` or cannot be written, or a weight is too
+            large for half precision.
     """
+    path = Path(path)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = _metadata(model)
+    calibration = None if half else current_calibration(model)
+    if calibration is not None:
+        metadata[_CALIBRATION_KEY] = json.dumps(calibration.as_dict())
+    _write(path, {name: _halved(name, t) for name, t in state.items()} if half else state, metadata)
+
+
+def save_calibrated(
+    source: str | os.PathLike[str], path: str | os.PathLike[str], model: nn.Module, calibration: Calibration
+) -> None:
+    """Write a weight file again, with a calibration; the tensors keep their stored precision.
+
+    Args:
+        source: The file that ``model`` was loaded from; its metadata are kept.
+        path: The ``.safetensors`` file to write; may be ``source``, which it replaces.
+        model: The network of the calibration.
+        calibration: What to write.
+
+    Raises:
+        PocketNetError: If ``source`` cannot be read, or ``path`` is no ``.safetensors`` or cannot be written.
+    """
+    state, metadata = _read(Path(source))
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    calibrated = {_CALIBRATION_KEY: json.dumps(calibration.as_dict())}
+    _write(Path(path), state, _metadata(model) | metadata | calibrated)
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32 or tensor.dim() < 2:
+        return tensor
+    half = tensor.half()
+    if not torch.equal(half.isfinite(), tensor.isfinite()):
+        raise PocketNetError(f"{name} holds values beyond 65504, which half precision cannot express")
+    return half
+
+
+def _write(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     from safetensors.torch import save
 
-    path = Path(path)
     if path.suffix != ".safetensors":
         raise PocketNetError(f"{path}: weights are written as .safetensors")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    content = save(state, _metadata(model, state))
+    content = save(state, metadata | {_HASH_KEY: _sha256(state)})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
