@@ -107,6 +107,26 @@ def convert(
 
 
 @_app.command()
+def pairs(
+    source: Annotated[Path, typer.Argument(help="A .bin file, an .npz file, or a folder with pairs.csv.")],
+    target: Annotated[Path, typer.Argument(help="A .bin or .npz file, or the folder to make.")],
+) -> None:
+    """Convert verification pairs between .bin, .npz and a folder of images with pairs.csv.
+
+    An .npz holds plain arrays, a .bin a pickle, which is read as nothing but data. Images are copied as they
+    are stored; none is decoded. What is written appears when it is complete.
+
+    Example: [bold]pocketnet data pairs lfw.bin lfw.npz[/bold]
+    """
+    from pocketnet_fast.evaluation.pairs import open_pairs, write_pairs
+
+    opened = open_pairs(source)
+    with progress(len(opened.images), "converting") as advance:
+        write_pairs(target, opened, advance)
+    note(f"wrote {len(opened):,} pairs to {target}")
+
+
+@_app.command()
 def make(
     target: Annotated[Path, typer.Argument(help="A .rec file, a folder to make, or with --pairs a .bin.")],
     *,
@@ -131,7 +151,8 @@ def make(
     from pocketnet_fast.data.images import encode_image
     from pocketnet_fast.data.synthetic import SyntheticDataset, verification_pairs
     from pocketnet_fast.data.writing import write_folder, write_records
-    from pocketnet_fast.evaluation.bin_file import VerificationPairs, write_bin
+    from pocketnet_fast.evaluation.bin_file import write_bin
+    from pocketnet_fast.evaluation.pairs import VerificationPairs
 
     if (pairs is not None) != (target.suffix == ".bin"):
         raise PocketNetError(f"{target}: pairs are written to a .bin file, and nothing else is; use --pairs")

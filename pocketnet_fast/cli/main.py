@@ -9,10 +9,12 @@ import typer
 
 from pocketnet_fast.cli import (
     bench,
+    calibrate,
     data,
     distill,
     doctor,
     embed,
+    eval,
     export,
     gallery,
     ijb,
@@ -57,6 +59,8 @@ gallery.register(app)
 ijb.register(app)
 megaface.register(app)
 export.register(app)
+eval.register(app)
+calibrate.register(app)
 bench.register(app)
 data.register(app)
 train.register(app)

@@ -90,21 +90,30 @@ def write_folder(
             ``read`` raises.
     """
     digits = len(str(len(labels) - 1))
-    with _new_folder(path) as folder:
+    with new_folder(path) as folder:
         for name in names:
             (folder / name).mkdir()
         for index, label in enumerate(labels):
             image = read(index)
-            suffix = next((suffix for start, suffix in _SUFFIXES if image.startswith(start)), None)
+            suffix = image_suffix(image)
             if suffix is None:
                 raise PocketNetError(f"image {index} is neither JPEG, PNG, WebP nor BMP")
             (folder / names[label] / f"{index:0{digits}}{suffix}").write_bytes(image)
             on_image()
 
 
+def image_suffix(image: bytes) -> str | None:
+    """Return the suffix of an encoded image's kind, told from its first bytes; None for other kinds."""
+    return next((suffix for start, suffix in _SUFFIXES if image.startswith(start)), None)
+
+
 @contextlib.contextmanager
-def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``path`` when the block ends without an exception."""
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``path`` when the block ends without an exception.
+
+    Raises:
+        PocketNetError: If ``path`` exists or cannot be written.
+    """
     target = Path(path)
     if target.exists():
         raise PocketNetError(f"{path} exists already; expected a folder to make")

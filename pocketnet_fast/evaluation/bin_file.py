@@ -5,31 +5,18 @@ from __future__ import annotations
 import codecs
 import os
 import pickle
-from dataclasses import dataclass
+import pickletools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.evaluation.pairs import VerificationPairs
 from pocketnet_fast.files import atomic_write
 
-
-@dataclass(frozen=True)
-class VerificationPairs:
-    """Pairs of faces and whether each shows one person.
-
-    Attributes:
-        images: Encoded images, 2N: pair i is images 2i and 2i + 1.
-        same: bool, N.
-    """
-
-    images: list[bytes]
-    same: npt.NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.same)
+_MAX_SHOWN = 200
 
 
 class _Refused(Exception):
@@ -45,25 +32,32 @@ class _DataUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):
-            return _encode_latin1
+            return _Latin1()
         if module in ("builtins", "__builtin__") and name == "bytes":
-            return _no_bytes
+            return _NoBytes()
         raise _Refused(f"it names {module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
         raise _Refused("it refers to objects outside the file")
 
 
-def _no_bytes(*arguments: Any) -> bytes:
-    if arguments:
-        raise _Refused("it calls bytes with arguments")
-    return b""
+class _NoBytes:
+    # Without a dictionary, as a pickle may set attributes on what find_class gives it.
+    __slots__ = ()
+
+    def __call__(self, *arguments: Any) -> bytes:
+        if arguments:
+            raise _Refused("it calls bytes with arguments")
+        return b""
 
 
-def _encode_latin1(text: Any, encoding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise _Refused("it encodes something that is no latin1 text")
-    return codecs.encode(text, "latin1")
+class _Latin1:
+    __slots__ = ()
+
+    def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
+        if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
+            raise _Refused("it encodes something that is no latin1 text")
+        return codecs.encode(text, "latin1")
 
 
 def read_bin(path: str | os.PathLike[str]) -> VerificationPairs:
@@ -89,28 +83,63 @@ def read_bin(path: str | os.PathLike[str]) -> VerificationPairs:
         if not isinstance(image, bytes):
             raise PocketNetError(f"{path}: image {index} is a {type(image).__name__}, not an encoded image")
     for index, flag in enumerate(same):
-        if flag not in (0, 1):
-            raise PocketNetError(f"{path}: pair {index} is marked {flag!r}; expected true or false")
-    return VerificationPairs(list(images), np.array(same, dtype=bool))
+        if type(flag) not in (bool, int) or flag not in (0, 1):
+            # Nested lists that share their parts, and long integers, can be endless in print.
+            plain = type(flag) is int and flag.bit_length() < 64
+            mark = str(flag) if plain else f"by a {type(flag).__name__}"
+            raise PocketNetError(f"{path}: pair {index} is marked {mark}; expected true or false")
+    return VerificationPairs(list(images), np.array(same, dtype=bool), str(path))
 
 
-def write_bin(path: str | os.PathLike[str], pairs: VerificationPairs) -> None:
+def write_bin(
+    path: str | os.PathLike[str], pairs: VerificationPairs, on_image: Callable[[], None] = lambda: None
+) -> None:
     """Write a verification file that readers of Python 2 and 3 understand.
 
+    Args:
+        path: The file.
+        pairs: What to write.
+        on_image: Called after each image, for progress.
+
     Raises:
-        PocketNetError: If the file cannot be written.
+        PocketNetError: If the file cannot be written; or what reading the images raises.
     """
     with atomic_write(path) as file:
-        pickle.dump((pairs.images, pairs.same.tolist()), file, protocol=2)
+        images = []
+        for image in pairs.images:
+            images.append(image)
+            on_image()
+        pickle.dump((images, pairs.same.tolist()), file, protocol=2)
+
+
+def _check_memo(file: BinaryIO) -> None:
+    """Refuse memo slots beyond the file's length.
+
+    Picklers number them consecutively; the unpickler reserves memory up to the highest, so that ten bytes
+    could take 64 GB.
+    """
+    for opcode, argument, position in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > (position or 0):
+            raise _Refused(f"it keeps an object in slot {argument}")
+    file.seek(0)
 
 
 def _load(path: Path, file: BinaryIO) -> Any:
     try:
+        _check_memo(file)
         return _DataUnpickler(file, encoding="bytes").load()
     except _Refused as error:
-        raise PocketNetError(f"{path}: refused, {error}; a verification file holds plain data only") from None
+        raise PocketNetError(
+            f"{path}: refused, {_line(error)}; a verification file holds plain data only"
+        ) from None
     except MemoryError:
         raise PocketNetError(f"{path}: damaged: it states more data than fits into memory") from None
     except Exception as error:
         # A damaged pickle raises whatever its opcodes stumble over.
-        raise PocketNetError(f"{path}: damaged or no verification file: {error}") from None
+        raise PocketNetError(f"{path}: damaged or no verification file: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    """What it says, on one line whatever the file put into it."""
+    text = str(error)[:_MAX_SHOWN]
+    return "".join(character if character.isprintable() else "?" for character in text)

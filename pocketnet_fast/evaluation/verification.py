@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +125,32 @@ def judge(distance: Floats, same: Flags, *, folds: int = 10, xnorm: float = 0.0)
     )
 
 
+def embed_crops(
+    embed: Embed,
+    crops: Iterable[Crops],
+    *,
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Embed images batch by batch.
+
+    Args:
+        embed: N,112,112,3 uint8 RGB to N,D.
+        crops: Images of 112,112,3; at least one.
+        batch_size: Images per call.
+        on_batch: Called with the number of images done in each batch; may raise to end the work.
+
+    Returns:
+        What ``embed`` returned, one row per image.
+    """
+    rows = []
+    for batch in _batches(crops, batch_size):
+        rows.append(np.asarray(embed(batch), np.float32))
+        if on_batch is not None:
+            on_batch(len(batch))
+    return np.concatenate(rows)
+
+
 def embed_both_ways(
     embed: Embed,
     crops: Iterable[Crops],
@@ -132,27 +158,52 @@ def embed_both_ways(
     batch_size: int = 64,
     on_batch: Callable[[int], None] | None = None,
 ) -> tuple[Floats, float]:
-    """Embed images and mirror images.
+    """Embed images and mirror images, and add the two.
 
     Args:
         embed: N,112,112,3 uint8 RGB to N,D.
-        crops: Images of 112,112,3.
+        crops: Images of 112,112,3; at least one.
         batch_size: Images per call.
         on_batch: Called with the number of images done in each batch; may raise to end the work.
 
     Returns:
         The L2-normalised sums, one row per image, and the mean length of all embeddings that were added.
     """
-    rows, lengths = [], []
-    for batch in _batches(crops, batch_size):
-        straight = np.asarray(embed(batch), np.float64)
-        mirrored = np.asarray(embed(np.ascontiguousarray(batch[:, :, ::-1])), np.float64)
-        lengths += [np.linalg.norm(straight, axis=1), np.linalg.norm(mirrored, axis=1)]
-        total = straight + mirrored
-        rows.append(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))
-        if on_batch is not None:
-            on_batch(len(batch))
-    return np.concatenate(rows), float(np.concatenate(lengths).mean())
+    straight, mirrored = embed_straight_and_mirrored(embed, crops, batch_size=batch_size, on_batch=on_batch)
+    return unit_length(straight.astype(np.float64) + mirrored), mean_length(straight, mirrored)
+
+
+def embed_straight_and_mirrored(
+    embed: Embed,
+    crops: Iterable[Crops],
+    *,
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] | None = None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Embed images, and their mirror images apart; arguments as for ``embed_both_ways``.
+
+    Returns:
+        The embeddings of the images and those of the mirror images, not normalised, one row per image.
+    """
+
+    def both(batch: Crops) -> npt.NDArray[np.float32]:
+        mirror = np.ascontiguousarray(batch[:, :, ::-1])
+        return np.stack([embed(batch), embed(mirror)], axis=1)
+
+    rows = embed_crops(both, crops, batch_size=batch_size, on_batch=on_batch)
+    return rows[:, 0], rows[:, 1]
+
+
+def unit_length(embeddings: npt.NDArray[Any]) -> Floats:
+    """Scale each row to length 1; a row of zeros stays."""
+    rows = np.asarray(embeddings, np.float64)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
+
+
+def mean_length(*embeddings: npt.NDArray[Any]) -> float:
+    """XNorm: the mean length of all rows."""
+    rows = np.concatenate(embeddings).astype(np.float64)
+    return float(np.linalg.norm(rows, axis=1).mean())
 
 
 def pair_distances(embeddings: Floats, pairs: npt.NDArray[np.int64]) -> Floats:
