@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pocketnet_fast.data.images import decode_image
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.evaluation.bin_file import VerificationPairs, read_bin, write_bin
+from pocketnet_fast.evaluation.bin_file import read_bin, write_bin
+from pocketnet_fast.evaluation.pairs import VerificationPairs
 
 IMAGES = [b"\xff\xd8 one", b"two\x00", b"", b"\x80" * 300]
 SAME = [True, False]
@@ -152,3 +153,50 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     pairs = read_bin(path)
     assert pairs.images == IMAGES
     assert pairs.same.tolist() == [True, False]
+
+
+def test_memo_slots_cannot_reserve_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    for content in (
+        b"\x80\x02]r\xff\xff\xff\x7f]\x86.",  # LONG_BINPUT of 2^31 - 1: 32 GB of slots
+        b"(lp4000000000\n(lp1\nt.",
+    ):
+        path.write_bytes(content)
+        with pytest.raises(PocketNetError, match=r"a\.bin: refused, it keeps an object in slot [24]"):
+            read_bin(path)
+
+
+def test_lengths_beyond_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    for opcode, size in ((b"B", 4), (b"\x8e", 8), (b"T", 4)):
+        path.write_bytes(b"\x80\x04](" + opcode + (2 ** (8 * size - 2)).to_bytes(size, "little") + b"ab")
+        with pytest.raises(PocketNetError, match=r"a\.bin: damaged"):
+            read_bin(path)
+
+
+def test_content_whose_print_is_endless(tmp_path: Path) -> None:
+    nested: object = "x"
+    for _ in range(60):
+        nested = [nested, nested]
+    path = tmp_path / "a.bin"
+    path.write_bytes(pickle.dumps(([b"a", b"b"], [nested])))
+    with pytest.raises(PocketNetError, match="pair 0 is marked by a list; expected true or false"):
+        read_bin(path)
+    path.write_bytes(pickle.dumps(([b"a", b"b"], [10**6000])))
+    with pytest.raises(PocketNetError, match="pair 0 is marked by a int"):
+        read_bin(path)
+
+
+def test_names_in_messages_stay_on_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"\x80\x04\x8c\x04a\nb\x1b\x8c\x01c\x93.")
+    with pytest.raises(PocketNetError, match=r"a\.bin: refused, it names a\?b\?\.c;"):
+        read_bin(path)
+
+
+def test_what_stands_for_a_function_cannot_be_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    # BUILD, which gives the object before it attributes.
+    path.write_bytes(b"\x80\x02c_codecs\nencode\n}U\x05valueK\x01sb.")
+    with pytest.raises(PocketNetError, match=r"a\.bin: damaged"):
+        read_bin(path)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from command_line import Run, refused, runner
 from faces import crop, write_folder, write_records
+from pair_files import drawn_pairs
 
 from pocketnet_fast.data.dataset import open_dataset
 from pocketnet_fast.data.images import decode_image, read_image
 from pocketnet_fast.data.recordio import RecordFile
 from pocketnet_fast.data.synthetic import SyntheticDataset
 from pocketnet_fast.evaluation.bin_file import read_bin
+from pocketnet_fast.evaluation.pairs import write_pairs
 
 
 @pytest.fixture
@@ -174,6 +176,19 @@ def test_make_pairs(run: Run, tmp_path: Path) -> None:
     assert decode_image(pairs.images[9]).shape == (112, 112, 3)
 
 
+def test_pairs(run: Run, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "a.bin", drawn_pairs(3))
+    for source, target in (("a.bin", "b.npz"), ("b.npz", "c"), ("c", "d.bin")):
+        result = run("pairs", tmp_path / source, tmp_path / target)
+        assert (result.code, result.out) == (0, "")
+        assert f"wrote 3 pairs to {tmp_path / target}" in result.err
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "d.bin").read_bytes()
+    assert refused(run("pairs", tmp_path / "a.bin", tmp_path / "c"), "c exists already")
+    assert refused(run("pairs", tmp_path / "a.bin", tmp_path / "c.zip"), "c.zip: pairs are written to")
+    assert refused(run("pairs", tmp_path / "none.bin", tmp_path / "e.npz"), "none.bin: no such")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "b.npz", "c", "d.bin"]
+
+
 def test_make_refuses(run: Run, tmp_path: Path) -> None:
     assert refused(run("make", tmp_path / "a.rec", "--pairs", 5), "pairs are written to a .bin file")
     assert refused(run("make", tmp_path / "a.bin"), "pairs are written to a .bin file")
@@ -185,7 +200,7 @@ def test_make_refuses(run: Run, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["faces"]
 
 
-@pytest.mark.parametrize("command", ["inspect", "convert", "make"])
+@pytest.mark.parametrize("command", ["inspect", "convert", "pairs", "make"])
 def test_help_has_an_example(run: Run, command: str) -> None:
     text = run(command, "--help").out
     assert f"pocketnet data {command}" in text

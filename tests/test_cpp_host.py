@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import struct
@@ -20,8 +21,10 @@ import pocketnet_fast
 from pocketnet_fast.cmake import prefix_path
 from pocketnet_fast.export.torchscript import export_torchscript
 from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.models.calibration import Calibration
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.models.weights import weights_sha256
 from pocketnet_fast.ops.native import available_isas, library_path
 
 SOURCE = Path(__file__).resolve().parent.parent / "examples" / "cpp_host"
@@ -171,3 +174,115 @@ def test_library_names_no_python() -> None:
     assert "libtorch_cpu.so" in libraries
     assert not [name for name in libraries if "python" in name]
     assert "RUNPATH" not in needed
+
+
+def calibrated(model: EmbeddingModel, threshold: float, flip: bool) -> EmbeddingModel:
+    network = copy.deepcopy(model)
+    network.calibration = Calibration(
+        threshold=threshold,
+        far=1e-2,
+        measured_far=1e-2,
+        measured_tar=None,
+        impostor_pairs=100,
+        genuine_pairs=0,
+        dataset='odd "flip": true {}',
+        flip=flip,
+        weights_sha256=weights_sha256(model),
+    )
+    return network
+
+
+@pytest.mark.parametrize("input", ["float", "uint8"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_decisions_by_the_files_threshold(
+    tmp_path: Path, host: Path, model: EmbeddingModel, files: list[Path], input: str, flip: bool
+) -> None:
+    options = {"input": input, "color": "bgr" if input == "uint8" else "rgb"}
+    plain = export_torchscript(model, tmp_path / "plain.pt", **options).path
+    assert json.loads(run(host, plain, *files[:3], "--repeat", 1).stdout)["decisions"] is None
+
+    pixels = torch.from_numpy(crops()[:3])
+    normal = model.input_spec.normalize(pixels)
+    with torch.no_grad():
+        embedding = model(normal) + (model(normal.flip(3)) if flip else 0)
+    unit = torch.nn.functional.normalize(embedding)
+    expected = [float(unit[a] @ unit[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+    threshold = sorted(expected)[1] - 1e-4  # two of three are above
+    path = export_torchscript(calibrated(model, threshold, flip), tmp_path / "m.pt", **options).path
+    done = run(host, path, *files[:3], "--repeat", 1)
+    assert done.returncode == 0, done.stderr
+    decisions = json.loads(done.stdout)["decisions"]
+    assert decisions["threshold"] == pytest.approx(threshold, abs=1e-7)
+    assert decisions["flip"] is flip
+    pairs = decisions["pairs"]
+    assert [(pair["a"], pair["b"]) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
+    assert [pair["cosine"] for pair in pairs] == pytest.approx(expected, abs=3e-5)
+    assert [pair["same"] for pair in pairs] == [cosine >= threshold for cosine in expected]
+    assert sum(pair["same"] for pair in pairs) == 2
+
+
+@pytest.mark.parametrize("kernels", ["fused", "aten"])
+@pytest.mark.parametrize("flip", [[], ["--flip"]])
+def test_a_file_of_crops(
+    tmp_path: Path, host: Path, model: EmbeddingModel, kernels: str, flip: list[str]
+) -> None:
+    path = export_torchscript(model, tmp_path / "m.pt", kernels=kernels, input="uint8").path
+    np.save(tmp_path / "crops.npy", crops())
+    output = tmp_path / "embeddings.npy"
+    done = run(host, path, "--crops", tmp_path / "crops.npy", "--output", output, "--batch", 3, *flip)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["crops"], report["flip"], report["model"]["kernels"]) == (4, bool(flip), kernels)
+    found = np.load(output, allow_pickle=False)
+    assert (found.dtype, found.shape) == (np.float32, (4, 128))
+    pixels = torch.from_numpy(crops())
+    loaded = torch.jit.load(path)
+    expected = loaded(pixels) + (loaded(pixels.flip(2)) if flip else 0)
+    assert relative_error(torch.from_numpy(found), expected) < (1e-6 if kernels == "fused" else 1e-4)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["crops.npy", "embeddings.npy", "m.pt"]
+
+
+def test_bad_files_of_crops(tmp_path: Path, host: Path, model: EmbeddingModel, files: list[Path]) -> None:
+    path = export_torchscript(model, tmp_path / "m.pt", input="uint8").path
+    good = tmp_path / "good.npy"
+    np.save(good, crops())
+    contents = {
+        "float.npy": crops().astype(np.float32),
+        "planar.npy": np.ascontiguousarray(crops().transpose(0, 3, 1, 2)),
+        "fortran.npy": np.asfortranarray(crops()),
+        "empty.npy": crops()[:0],
+    }
+    for name, content in contents.items():
+        np.save(tmp_path / name, content)
+    (tmp_path / "cut.npy").write_bytes(good.read_bytes()[:-1])
+    (tmp_path / "header.npy").write_bytes(good.read_bytes()[:20])
+    (tmp_path / "text.npy").write_text("no array at all")
+    output = tmp_path / "out.npy"
+    output.write_bytes(b"old")
+    for name, message in (
+        ("float.npy", "float.npy: expected uint8 crops of shape (N, 112, 112, 3), found {'descr': '<f4'"),
+        ("planar.npy", "planar.npy: expected uint8 crops"),
+        ("fortran.npy", "fortran.npy: expected uint8 crops"),
+        ("empty.npy", "empty.npy: holds no crop"),
+        ("cut.npy", "cut.npy: does not hold the 4 crops"),
+        ("header.npy", "header.npy: ends in its .npy header"),
+        ("text.npy", "text.npy: is no .npy file"),
+        ("none.npy", "none.npy: cannot be opened"),
+    ):
+        done = run(host, path, "--crops", tmp_path / name, "--output", output)
+        assert done.returncode == 1, (name, done.stderr)
+        assert message in done.stderr
+        assert done.stdout == ""
+    nowhere = run(host, path, "--crops", good, "--output", tmp_path / "no" / "out.npy")
+    assert nowhere.returncode == 1
+    assert "no/out.npy: cannot be written" in nowhere.stderr
+    assert output.read_bytes() == b"old"
+    for arguments, message in (
+        ((path, "--crops", good), "--crops and --output belong together"),
+        ((path, files[0], "--flip"), "--flip belongs to --crops"),
+        ((path, files[0], "--crops", good, "--output", output), "either images or --crops"),
+        ((path, "--crops", good, "--output", output, "--batch", 0), "--batch must be a whole number"),
+    ):
+        done = run(host, *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr

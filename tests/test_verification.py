@@ -71,6 +71,71 @@ def test_against_the_book(seed: int, pairs: int, data: st.DataObject) -> None:
     check(distance, same, folds)
 
 
+CRAFTED = {
+    "ties": ([0.5, 0.5, 1.0, 1.0, 0.5, 1.0, 1.0, 0.5, 1.0, 1.0], [1, 0, 0, 1, 1, 0, 0, 1, 0, 1], 5),
+    "on the thresholds": ([0.01 * k for k in range(0, 400, 20)], [1] * 8 + [0, 1] * 4 + [0] * 4, 10),
+    "all alike": ([0.0] * 12, [1, 0] * 6, 4),
+    "as far apart as can be": ([4.0] * 12, [1, 0] * 6, 4),
+    "all of one person": ([0.1 * k for k in range(20)], [1] * 20, 10),
+    "all of two persons": ([0.1 * k for k in range(20)], [0] * 20, 10),
+    "one person first, then two": ([0.3, 0.9, 1.2, 0.4, 1.9, 0.8, 1.4, 2.1], [1] * 4 + [0] * 4, 2),
+    "odd folds": ([(0.37 * k) % 2.3 for k in range(23)], [k % 3 == 0 for k in range(23)], 10),
+    "a pair in each fold": ([0.2, 1.8, 0.6, 1.1, 1.3], [1, 0, 1, 1, 0], 5),
+    "far above the grid": ([1e3, 0.2, 1e3, 0.3], [0, 1, 0, 1], 2),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_crafted_cases(name: str) -> None:
+    distance, same, folds = CRAFTED[name]
+    check(np.array(distance, float), np.array(same, bool), folds)
+
+
+def by_the_book_of_embeddings(
+    straight: list[list[float]], mirrored: list[list[float]], same: list[bool], folds: int
+) -> tuple[dict[str, float], float]:
+    """From embeddings to figures in plain Python: sums, lengths, distances."""
+
+    def length(row: list[float]) -> float:
+        return sum(value * value for value in row) ** 0.5
+
+    unit = []
+    for first, second in zip(straight, mirrored, strict=True):
+        total = [a + b for a, b in zip(first, second, strict=True)]
+        unit.append([value / length(total) for value in total])
+    distance = []
+    for a, b in zip(unit[0::2], unit[1::2], strict=True):
+        distance.append(sum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
+    xnorm = sum(map(length, [*straight, *mirrored])) / (2 * len(straight))
+    return by_the_book(np.array(distance), np.array(same), folds), xnorm
+
+
+@pytest.mark.parametrize(("pairs", "batch"), [(3, 64), (7, 4), (11, 22), (20, 7)])
+def test_from_images_to_figures(pairs: int, batch: int) -> None:
+    """Fewer images than a batch holds, a last batch of any size, uneven folds."""
+    rng = np.random.default_rng(pairs)
+    table = rng.normal(size=(2 * pairs, 5)).astype(np.float32)
+    table[1::4] = table[0::4] + 0.3 * table[1::4]
+    crops = np.zeros((2 * pairs, 112, 112, 3), np.uint8)
+    crops[:, 0, 0, 0] = crops[:, 0, 111, 1] = np.arange(2 * pairs)
+
+    def embed(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        # The left corner is red in images and green in mirror images, which embed a little differently.
+        number = images[:, 0, 0].max(axis=1)
+        mirrored = images[:, 0, 0, 1] > 0
+        return table[number] + 0.1 * mirrored[:, None].astype(np.float32)
+
+    same = [index % 2 == 0 for index in range(pairs)]
+    straight = table.tolist()
+    mirrors = [list(np.float32(row) + np.float32(0.1 if index else 0)) for index, row in enumerate(straight)]
+    expected, xnorm = by_the_book_of_embeddings(straight, mirrors, same, 3)
+    rows, found_xnorm = embed_both_ways(embed, iter(crops), batch_size=batch)
+    found = judge(pair_distances(rows, consecutive_pairs(pairs)), np.array(same), folds=3, xnorm=found_xnorm)
+    for name, value in expected.items():
+        assert getattr(found, name) == pytest.approx(value, abs=1e-4), name
+    assert found.xnorm == pytest.approx(xnorm, abs=1e-4)
+
+
 def test_many_pairs() -> None:
     # Enough pairs of two persons that a FAR of 1e-3 lies between two of its levels, and on one.
     rng = np.random.default_rng(0)

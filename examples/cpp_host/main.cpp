@@ -16,27 +16,38 @@
 #include <vector>
 
 #include "image.h"
+#include "npy.h"
 
 namespace {
 
 constexpr const char* kMetadata = "pocketnet_fast.json";
 constexpr const char* kUsage =
     "usage: cpp_host MODEL.pt IMAGE... [--ops libpnf_ops.so] [--repeat N] [--threads N] [--callers N]\n"
+    "       cpp_host MODEL.pt --crops CROPS.npy --output EMBEDDINGS.npy [--flip] [--batch N] [...]\n"
     "\n"
-    "Prints the embeddings of aligned 112x112 crops (JPEG, PNG or binary PPM) and their cosine similarities.\n"
-    "  --ops FILE   the operators that a file of fused kernels calls; the default is the installed one that\n"
-    "               CMake found\n"
-    "  --repeat N   timed runs per image count (default 20)\n"
-    "  --threads N  threads that one call may use (default 1)\n"
-    "  --callers N  also call the module from N threads at once and compare (default 0)\n";
+    "Prints the embeddings of aligned 112x112 crops (JPEG, PNG or binary PPM) and their cosine similarities, and\n"
+    "decides about each pair if the file carries a threshold; or embeds a whole file of crops into another.\n"
+    "  --ops FILE     the operators that a file of fused kernels calls; the default is the installed one that\n"
+    "                 CMake found\n"
+    "  --repeat N     timed runs per image count (default 20)\n"
+    "  --threads N    threads that one call may use (default 1)\n"
+    "  --callers N    also call the module from N threads at once and compare (default 0)\n"
+    "  --crops FILE   uint8 RGB crops, N x 112 x 112 x 3\n"
+    "  --output FILE  float32 embeddings, N x D, not normalised\n"
+    "  --flip         add the embedding of the mirror image to that of each crop\n"
+    "  --batch N      crops per call (default 32)\n";
 
 struct Options {
   std::string model;
   std::string ops;
+  std::string crops;
+  std::string output;
   std::vector<std::string> images;
+  bool flip = false;
   int repeat = 20;
   int threads = 1;
   int callers = 0;
+  int batch = 32;
 };
 
 struct UsageError : std::runtime_error {
@@ -60,10 +71,20 @@ Options parse(int argc, char** argv) {
       (options.model.empty() ? options.model : options.images.emplace_back()) = argument;
       continue;
     }
+    if (argument == "--flip") {
+      options.flip = true;
+      continue;
+    }
     if (i + 1 == argc) throw UsageError(argument + " needs a value");
     const std::string value = argv[++i];
     if (argument == "--ops") {
       options.ops = value;
+    } else if (argument == "--crops") {
+      options.crops = value;
+    } else if (argument == "--output") {
+      options.output = value;
+    } else if (argument == "--batch") {
+      options.batch = parse_count(argument, value, 1);
     } else if (argument == "--repeat") {
       options.repeat = parse_count(argument, value, 1);
     } else if (argument == "--threads") {
@@ -74,7 +95,11 @@ Options parse(int argc, char** argv) {
       throw UsageError("unknown option " + argument);
     }
   }
-  if (options.model.empty() || options.images.empty()) throw UsageError("a model and at least one image are needed");
+  if (options.crops.empty() != options.output.empty()) throw UsageError("--crops and --output belong together");
+  if (options.flip && options.crops.empty()) throw UsageError("--flip belongs to --crops");
+  if (options.model.empty() || options.images.empty() == options.crops.empty()) {
+    throw UsageError("a model, and either images or --crops, are needed");
+  }
   return options;
 }
 
@@ -147,6 +172,75 @@ torch::Tensor input_of(const torch::Tensor& rgb, const std::string& metadata) {
   return planar.sub(per_color(metadata, "mean")).div(per_color(metadata, "std")).contiguous();
 }
 
+// uint8 [N, 112, 112, 3] to float32 [N, D]
+torch::Tensor embed(torch::jit::Module& module, const torch::Tensor& rgb, const std::string& metadata, bool flip) {
+  torch::Tensor embedding = module.forward({input_of(rgb, metadata)}).toTensor();
+  if (flip) embedding = embedding + module.forward({input_of(rgb.flip({2}), metadata)}).toTensor();
+  return embedding.contiguous();
+}
+
+torch::Tensor cosines(const torch::Tensor& embedding) {
+  const torch::Tensor unit = embedding / embedding.norm(2, {1}, true).clamp_min(1e-12);
+  return unit.mm(unit.t());
+}
+
+// From which cosine two embeddings are one person's, if the file carries a threshold.
+struct Calibration {
+  bool found = false;
+  bool flip = false;  // whether the embeddings must be the sums with those of the mirror images
+  double threshold = 0;
+};
+
+Calibration calibration_of(const std::string& metadata) {
+  Calibration calibration;
+  const std::size_t at = metadata.find("\"calibration\": {");
+  if (at == std::string::npos) return calibration;
+  const std::string key = "\"threshold\": ";
+  const std::size_t threshold = metadata.find(key, at);
+  if (threshold == std::string::npos) throw std::runtime_error("the file's calibration has no threshold");
+  calibration.found = true;
+  calibration.threshold = std::stod(metadata.substr(threshold + key.size(), 32));
+  calibration.flip = metadata.find("\"flip\": true", at) != std::string::npos;
+  return calibration;
+}
+
+std::string decisions(torch::jit::Module& module, const torch::Tensor& rgb, const std::string& metadata) {
+  const Calibration calibration = calibration_of(metadata);
+  if (!calibration.found) return "null";
+  const torch::Tensor similarity = cosines(embed(module, rgb, metadata, calibration.flip));
+  std::string out = "{\"threshold\": " + number(static_cast<float>(calibration.threshold)) +
+                    ", \"flip\": " + (calibration.flip ? "true" : "false") + ", \"pairs\": [";
+  for (std::int64_t a = 0; a < similarity.size(0); ++a) {
+    for (std::int64_t b = a + 1; b < similarity.size(0); ++b) {
+      const float cosine = similarity[a][b].item<float>();
+      out += (a == 0 && b == 1 ? "\n" : ",\n") + ("{\"a\": " + std::to_string(a)) + ", \"b\": " + std::to_string(b) +
+             ", \"cosine\": " + number(cosine) + ", \"same\": " + (cosine >= calibration.threshold ? "true" : "false") +
+             "}";
+    }
+  }
+  return out + "]}";
+}
+
+// A file of crops to a file of embeddings; prints what it did.
+void embed_file(torch::jit::Module& module, const Options& options, const std::string& metadata) {
+  CropFile crops(options.crops);
+  std::vector<torch::Tensor> parts;
+  const auto start = std::chrono::steady_clock::now();
+  for (auto pixels = crops.read(options.batch); !pixels.empty(); pixels = crops.read(options.batch)) {
+    const auto size = static_cast<std::int64_t>(pixels.size()) / CropFile::kBytes;
+    const torch::Tensor rgb =
+        torch::from_blob(pixels.data(), {size, CropFile::kSide, CropFile::kSide, 3}, torch::kUInt8);
+    parts.push_back(embed(module, rgb, metadata, options.flip));
+  }
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  if (parts.empty()) throw std::runtime_error(options.crops + ": holds no crop");
+  const torch::Tensor all = torch::cat(parts);
+  write_npy(options.output, all.data_ptr<float>(), all.size(0), all.size(1));
+  std::printf("{\n\"model\": %s,\n\"crops\": %lld,\n\"flip\": %s,\n\"threads\": %d,\n\"seconds\": %.3f\n}\n",
+              metadata.c_str(), static_cast<long long>(all.size(0)), options.flip ? "true" : "false", options.threads,
+              elapsed.count());
+}
+
 double median_milliseconds(torch::jit::Module& module, const torch::Tensor& input, int repeat) {
   std::vector<double> times;
   for (int i = -2; i < repeat; ++i) {
@@ -205,10 +299,14 @@ int run(const Options& options) {
   const std::string metadata = extra[kMetadata];
   if (metadata.empty()) throw std::runtime_error(options.model + ": was not exported by pocketnet_fast");
 
-  const torch::Tensor input = input_of(read_crops(options.images), metadata);
+  if (!options.crops.empty()) {
+    embed_file(module, options, metadata);
+    return 0;
+  }
+  const torch::Tensor rgb = read_crops(options.images);
+  const torch::Tensor input = input_of(rgb, metadata);
   const torch::Tensor embedding = module.forward({input}).toTensor().contiguous();
-  const torch::Tensor unit = embedding / embedding.norm(2, {1}, true).clamp_min(1e-12);
-  const torch::Tensor similarity = unit.mm(unit.t());
+  const torch::Tensor similarity = cosines(embedding);
   const double one = median_milliseconds(module, input.slice(0, 0, 1).contiguous(), options.repeat);
   const double all = median_milliseconds(module, input, options.repeat);
 
@@ -220,7 +318,8 @@ int run(const Options& options) {
   }
   json += "\n],\n\"similarity\": [\n";
   for (std::int64_t i = 0; i < similarity.size(0); ++i) json += (i == 0 ? "" : ",\n") + list(similarity[i]);
-  json += "\n],\n\"threads\": " + std::to_string(options.threads);
+  json += "\n],\n\"decisions\": " + decisions(module, rgb, metadata);
+  json += ",\n\"threads\": " + std::to_string(options.threads);
   json += ",\n\"milliseconds\": " + number(static_cast<float>(one));
   json += ",\n\"milliseconds_per_image\": " + number(static_cast<float>(all / static_cast<double>(input.size(0))));
   if (options.callers > 0) {

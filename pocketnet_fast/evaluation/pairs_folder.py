@@ -59,9 +59,7 @@ def read_pairs_folder(path: str | os.PathLike[str]) -> VerificationPairs:
             reader = csv.reader(stream)
             header = next(reader, [])
             if tuple(name.strip() for name in header) != _COLUMNS:
-                raise PocketNetError(
-                    f"{table}: the first line is {header!r:.80}; expected {','.join(_COLUMNS)}"
-                )
+                raise PocketNetError(f"{table}: line 1 is {header!r:.80}; expected {','.join(_COLUMNS)}")
             for row in reader:
                 where = f"{table}, line {reader.line_num}"
                 if len(row) != len(_COLUMNS):

@@ -112,6 +112,6 @@ def _arrays(path: Path) -> dict[str, Any]:
         if found is None or found.dtype != dtype or found.ndim != 1:
             about = "absent" if found is None else f"{found.dtype} of {found.ndim} dimensions"
             raise PocketNetError(
-                f"{path}: the array {name} is {about}; expected {dtype.__name__}, one dimension"
+                f"{path}: the array {name} is {about}; expected {np.dtype(dtype).name}, one dimension"
             )
     return arrays
