@@ -174,7 +174,10 @@ def test_refusals(run: Run, any_command: Run, files: Path, tmp_path: Path) -> No
         (("--far", 0.1, drawn, "-o", tmp_path / "no" / "out.safetensors"), ("its folder does not exist",)),
     ):
         assert refused(run(*arguments), *words), arguments
-    assert refused(run("--far", 0.25, drawn, "-o", output, weights=exported), "m.pt: damaged or not a file")
+    assert refused(
+        run("--far", 0.25, drawn, "-o", output, weights=exported),
+        "m.pt: a TorchScript file, which runs as it is; expected a file of weights",
+    )
     assert not output.exists()
 
 

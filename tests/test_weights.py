@@ -142,6 +142,12 @@ def test_a_changed_byte_is_noticed(tmp_path, source):
         load_weights(network(), path)
 
 
+def test_torchscript_is_no_weight_file(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "a.pt")
+    with pytest.raises(PocketNetError, match=r"a\.pt: a TorchScript file, which runs as it is"):
+        load_weights(network(), tmp_path / "a.pt")
+
+
 class Evil:
     def __reduce__(self):
         return (os.mkdir, ("executed",))

@@ -52,7 +52,7 @@ def calibrate(
     ] = True,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 16,
     as_json: JsonOption = False,
 ) -> None:
     """Choose the cosine from which two faces count as one person, and write it into a weight file.

@@ -47,7 +47,7 @@ def evaluate(
     untrained: UntrainedOption = False,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 16,
     folds: Annotated[
         int, typer.Option(help="Contiguous parts; each is judged by the others' threshold.")
     ] = 10,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,7 +86,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, metadata
 
 
+def is_torchscript(path: Path) -> bool:
+    """Whether this is a TorchScript file, of this package or another, and so no file of plain weights."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
 def _read_torch(path: Path) -> dict[str, Tensor]:
+    if is_torchscript(path):
+        raise PocketNetError(f"{path}: a TorchScript file, which runs as it is; expected a file of weights")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
