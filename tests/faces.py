@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +37,13 @@ def write_folder(path: Path, identities: dict[str, int], suffix: str = ".png") -
             (path / name / f"{image}{suffix}").write_bytes(encode_image(crop(number), suffix))
             number += 1
     return path
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG file that announces an image and holds none of it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -54,6 +55,19 @@ def cmake_build(name: str, source: Path, *options: str, target: str = "all") -> 
 def build(name: str, *options: str) -> Path:
     """Build the native library and its tests without torch; returns the build folder."""
     return cmake_build(f"native-{name}", ROOT, "-DPNF_TORCH=OFF", "-DPNF_TESTS=ON", *options)
+
+
+def cpp_host() -> Path:
+    """Build the example host against the installed package and torch; returns the program."""
+    import torch
+
+    from pocketnet_fast.cmake import prefix_path
+
+    prefixes = f"{prefix_path()};{torch.utils.cmake_prefix_path}"
+    # CMake remembers what it found, so another installation gets another folder.
+    name = f"cpp-host-{hashlib.sha256(prefixes.encode()).hexdigest()[:8]}"
+    folder = cmake_build(name, ROOT / "examples" / "cpp_host", f"-DCMAKE_PREFIX_PATH={prefixes}")
+    return folder / "cpp_host"
 
 
 def ctest(folder: Path, *options: str) -> str:

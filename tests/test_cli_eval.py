@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Result, Run, refused, runner
-from faces import crop
+from faces import crop, png_of_size
 from helpers import randomize_
 from pair_files import drawn_pairs
 
@@ -199,6 +199,10 @@ HOSTILE = {
     "another size": (
         content([*GOOD.images[:7], encode_image(crop(0, 128), ".png")], [True] * 4),
         "image 7 has 128x128 pixels; expected an aligned crop of 112x112",
+    ),
+    "a picture of gigabytes": (
+        content([*GOOD.images[:7], png_of_size(30000, 30000)], [True] * 4),
+        "image 7 has 30000x30000 pixels",
     ),
     "more folds than pairs": (
         content(GOOD.images[:6], [True, False, True]),

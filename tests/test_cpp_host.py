@@ -5,20 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import os
-import struct
 import subprocess
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from faces import png_of_size
 from helpers import randomize_, relative_error
-from native import tool
+from native import cpp_host, tool
 
 import pocketnet_fast
-from pocketnet_fast.cmake import prefix_path
 from pocketnet_fast.export.torchscript import export_torchscript
 from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.calibration import Calibration
@@ -27,21 +25,10 @@ from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import weights_sha256
 from pocketnet_fast.ops.native import available_isas, library_path
 
-SOURCE = Path(__file__).resolve().parent.parent / "examples" / "cpp_host"
-
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    build = tmp_path_factory.mktemp("cpp_host")
-    prefixes = f"{prefix_path()};{torch.utils.cmake_prefix_path}"
-    configure = [tool("cmake"), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-S", str(SOURCE)]
-    for command in (
-        [*configure, "-B", str(build), f"-DCMAKE_PREFIX_PATH={prefixes}"],
-        [tool("cmake"), "--build", str(build)],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return build / "cpp_host"
+def host() -> Path:
+    return cpp_host()
 
 
 @pytest.fixture(scope="module")
@@ -121,16 +108,6 @@ def test_many_threads_on_one_module(
     done = run(host, path, *files, "--repeat", 1, "--callers", 8, "--threads", 2)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["callers_agree"] is True
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """A PNG file that announces an image and holds none of it."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
 def test_bad_input(tmp_path: Path, host: Path, files: list[Path], model: EmbeddingModel) -> None:

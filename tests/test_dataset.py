@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faces import crop, write_folder, write_records
+from faces import crop, png_of_size, write_folder, write_records
 
 from pocketnet_fast.data.dataset import FaceDataset, decode_crop, open_dataset
 from pocketnet_fast.data.folder import FolderDataset
@@ -81,3 +81,9 @@ def test_crops_are_not_scaled() -> None:
         decode_crop(encode_image(crop(1, 96), ".png"), "photo")
     with pytest.raises(PocketNetError, match="photo is not an image that can be decoded"):
         decode_crop(b"no image", "photo")
+
+
+def test_a_stated_size_takes_no_memory() -> None:
+    # 3.6 gigapixels, of which the file holds none.
+    with pytest.raises(PocketNetError, match=r"a\.png has 60000x60000 pixels; expected an aligned crop"):
+        decode_crop(png_of_size(60000, 60000), "a.png")

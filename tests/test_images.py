@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketnet_fast.data.images import decode_image, encode_image, read_bytes, read_image
+from pocketnet_fast.data.images import decode_image, encode_image, read_bytes, read_image, stated_size
 from pocketnet_fast.errors import PocketNetError
 
 cv2 = pytest.importorskip("cv2")
@@ -227,6 +228,19 @@ def test_a_name_outside_ascii(tmp_path: Path) -> None:
     path = tmp_path / "Zoë 写真.png"
     path.write_bytes(encode(".png", smooth_picture()))
     assert read_image(path).shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize("make", [jpeg_progressive, jpeg_with_restarts, jpeg_with_thumbnail, png])
+def test_stated_size(make: Callable[[np.ndarray], bytes]) -> None:
+    data = make(smooth_picture())
+    assert stated_size(data) == decode_image(data).shape[:2]
+    for end in range(len(data)):
+        assert stated_size(data[:end]) in (None, stated_size(data))
+
+
+def test_other_kinds_state_no_size() -> None:
+    for data in (b"", b"text", encode(".bmp", smooth_picture()), b"\xff\xd8\xff", b"\xff\xd8\xff\xff" * 9):
+        assert stated_size(data) is None
 
 
 def test_encoding() -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from pocketnet_fast.data.alignment import CROP_SIZE
-from pocketnet_fast.data.images import ImageArray, decode_image
+from pocketnet_fast.data.images import ImageArray, decode_image, stated_size
 from pocketnet_fast.errors import PocketNetError
 
 _SYNTHETIC = "synthetic"
@@ -56,13 +56,16 @@ def decode_crop(data: bytes, name: str) -> ImageArray:
         PocketNetError: If ``decode_image`` refuses it, or it has another size: a crop is not scaled, because
             its eyes and mouth would then not lie where the network expects them.
     """
-    crop = decode_image(data, name)
-    if crop.shape != (CROP_SIZE, CROP_SIZE, 3):
-        height, width = crop.shape[:2]
-        raise PocketNetError(
-            f"{name} has {width}x{height} pixels; expected an aligned crop of {CROP_SIZE}x{CROP_SIZE}"
-        )
-    return crop
+    # Before decoding, which would take the memory that a few bytes can ask for.
+    size = stated_size(data) or (CROP_SIZE, CROP_SIZE)
+    if size == (CROP_SIZE, CROP_SIZE):
+        crop = decode_image(data, name)
+        size = crop.shape[:2]
+        if size == (CROP_SIZE, CROP_SIZE):
+            return crop
+    raise PocketNetError(
+        f"{name} has {size[1]}x{size[0]} pixels; expected an aligned crop of {CROP_SIZE}x{CROP_SIZE}"
+    )
 
 
 def open_dataset(source: str | os.PathLike[str]) -> FaceDataset:

@@ -22,6 +22,8 @@ _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG: Final = 0x0112
 # In entropy-coded data 0xFF is followed by 0x00 (a stuffed byte), by a restart marker or by fill bytes.
 _NEXT_JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# Start of frame, which holds the size; 0xC4, 0xC8 and 0xCC mean something else.
+_JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SOI, _JPEG_EOI, _JPEG_SOS, _JPEG_APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 
 
@@ -86,6 +88,28 @@ def decode_image(data: bytes, name: str = "image") -> ImageArray:
         raise PocketNetError(f"{name} is damaged: {error}") from error
     pixels = _decode(data, name)
     return np.ascontiguousarray(_upright(_to_rgb(pixels, name), orientation))
+
+
+def stated_size(data: bytes) -> tuple[int, int] | None:
+    """Read how large a PNG or JPEG says that it is, without decoding: a few bytes can announce gigabytes.
+
+    Returns:
+        Height and width as stored, before any orientation is applied; None if it is of another kind.
+    """
+    if data.startswith(_PNG_SIGNATURE) and data[12:16] == b"IHDR" and len(data) >= 24:
+        width, height = struct.unpack_from(">II", data, 16)
+        return height, width
+    position = 2 if data.startswith(b"\xff\xd8\xff") else len(data)
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+        elif marker in _JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return height, width
+        else:
+            position += 2 + max(int.from_bytes(data[position + 2 : position + 4], "big"), 2)
+    return None
 
 
 def encode_image(image: ImageArray, suffix: str) -> bytes:

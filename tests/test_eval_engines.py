@@ -1,0 +1,84 @@
+"""A trained network on real pairs: the same figures in PyTorch, in TorchScript and in C++ without Python."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from command_line import Run, runner
+from native import cpp_host
+
+from pocketnet_fast.evaluation.pairs import VerificationPairs, open_pairs, write_pairs
+from pocketnet_fast.evaluation.verification import consecutive_pairs, judge, pair_distances, unit_length
+
+PAIRS, FOLDS = 280, 7
+
+
+@pytest.fixture(scope="module")
+def weights(shared_dir: Path) -> Path:
+    path = shared_dir / "models" / "mobilefacenet_ms1m.safetensors"
+    if not path.is_file():
+        pytest.skip(f"no trained weights at {path}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def pairs(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every 15th pair of seven folds, as many of one person as of two."""
+    path = shared_dir / "data" / "lfw_dev.bin"
+    if not path.is_file():
+        pytest.skip(f"no recorded file {path}")
+    whole = open_pairs(path)
+    chosen = np.arange(0, len(whole), 15)
+    images = [whole.images[2 * index + side] for index in chosen for side in (0, 1)]
+    part = tmp_path_factory.mktemp("pairs") / "lfw_part.bin"
+    write_pairs(part, VerificationPairs(images, whole.same[chosen]))
+    assert (len(chosen), whole.same[chosen].sum()) == (PAIRS, PAIRS // 2)
+    return part
+
+
+def distances(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    return pair_distances(unit_length(embeddings), consecutive_pairs(PAIRS))
+
+
+@pytest.mark.slow
+def test_engines_and_the_cpp_host_agree(
+    weights: Path,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run: Run = runner(monkeypatch, capsys)
+    model = ["--model", "mobilefacenet", "--weights", weights]
+    exported = tmp_path / "aten.pt"
+    assert run("export", *model, "--kernels", "aten", "--input", "uint8", "-o", exported).code == 0
+    evaluate = ["eval", "--data", pairs, "--folds", FOLDS, "--threads", 1, "--json"]
+    eager = run(*evaluate, *model, "--engine", "eager").json["results"]["lfw_part"]
+    script = run(*evaluate, "--weights", exported).json["results"]["lfw_part"]
+
+    np.save(tmp_path / "crops.npy", np.stack(list(open_pairs(pairs).crops())))
+    output = tmp_path / "embeddings.npy"
+    files = ["--crops", tmp_path / "crops.npy", "--output", output]
+    done = subprocess.run(
+        [str(part) for part in (cpp_host(), exported, *files, "--flip", "--batch", 16)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["crops"] == 2 * PAIRS
+    host = judge(distances(np.load(output, allow_pickle=False)), open_pairs(pairs).same, folds=FOLDS)
+
+    # 98.9 % on all ten folds; a pair is a third of a percent here.
+    assert 0.97 <= eager["accuracy"] <= 1
+    assert 0.97 <= eager["without_flip"]["accuracy"] <= 1
+    for found in (script, vars(host)):
+        assert abs(found["accuracy"] - eager["accuracy"]) <= 1 / PAIRS
+        assert found["threshold"] == pytest.approx(eager["threshold"], abs=0.02)
+    assert script["xnorm"] == pytest.approx(eager["xnorm"], rel=1e-4)
+    assert 1 <= eager["threshold"] <= 1.9
