@@ -8,9 +8,10 @@ import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models import registry
 from pocketnet_fast.models.base import InputSpec
+from pocketnet_fast.models.calibration import Calibration
 from pocketnet_fast.models.genotypes import SOFTMAX_CIFAR10, format_genotype
 from pocketnet_fast.models.iresnet import IResNet
-from pocketnet_fast.models.weights import save_weights, weights_sha256
+from pocketnet_fast.models.weights import load_weights, save_calibrated, save_weights, weights_sha256
 
 NAMES = [
     *("pocketnet_s128", "pocketnet_s256", "pocketnet_m128", "pocketnet_m256"),
@@ -217,6 +218,33 @@ def test_registered_weights_are_loaded(shipped):
     assert model.weights_source == "pretrained pocketnet_s128"
     with pytest.raises(PocketNetError, match="embedding_dim 128, not 256"):
         pocketnet_fast.create_model("pocketnet_s128", pretrained=True, embedding_dim=256)
+
+
+def test_registered_weights_in_half_precision_with_a_threshold(shipped, monkeypatch):
+    source, path = shipped
+    save_weights(source, path, half=True)
+    half = load_weights(pocketnet_fast.create_model("pocketnet_s128"), path)
+    calibration = Calibration(
+        threshold=0.3,
+        far=1e-3,
+        measured_far=1e-3,
+        measured_tar=0.9,
+        impostor_pairs=2100,
+        genuine_pairs=2100,
+        dataset="pairs",
+        flip=True,
+        weights_sha256=weights_sha256(half),
+    )
+    save_calibrated(path, path, half, calibration)
+    with pytest.raises(PocketNetError, match="SHA-256"):
+        pocketnet_fast.create_model("pocketnet_s128", pretrained=True)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = registry.PretrainedFile(path=str(path), sha256=digest, embedding_dim=128)
+    monkeypatch.setitem(registry.PRETRAINED, "pocketnet_s128", entry)
+    model = pocketnet_fast.create_model("pocketnet_s128", pretrained=True)
+    assert model.calibration == calibration
+    assert weights_sha256(model) == weights_sha256(half)
+    assert path.stat().st_size < 2.2e6
 
 
 def test_registered_weights_are_verified(shipped):

@@ -19,7 +19,7 @@ from pocketnet_fast.errors import PocketNetError
 
 _PACKAGES: Final = ("torch", "numpy", "opencv-python-headless", "safetensors", "typer", "rich")
 _OPTIONAL: Final = {
-    "matplotlib": "figures of the demo and of the benchmarks",
+    "matplotlib": "figures of the demo, of benchmarks and of evaluations",
     "scikit-image": "the demo's portraits",
     "cmake": "building the C++ host",
 }
