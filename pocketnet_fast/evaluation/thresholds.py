@@ -106,6 +106,7 @@ def threshold_of_all_pairs(
         # Rows are sorted by person, so those of others that follow are all beyond the person's last.
         ends = np.searchsorted(people, people[block], side="right") - start
         top.add(cosine[np.arange(cosine.shape[1]) >= ends[:, None]])
+    threshold = top.threshold
     true_accepts = 0
     sizes = np.unique(people, return_counts=True)[1]
     for first, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
@@ -113,12 +114,12 @@ def threshold_of_all_pairs(
         for start in range(0, size, _BLOCK):
             cosine = person[start : start + _BLOCK] @ person[start:].T
             later = np.triu(np.ones(cosine.shape, bool), 1)
-            true_accepts += int(np.count_nonzero(cosine[later] >= top.threshold))
+            true_accepts += int(np.count_nonzero(cosine[later] >= threshold))
     return _counted(top, impostor_pairs, true_accepts, genuine_pairs)
 
 
 class _Highest:
-    """The highest of all numbers added: as many as are allowed, one more, and what equals the last."""
+    """The highest of all numbers added: as many as are allowed, and one more, which may equal the last."""
 
     def __init__(self, allowed: int) -> None:
         self._allowed = allowed
