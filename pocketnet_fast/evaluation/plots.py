@@ -30,7 +30,10 @@ def draw_roc(stream: BinaryIO, title: str, curves: dict[str, Roc], impostors: in
     for name, curve in curves.items():
         # What is accepted before the first false accept stands at the left edge.
         axes.step(np.maximum(curve.far, lowest / 2), curve.tar, where="post", label=name)
-    axes.set(xscale="log", xlim=(lowest / 2, 1), ylim=(0, 1.005), title=title)
+    # What good networks differ in lies close to 1.
+    first = min(float(curve.tar[curve.far < lowest].max()) for curve in curves.values())
+    bottom = min(max(0.0, first - 0.25 * (1 - first)), 0.9)
+    axes.set(xscale="log", xlim=(lowest / 2, 1), ylim=(bottom, 1 + 0.01 * (1 - bottom)), title=title)
     axes.set(xlabel="false accept rate", ylabel="true accept rate")
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend(loc="lower right")
@@ -57,5 +60,5 @@ def draw_scores(stream: BinaryIO, title: str, cosine: Floats, same: Flags, thres
     axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
     axes.set(title=title, xlabel="cosine similarity", ylabel="pairs")
     axes.set_xlim(min(-0.5, float(cosine.min())), 1)
-    axes.legend()
+    axes.legend(loc="upper left")
     figure.savefig(stream, format="png", dpi=_DPI)
