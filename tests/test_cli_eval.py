@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,8 @@ def test_figures(run: Run, files: Path, model: EmbeddingModel) -> None:
             # None of 4 impostor pairs may be accepted, whatever the rate.
             limit = distance[~scores.same].min()
             assert point["tar"] == pytest.approx(np.mean(distance[scores.same] < limit))
-            assert (point["false_accepts"], point["measured_far"]) == (0, 0)
+            assert point["accepted"] == 0
+            assert point["threshold"] == pytest.approx(1 - limit / 2, abs=1e-5)
     assert (found["pairs"], found["same_pairs"]) == (PAIRS, PAIRS // 2)
     assert found["paper_accuracy"] == pytest.approx(0.9958)
     assert found["source"] == str(files / "lfw.bin")
@@ -94,6 +95,15 @@ def test_several_data_sets_of_every_kind(run: Run, files: Path) -> None:
             assert other[name]["threshold"] == first[name]["threshold"]
     assert first["cfp_fp"]["paper_accuracy"] == pytest.approx(0.9421)
     assert first["other"]["paper_accuracy"] is None
+
+
+def test_pairs_of_one_person_alone(run: Run, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "ones.bin", VerificationPairs(drawn_pairs(4).images, np.ones(4, bool)))
+    result = run("--data", tmp_path / "ones.bin", "--json")
+    assert result.code == 0
+    found = result.json["results"]["ones"]
+    assert found["tar_at_far"] is None
+    assert (found["val"], found["far"], found["pairs"], found["same_pairs"]) == (0, 0, 4, 4)
 
 
 def test_table(run: Run, files: Path) -> None:
@@ -168,7 +178,7 @@ def test_refusals(run: Run, files: Path, tmp_path: Path, monkeypatch: pytest.Mon
         ((lfw, "-o", tmp_path / "no" / "folder"), ("cannot make the folder",)),
     ):
         assert refused(run(*arguments), *words), arguments
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert refused(run(lfw, "-o", tmp_path / "results"), 'pip install "pocketnet_fast[eval]"')
     assert not (tmp_path / "results").exists()
 

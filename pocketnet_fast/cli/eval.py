@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import sys
 import time
@@ -28,6 +27,7 @@ from pocketnet_fast.errors import PocketNetError
 if TYPE_CHECKING:
     from pocketnet_fast.evaluation.pair_scores import PairScores
     from pocketnet_fast.evaluation.pairs import VerificationPairs
+    from pocketnet_fast.evaluation.verification import Flags, Floats
 
 _FARS: Final = (1e-1, 1e-2, 1e-3, 1e-4)
 _JSON_NAME: Final = "eval.json"
@@ -69,10 +69,10 @@ def evaluate(
     sources = [*(data or []), *(more or [])]
     if not sources:
         raise PocketNetError("no data; pass --data FILE, a .bin or .npz file or a folder with pairs.csv")
-    if output is not None and importlib.util.find_spec("matplotlib") is None:
-        raise PocketNetError(
-            'plots need matplotlib: pip install "pocketnet_fast[eval]", or leave --output out'
-        )
+    if output is not None:
+        from pocketnet_fast.evaluation.plots import require_matplotlib
+
+        require_matplotlib()
 
     with contextlib.ExitStack() as stack:
         sets = _open_all(sources, folds)
@@ -159,13 +159,10 @@ def _judged(model: str, name: str, scores: PairScores, folds: int) -> dict[str, 
     }
 
 
-def _measured(distance: Any, scores: PairScores, xnorm: float, folds: int) -> dict[str, Any]:
-    from pocketnet_fast.evaluation.error_rates import operating_point, roc
+def _measured(distance: Floats, scores: PairScores, xnorm: float, folds: int) -> dict[str, Any]:
     from pocketnet_fast.evaluation.verification import judge
 
     result = judge(distance, scores.same, folds=folds, xnorm=xnorm)
-    curve = roc(1 - distance / 2, scores.same)
-    impostors = int((~scores.same).sum())
     return {
         "accuracy": result.accuracy,
         "accuracy_std": result.accuracy_std,
@@ -175,8 +172,22 @@ def _measured(distance: Any, scores: PairScores, xnorm: float, folds: int) -> di
         "val_std": result.val_std,
         "far": result.far,
         "xnorm": result.xnorm,
-        "tar_at_far": [vars(operating_point(curve, impostors, far)) for far in _FARS],
+        "tar_at_far": _tar_at_far(1 - distance / 2, scores.same),
     }
+
+
+def _tar_at_far(cosine: Floats, same: Flags) -> list[dict[str, Any]] | None:
+    """By counting over all pairs; None without pairs of one person or without pairs of two."""
+    import numpy as np
+
+    from pocketnet_fast.evaluation.rates import operating_point
+
+    if same.all() or not same.any():
+        return None
+    score = cosine.astype(np.float32)
+    impostors = np.sort(score[~same])[::-1]
+    points = (operating_point(score[same], impostors, len(impostors), far) for far in _FARS)
+    return [point.as_dict() for point in points]
 
 
 def _draw(output: Path, name: str, scores: PairScores, result: dict[str, Any]) -> None:

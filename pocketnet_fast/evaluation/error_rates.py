@@ -1,4 +1,4 @@
-"""Receiver operating characteristics: true accepts against false accepts over all thresholds."""
+"""The receiver operating characteristic at every threshold that tells pairs apart."""
 
 from __future__ import annotations
 
@@ -24,25 +24,6 @@ class Roc:
     tar: Floats
 
 
-@dataclass(frozen=True)
-class OperatingPoint:
-    """The most tolerant threshold that keeps to a false accept rate.
-
-    Attributes:
-        far: The rate asked for.
-        threshold: The score from which a pair is accepted; None if none is.
-        measured_far: Part of the pairs of two persons accepted; at most ``far``.
-        false_accepts: Their number. 0 says that there are too few pairs for the rate.
-        tar: Part of the pairs of one person accepted.
-    """
-
-    far: float
-    threshold: float | None
-    measured_far: float
-    false_accepts: int
-    tar: float
-
-
 def roc(score: Floats, same: Flags) -> Roc:
     """Return the rates at every threshold that tells pairs apart.
 
@@ -58,24 +39,4 @@ def roc(score: Floats, same: Flags) -> Roc:
         threshold=np.concatenate([[np.inf], ranked[last]]),
         far=np.concatenate([[0.0], false / max(int(np.count_nonzero(~same)), 1)]),
         tar=np.concatenate([[0.0], true / max(int(np.count_nonzero(same)), 1)]),
-    )
-
-
-def operating_point(curve: Roc, impostors: int, far: float) -> OperatingPoint:
-    """Find the most tolerant threshold at which the false accept rate is at most ``far``.
-
-    Args:
-        curve: The rates.
-        impostors: Number of pairs of two persons.
-        far: 0 to 1.
-    """
-    # A little more than far, as the rates are rounded quotients.
-    place = int(np.searchsorted(curve.far, far * (1 + 1e-12), side="right")) - 1
-    threshold = float(curve.threshold[place])
-    return OperatingPoint(
-        far=far,
-        threshold=threshold if np.isfinite(threshold) else None,
-        measured_far=float(curve.far[place]),
-        false_accepts=round(float(curve.far[place]) * impostors),
-        tar=float(curve.tar[place]),
     )

@@ -9,23 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.ijb import GallerySearch, Verification
+from pocketnet_fast.evaluation.plots import require_matplotlib
 from pocketnet_fast.files import atomic_write
-
-
-def require_matplotlib() -> None:
-    """Find out early that pictures cannot be drawn.
-
-    Raises:
-        PocketNetError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise PocketNetError(
-            "matplotlib is not installed, which draws the curves; install it with pip install matplotlib"
-        ) from None
 
 
 def draw_roc(path: Path, result: Verification, title: str) -> None:

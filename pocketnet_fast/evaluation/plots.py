@@ -6,11 +6,26 @@ from typing import BinaryIO
 
 import numpy as np
 
+from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.error_rates import Roc
 from pocketnet_fast.evaluation.verification import Flags, Floats
 
 _DPI = 120
 _BIN = 0.02
+
+
+def require_matplotlib() -> None:
+    """Find out early that pictures cannot be drawn.
+
+    Raises:
+        PocketNetError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise PocketNetError(
+            'matplotlib is not installed, which draws the curves: pip install "pocketnet_fast[eval]"'
+        ) from None
 
 
 def draw_roc(stream: BinaryIO, title: str, curves: dict[str, Roc], impostors: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.evaluation.rates import acceptable
 from pocketnet_fast.evaluation.verification import Flags, Floats
 
 _BLOCK = 1024
@@ -44,8 +45,7 @@ def allowed_false_accepts(impostors: int, far: float) -> int:
     Raises:
         PocketNetError: If it allows none, so that the pairs say nothing about the rate.
     """
-    # The product of a rate and the number that it divides may fall just below the whole.
-    allowed = int(np.floor(far * impostors * (1 + 1e-12)))
+    allowed = acceptable(impostors, far)
     if allowed < 1:
         least = int(np.ceil(1 / far * (1 - 1e-12)))
         raise PocketNetError(
