@@ -36,6 +36,7 @@ def start(*arguments: Any) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
 
 
@@ -124,7 +125,9 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 0), (signal.SIGTERM, 1)]
+)
 def test_a_signal_saves_and_says_how_to_go_on(
     faces: Path, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
@@ -133,7 +136,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     process = start("train", recipe, "--out", out)
     while process.poll() is None and not (out.is_dir() and len(_steps(out)) >= 3):
         time.sleep(0.02)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as terminals and job schedulers do
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     last = _steps(out)[-1]
@@ -146,6 +149,23 @@ def test_a_signal_saves_and_says_how_to_go_on(
     outcome = train(short, out, resume=True, force=True)
     assert outcome.finished
     assert _steps(out) == list(range(1, outcome.step + 1))
+
+
+def test_a_dead_loader_is_one_line(faces: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r.toml", faces, schedule__epochs=500, data__workers=1)
+    out = tmp_path / "run"
+    process = start("train", recipe, "--out", out)
+    while process.poll() is None and not (out.is_dir() and len(_steps(out)) >= 3):
+        time.sleep(0.02)
+    children: list[str] = []
+    while process.poll() is None and not children:
+        # Between two epochs there is none.
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in err
+    assert "pocketnet: a process that loads images has died" in err.splitlines()[-1]
 
 
 def _steps(out: Path) -> list[int]:

@@ -33,7 +33,8 @@ SeedOption = Annotated[int | None, typer.Option(help="Of everything random.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Processes that decode; 0: none.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or auto.")]
 VerifyOption = Annotated[
-    list[str] | None, typer.Option(help="A .bin verification file; may be given several times.")
+    list[str] | None,
+    typer.Option(help="Verification pairs, .bin, .npz or a folder; may be given several times."),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -126,7 +127,17 @@ def _train(recipe: Recipe, out: Path, resume: bool, force: bool, as_json: bool) 
 
     from pocketnet_fast.training.trainer import train
 
-    outcome = train(recipe, out, resume=resume, force=force, console=Console(stderr=True))
+    try:
+        outcome = train(recipe, out, resume=resume, force=force, console=Console(stderr=True))
+    except RuntimeError as error:
+        # torch raises it wherever the main process is when one of its loader's processes dies.
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = str(error).partition("\n")[0].strip()
+        raise PocketNetError(
+            f"a process that loads images has died (was there enough memory?): {reason} "
+            f"The run goes on from its last checkpoint with --resume --out {out}"
+        ) from None
     if int(os.environ.get("RANK", "0")) == 0:
         _report(outcome, as_json)
     if outcome.signal:

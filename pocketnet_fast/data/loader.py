@@ -91,9 +91,9 @@ def make_loader(
         seed: Of the order and of the augmentation, from 0.
         rank: Of this process.
         ranks: Number of processes.
-        workers: Processes that decode; 0 for this process itself. They use one thread each, ignore the
-            interrupt from the keyboard (which this process handles), and end with the iteration or with this
-            process, however it ends.
+        workers: Processes that decode; 0 for this process itself. They use one thread each, ignore SIGINT and
+            SIGTERM (which this process handles), and end with the iteration or with this process, however it
+            ends.
         sampler: Instead of the one that the arguments make; it must be for this dataset and these arguments.
         pin_memory: Put batches into page-locked memory, for copies to a GPU.
 
@@ -143,11 +143,12 @@ def _as_it_is(batch: Any) -> Any:
 def _prepare_worker(_: int) -> None:
     import cv2
 
-    # One worker is one thread; the keyboard's interrupt reaches the whole group of processes, and whether
-    # training ends at once or after a step is for the main process to say.
+    # One worker is one thread; the keyboard's interrupt and a job scheduler's request to end reach the whole
+    # group of processes, and whether training ends at once or after a step is for the main process to say.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_main_process, daemon=True).start()
 
 

@@ -187,7 +187,7 @@ class VerificationRecipe:
     """Tests on pairs of faces along the way.
 
     Attributes:
-        bins: ``.bin`` verification files.
+        bins: Verification pairs: ``.bin`` or ``.npz`` files, or folders.
         synthetic_identities: Unseen synthetic identities to verify; 0: none.
         synthetic_images: Images of each.
         pairs: Synthetic pairs, half of them of one identity.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel, InputSpec
 from pocketnet_fast.models.registry import create_model, list_models
-from pocketnet_fast.models.weights import load_weights
+from pocketnet_fast.models.weights import is_torchscript, load_weights
 from pocketnet_fast.training.checkpoint import RunFolder, epoch_weights
 from pocketnet_fast.training.inputs import network_input, uint8_images
 from pocketnet_fast.training.recipe import DistillationRecipe, ModelRecipe
@@ -122,7 +122,7 @@ def load_teacher(
         raise PocketNetError(f"{path}: multi-step distillation needs a training run's folder as its teacher")
     if path.is_dir():
         teacher = _from_run(path, recipe, embedding_dim, epochs)
-    elif path.suffix in _TORCH_SUFFIXES and _is_torchscript(path):
+    elif path.suffix in _TORCH_SUFFIXES and is_torchscript(path):
         teacher = _from_torchscript(path, device)
     elif path.is_file():
         teacher = _from_weights(path, recipe.teacher_model, embedding_dim)
@@ -222,13 +222,6 @@ def _metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise PocketNetError(f"{path}: damaged or not a safetensors file: {error}") from None
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
 
 
 def _from_torchscript(path: Path, device: torch.device) -> Teacher:

@@ -1,8 +1,8 @@
-"""Verification of the network in training: on ``.bin`` files and on synthetic people it has not seen."""
+"""Verification of the network in training, on pairs in files and on synthetic people it has not seen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pocketnet_fast.data.dataset import FaceDataset, decode_crop
+from pocketnet_fast.data.dataset import FaceDataset
 from pocketnet_fast.data.synthetic import SyntheticDataset
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.evaluation.bin_file import VerificationPairs, read_bin
+from pocketnet_fast.evaluation.pairs import VerificationPairs, open_pairs
 from pocketnet_fast.evaluation.verification import (
     Crops,
     Embed,
@@ -59,7 +59,7 @@ class Validator:
             name = Path(source).stem
             if name in self._bins:
                 raise PocketNetError(f"{source}: another verification file is called {name} too")
-            self._bins[name] = read_bin(source)
+            self._bins[name] = open_pairs(source)
             _check_folds(source, len(self._bins[name]), recipe.folds)
         self._synthetic: tuple[Crops, npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None = None
         if recipe.synthetic_identities:
@@ -103,7 +103,7 @@ class Validator:
             results = {}
             for name, pairs in self._bins.items():
                 results[name] = self._judge(
-                    embed, _decoded(name, pairs), consecutive_pairs(len(pairs)), pairs.same, on_batch
+                    embed, pairs.crops(), consecutive_pairs(len(pairs)), pairs.same, on_batch
                 )
             if self._synthetic is not None:
                 results["synthetic"] = self._judge(embed, *self._synthetic, on_batch)
@@ -129,11 +129,6 @@ def _check_folds(name: str, pairs: int, folds: int) -> None:
         fold_ranges(pairs, folds)
     except PocketNetError as error:
         raise PocketNetError(f"{name}: {error}; set verification.folds") from None
-
-
-def _decoded(name: str, pairs: VerificationPairs) -> Iterator[Crops]:
-    for index, data in enumerate(pairs.images):
-        yield decode_crop(data, f"{name}: image {index}")
 
 
 def _embedding(model: EmbeddingModel, device: torch.device) -> Embed:
