@@ -73,9 +73,10 @@ def _slope(prelu: nn.Module, channels: int) -> np.ndarray:
 
 
 class _Lowering:
-    def __init__(self, model: PocketNet, bgr: bool) -> None:
+    def __init__(self, model: PocketNet, bgr: bool, bands: bool) -> None:
         self.model = model
         self.bgr = bgr
+        self.bands = bands
         self.store = packing.WeightStore()
         self.buffers: list[Buffer] = []
         self.groups: list[Group] = []
@@ -160,6 +161,9 @@ class _Lowering:
             projections[cell, which] = step.output
             reduces = any(term.stride != 1 for term in step.terms)
             (later if reduces else same_rows).append(step)
+        if not self.bands:
+            self.groups.extend(Group((step,)) for step in same_rows + later)
+            return
         completed = steps[-1]
         assert not isinstance(completed, LinearStep)
         buffer = self.buffers[completed.output]
@@ -396,12 +400,14 @@ class _Lowering:
         )
 
 
-def lower(model: nn.Module, *, color: str = "rgb") -> Plan:
+def lower(model: nn.Module, *, color: str = "rgb", bands: bool = True) -> Plan:
     """Lower a trained PocketNet to a plan.
 
     Args:
         model: A ``PocketNet``; its batch normalisation is taken as in evaluation. The module is not changed.
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
+        bands: Let steps that follow one another work on a few rows at a time, as a cache of the CPU holds;
+            without, each step is a group of its own and every state lies in the arena, as on a GPU.
 
     Returns:
         The plan, with the weights packed once for every instruction set.
@@ -415,4 +421,4 @@ def lower(model: nn.Module, *, color: str = "rgb") -> Plan:
         )
     if color not in ("rgb", "bgr"):
         raise PocketNetError(f"unknown channel order {color!r}; expected 'rgb' or 'bgr'")
-    return _Lowering(model, color != model.input_spec.color).run()
+    return _Lowering(model, color != model.input_spec.color, bands).run()

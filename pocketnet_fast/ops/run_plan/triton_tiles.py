@@ -1,0 +1,90 @@
+"""How much of a node one Triton program computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+_BLOCK: Final = 16
+_DEPTHWISE: Final = 1
+# Enough programs for a GPU of some 130 multiprocessors.
+_PROGRAMS: Final = 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a node's kernel is compiled for.
+
+    Attributes:
+        edges: Codes of its edges, 0 where there is none.
+        out_blocks: Blocks of 16 channels of its output.
+        height, width: Of its output.
+    """
+
+    edges: tuple[int, ...]
+    out_blocks: int
+    height: int
+    width: int
+
+    @property
+    def in_blocks(self) -> int:
+        """The most blocks that an edge's state has."""
+        return max(code // 16384 % 256 for code in self.edges if code)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether an edge convolves depthwise."""
+        return any(code and code % 8 == _DEPTHWISE for code in self.edges)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Shape of a program's tile, powers of two of at least 16, and its threads.
+
+    Attributes:
+        pixels: Rows.
+        inner: Channels of the sources that one product takes.
+        outer: Columns: channels of the output.
+        warps: Warps of a program.
+        stages: Depth of the software pipeline.
+    """
+
+    pixels: int
+    inner: int
+    outer: int
+    warps: int
+    stages: int
+
+
+def _power_of_two(value: int) -> int:
+    return 1 << (value - 1).bit_length()
+
+
+def tiles_for(shape: Shape, pixels: int, dtype: torch.dtype) -> Tiles:
+    """The tiles of a node by rule, not yet measured on a chip.
+
+    Few pixels get small tiles, so that a single image still occupies the device; float32 products, which run
+    on the ordinary units, get smaller ones than those of the tensor cores.
+
+    Args:
+        shape: The node.
+        pixels: Of all images.
+        dtype: Of states and matrices.
+    """
+    widest = 64 if dtype == torch.float32 else 128
+    outer = min(widest, _power_of_two(shape.out_blocks * _BLOCK))
+    inner = min(32 if shape.depthwise else 64, _power_of_two(shape.in_blocks * _BLOCK))
+    columns = -(-shape.out_blocks * _BLOCK // outer)
+    most = 64 if shape.depthwise or dtype == torch.float32 else 128
+    rows = most
+    while rows > 16 and -(-pixels // rows) * columns < _PROGRAMS:
+        rows //= 2
+    warps = max(1, min(4, rows * max(inner, outer) // 1024))
+    return Tiles(rows, inner, outer, warps, 2)
+
+
+def stem_tiles(out_blocks: int) -> Tiles:
+    """The tiles of the stem, of ``out_blocks`` blocks of 16 channels."""
+    return Tiles(64, 0, min(64, _power_of_two(out_blocks * _BLOCK)), 4, 1)
