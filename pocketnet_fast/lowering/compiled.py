@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.lowering.compiled_cuda import CompiledCudaModel, compile_cuda
 from pocketnet_fast.lowering.plan import Plan
 from pocketnet_fast.lowering.pocketnet import lower
 
@@ -65,14 +66,16 @@ def compile(
     threads: int | None = None,
     color: str = "rgb",
     flip: bool = False,
-) -> CompiledModel:
+) -> CompiledModel | CompiledCudaModel:
     """Lower ``model`` to the fused kernels.
 
     Args:
         model: A PocketNet. It is read, not changed, and may be discarded.
-        device: ``"cpu"``.
-        precision: ``"fp32"``.
-        threads: Threads of one call; None follows ``torch.set_num_threads``. The result is the same.
+        device: ``"cpu"``, or ``"cuda"`` or ``"cuda:INDEX"`` for the Triton kernels.
+        precision: ``"fp32"``; on CUDA also ``"tf32"``, ``"bf16"`` or ``"fp16"`` for states and products. Sums
+            are float32 in each.
+        threads: On the CPU: threads of one call; None follows ``torch.set_num_threads``. The result is the
+            same.
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
         flip: Return the sum of the embeddings of the image and of its mirror image, the embedding of the
             verification protocol.
@@ -82,13 +85,19 @@ def compile(
         N,``embedding_dim``. It may be called from many threads at once.
 
     Raises:
-        PocketNetError: On a model, device, precision or number of threads that is not supported.
+        PocketNetError: On a model, device, precision or number of threads that is not supported, a missing
+            CUDA device, or a missing Triton.
         ImportError: If the package was not built.
     """
+    kind, _, index = str(device).partition(":")
+    if kind == "cuda" and (not index or index.isdigit()):
+        if threads is not None:
+            raise PocketNetError(f"threads is {threads}, which concerns the CPU; device is {device!r}")
+        return compile_cuda(lower(model, color=color, bands=False), str(device), precision, flip)
     if str(device) != "cpu":
-        raise PocketNetError(f"device is {device!r}; the fused kernels run on 'cpu'")
+        raise PocketNetError(f"device is {device!r}; the fused kernels run on 'cpu' and 'cuda'")
     if precision != "fp32":
-        raise PocketNetError(f"precision is {precision!r}; available: 'fp32'")
+        raise PocketNetError(f"precision is {precision!r}; available on the CPU: 'fp32'")
     if threads is not None and not 1 <= threads <= _MAX_THREADS:
         raise PocketNetError(f"threads is {threads}; expected 1 to {_MAX_THREADS}, or None for torch's")
     return CompiledModel(lower(model, color=color), threads or 0, flip).eval()

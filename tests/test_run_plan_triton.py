@@ -1,0 +1,132 @@
+"""The Triton kernels of a lowered network: interpreted, on a GPU, compiled without one; and their choice."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from native import run
+
+import pocketnet_fast
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.lowering import lower
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+SUITE = Path(__file__).with_name("run_plan_on_triton.py")
+
+
+def run_suite(interpret: str) -> None:
+    output = run("env", f"TRITON_INTERPRET={interpret}", sys.executable, "-m", "pytest", "-q", SUITE)
+    assert " passed" in output
+    assert " failed" not in output
+
+
+@needs_triton
+@pytest.mark.slow
+def test_interpreted() -> None:
+    run_suite("1")
+
+
+@needs_triton
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_the_gpu() -> None:
+    run_suite("0")
+
+
+@needs_triton
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET takes the compiler's place")
+@pytest.mark.parametrize("images", [1, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiles_without_a_gpu(
+    dtype: torch.dtype, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the interpreter accepts the compiler may not; the tiles fit the shared memory of every GPU.
+
+    One node of each kind of edge and the tail, of PocketNetM-128, the widest.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from pocketnet_fast.ops.run_plan import triton_kernels, triton_launch
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    program, _ = lower(pocketnet_fast.create_model("pocketnet_m128"), bands=False).encode()
+    shapes = [step.shape for step in triton_launch.decode(tuple(program.tolist())).steps if step.shape]
+    chosen = {tuple(code % 64 for code in shape.edges): shape for shape in shapes}
+    assert len(chosen) >= 5
+    operand = "*bf16" if dtype == torch.bfloat16 else "*fp32"
+    types = {"arena": operand, "matrices": operand, "constants": "*fp32", "table": "*i32"}
+    for shape in chosen.values():
+        tiles = triton_launch.tiles_for(shape, images * shape.height * shape.width, dtype)
+        values = {f"EDGE{index}": code for index, code in enumerate(shape.edges)}
+        values |= {"HEIGHT": shape.height, "WIDTH": shape.width, "OUT_BLOCKS": shape.out_blocks}
+        values |= {"PIXELS": tiles.pixels, "INNER": tiles.inner, "OUTER": tiles.outer}
+        constants = {**values, "PRECISION": "ieee"}
+        kernel = triton_kernels.node_kernel
+        signature = {
+            name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names
+        }
+        compiled = triton.compile(
+            ASTSource(kernel, signature, constants),
+            target=GPUTarget("cuda", 90, 32),
+            options={"num_warps": tiles.warps, "num_stages": tiles.stages},
+        )
+        assert compiled.asm["cubin"]
+        assert compiled.metadata.shared <= 99 * 1024
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_device() -> None:
+    model = pocketnet_fast.create_model("pocketnet_s128")
+    with pytest.raises(PocketNetError, match="device is 'cuda:1', and torch finds no CUDA device"):
+        pocketnet_fast.compile(model, device="cuda:1")
+
+
+@needs_triton
+def test_choices_on_cuda() -> None:
+    model = pocketnet_fast.create_model("pocketnet_s128")
+    with pytest.raises(
+        PocketNetError, match="precision is 'int4'; available on CUDA: fp32, tf32, bf16, fp16"
+    ):
+        pocketnet_fast.compile(model, device="cuda", precision="int4")
+    with pytest.raises(PocketNetError, match="threads is 2, which concerns the CPU"):
+        pocketnet_fast.compile(model, device="cuda", threads=2)
+    with pytest.raises(PocketNetError, match="device is 'tpu'; the fused kernels run on 'cpu' and 'cuda'"):
+        pocketnet_fast.compile(model, device="tpu")
+
+
+def test_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PocketNetError, match=r"pip install 'pocketnet_fast\[gpu\]'"):
+        pocketnet_fast.compile(pocketnet_fast.create_model("pocketnet_s128"), device="cuda")
+
+
+@needs_triton
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="under TRITON_INTERPRET it runs")
+def test_refused_on_the_cpu() -> None:
+    from pocketnet_fast.ops.run_plan.triton_launch import decode, run_plan_triton, table_of
+
+    program, weights = lower(pocketnet_fast.create_model("pocketnet_s128"), bands=False).encode()
+    words = tuple(program.tolist())
+    pixels = torch.zeros(1, 112, 112, 3, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="the kernels run on CUDA, and the tensors are on cpu"):
+        run_plan_triton(pixels, weights, weights, table_of(decode(words)), words, "fp32")
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 4, 5, 512, 513, 1024, 5000])
+def test_buckets(images: int) -> None:
+    from pocketnet_fast.lowering.compiled_cuda import MAX_GRAPH, bucket_of
+
+    bucket = bucket_of(images)
+    assert bucket & (bucket - 1) == 0
+    assert bucket >= min(images, MAX_GRAPH)
+    assert bucket < 2 * images
+    assert bucket <= MAX_GRAPH
