@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.export.torchscript import METADATA_FILE, quiet_about_torchscript, read_metadata
+from pocketnet_fast.export.source import METADATA_FILE
+from pocketnet_fast.export.torchscript import quiet_about_torchscript, read_metadata
 from pocketnet_fast.models.base import InputSpec
 from pocketnet_fast.models.calibration import Calibration
 

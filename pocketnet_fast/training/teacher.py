@@ -225,7 +225,8 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _from_torchscript(path: Path, device: torch.device) -> Teacher:
-    from pocketnet_fast.export.torchscript import METADATA_FILE, read_metadata
+    from pocketnet_fast.export.source import METADATA_FILE
+    from pocketnet_fast.export.torchscript import read_metadata
 
     with zipfile.ZipFile(path) as archive:
         ours = any(name.endswith(f"/extra/{METADATA_FILE}") for name in archive.namelist())

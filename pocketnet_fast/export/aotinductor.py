@@ -1,0 +1,193 @@
+"""AOTInductor packages (``.pt2``): compiled ahead of time, run without Python, on the CPU or on CUDA."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.export.source import (
+    MAX_ERROR,
+    METADATA_FILE,
+    ChannelsLast,
+    ExportReport,
+    PixelsFirst,
+    check_images,
+    checked_error,
+    checked_source,
+    in_evaluation,
+    metadata_of,
+)
+from pocketnet_fast.files import atomic_write
+from pocketnet_fast.models.base import EmbeddingModel
+
+# Errors of bfloat16 and fp16 networks are of the order of their rounding, 2^-8 and 2^-11, through all layers.
+_MAX_ERRORS: Final = {"fp32": MAX_ERROR, "tf32": 2e-2, "bf16": 1e-1, "fp16": 2e-2}
+
+
+def export_aotinductor(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    kernels: str = "fused",
+    input: str = "float",
+    color: str = "rgb",
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> ExportReport:
+    """Write a package for ``AOTIModelPackageLoader`` that takes any batch of up to 65,536 images.
+
+    A package holds machine code: it runs on the architecture, and with the torch version, that it was made on
+    and for; the metadata name both. The file is loaded again and compared with ``model`` before it appears at
+    ``path``.
+
+    Args:
+        model: A network of this package; evaluation mode is used, the module is left as it was.
+        path: Where to write, ``*.pt2``.
+        kernels: ``"fused"``: a PocketNet on our kernels: on the CPU it calls the operator of
+            ``libpnf_ops.so``, which the loading program must have loaded; on CUDA the Triton kernels are
+            inside, and nothing of ours is needed. ``"aten"``: any network, compiled by Inductor.
+        input: ``"float"``: float32 N,3,112,112, normalised by the caller; ``"uint8"``: uint8 N,112,112,3.
+        color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
+        device: ``"cpu"`` or ``"cuda"``.
+        precision: ``"fp32"``; on CUDA with the fused kernels also ``"tf32"``, ``"bf16"`` or ``"fp16"``.
+
+    Returns:
+        A report with the measured error and the metadata written into the file.
+
+    Raises:
+        PocketNetError: On an unknown option, a model that cannot be exported so, a missing compiler or CUDA
+            device, a file that cannot be written, or too large an error.
+    """
+    source = checked_source(model, kernels, input, color)
+    path = Path(path)
+    if path.suffix != ".pt2":
+        raise PocketNetError(f"{path}: AOTInductor packages are written as .pt2")
+    if device not in ("cpu", "cuda"):
+        raise PocketNetError(f"device is {device!r}; expected 'cpu' or 'cuda'")
+    if precision not in _MAX_ERRORS:
+        raise PocketNetError(f"precision is {precision!r}; expected one of {', '.join(_MAX_ERRORS)}")
+    if precision != "fp32" and (device != "cuda" or kernels != "fused"):
+        raise PocketNetError(f"precision {precision!r} is for the fused kernels on CUDA")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise PocketNetError("device is 'cuda', and torch finds no CUDA device")
+    with in_evaluation(source), tempfile.TemporaryDirectory(prefix="pocketnet-") as folder:
+        metadata = metadata_of(
+            source, "aotinductor", kernels, input, color, precision, _needs(kernels, device)
+        )
+        metadata["device"] = device
+        metadata["torch"] = torch.__version__
+        metadata["architecture"] = _architecture(device)
+        # The exported graph reads its weights where the module has them.
+        module = _module(source, kernels, input, color, device, precision)
+        package = Path(folder) / "model.pt2"
+        _compile(module, check_images(source, input).to(device), package, json.dumps(metadata))
+        runner = load_package(package)
+        error = checked_error(
+            source, lambda x: runner(x.to(device)).cpu(), input, color, _MAX_ERRORS[precision]
+        )
+        content = package.read_bytes()
+    with atomic_write(path) as file:
+        file.write(content)
+    return ExportReport(path, kernels, error, len(content), metadata)
+
+
+def read_package_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the metadata of a package that ``export_aotinductor`` wrote, without running it.
+
+    Raises:
+        PocketNetError: If the file is no such package.
+    """
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("_metadata.json"):
+                    stated = json.loads(archive.read(name))
+                    if METADATA_FILE in stated:
+                        content = json.loads(stated[METADATA_FILE])
+                        if isinstance(content, dict):
+                            return content
+    except (OSError, zipfile.BadZipFile, ValueError, TypeError):
+        pass
+    raise PocketNetError(f"{path}: not an AOTInductor package of pocketnet_fast")
+
+
+def load_package(path: str | os.PathLike[str]) -> Any:
+    """Load a package in Python: a callable from a batch of images to embeddings, on the package's device.
+
+    Raises:
+        PocketNetError: If the file is no such package or cannot be loaded here.
+    """
+    metadata = read_package_metadata(path)
+    if metadata["kernels"] == "fused" and metadata["device"] == "cpu":
+        from pocketnet_fast.ops.native import extension
+
+        extension()  # loads the library, which registers the operator that the package calls
+    try:
+        return torch._inductor.aoti_load_package(os.fspath(path))
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise PocketNetError(f"{path}: cannot be loaded: {reason}") from None
+
+
+def _needs(kernels: str, device: str) -> str:
+    if kernels == "fused" and device == "cpu":
+        return "LibTorch, and libpnf_ops.so of pocketnet_fast"
+    return "LibTorch alone" if device == "cpu" else "LibTorch for CUDA"
+
+
+def _architecture(device: str) -> str:
+    import platform
+
+    if device == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        return f"sm_{major}{minor}"
+    return platform.machine()
+
+
+def _module(
+    source: EmbeddingModel, kernels: str, input: str, color: str, device: str, precision: str
+) -> nn.Module:
+    if kernels == "fused":
+        from pocketnet_fast.lowering.compiled import compile
+        from pocketnet_fast.lowering.compiled_cuda import CompiledCudaModel
+
+        compiled = compile(source, device=device, precision=precision, color=color)
+        if isinstance(compiled, CompiledCudaModel):
+            compiled.graphs = False
+        return compiled
+    import copy
+
+    network = copy.deepcopy(source)
+    module = PixelsFirst(network, color) if input == "uint8" else ChannelsLast(network)
+    return module.to(device).eval()
+
+
+def _compile(module: nn.Module, images: Tensor, package: Path, metadata: str) -> None:
+    configs: dict[str, Any] = {"aot_inductor.metadata": {METADATA_FILE: metadata}}
+    # Code for the CPU of this machine would not start on an older one. Older torch has no say in the first.
+    portable = {"cpp.march": "", "cpp.simdlen": 1}
+    known = torch._inductor.config.get_config_copy()
+    configs |= {key: value for key, value in portable.items() if key in known}
+    batch = torch.export.Dim("images", min=1, max=65536)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", FutureWarning)
+            exported = torch.export.export(module, (images,), dynamic_shapes=({0: batch},))
+            torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(package), inductor_configs=configs
+            )
+    except torch._inductor.exc.InductorError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise PocketNetError(
+            f"Inductor cannot compile the network (is there a C++ compiler?): {reason}"
+        ) from None
