@@ -1,7 +1,7 @@
-// Loads a TorchScript file of pocketnet_fast, embeds aligned face crops and prints JSON. No Python is involved.
+// Loads a TorchScript file or an AOTInductor package of pocketnet_fast, embeds aligned face crops and prints JSON. No Python is involved.
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
-#include <torch/script.h>
+#include <torch/torch.h>
 
 #include <algorithm>
 #include <chrono>
@@ -10,20 +10,21 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "image.h"
+#include "network.h"
 #include "npy.h"
 
 namespace {
 
-constexpr const char* kMetadata = "pocketnet_fast.json";
 constexpr const char* kUsage =
-    "usage: cpp_host MODEL.pt IMAGE... [--ops libpnf_ops.so] [--repeat N] [--threads N] [--callers N]\n"
-    "       cpp_host MODEL.pt --crops CROPS.npy --output EMBEDDINGS.npy [--flip] [--batch N] [...]\n"
+    "usage: cpp_host MODEL IMAGE... [--ops libpnf_ops.so] [--repeat N] [--threads N] [--callers N]\n"
+    "       cpp_host MODEL --crops CROPS.npy --output EMBEDDINGS.npy [--flip] [--batch N] [...]\n"
     "\n"
     "Prints the embeddings of aligned 112x112 crops (JPEG, PNG or binary PPM) and their cosine similarities, and\n"
     "decides about each pair if the file carries a threshold; or embeds a whole file of crops into another.\n"
@@ -173,9 +174,9 @@ torch::Tensor input_of(const torch::Tensor& rgb, const std::string& metadata) {
 }
 
 // uint8 [N, 112, 112, 3] to float32 [N, D]
-torch::Tensor embed(torch::jit::Module& module, const torch::Tensor& rgb, const std::string& metadata, bool flip) {
-  torch::Tensor embedding = module.forward({input_of(rgb, metadata)}).toTensor();
-  if (flip) embedding = embedding + module.forward({input_of(rgb.flip({2}), metadata)}).toTensor();
+torch::Tensor embed(Network& network, const torch::Tensor& rgb, const std::string& metadata, bool flip) {
+  torch::Tensor embedding = network.forward(input_of(rgb, metadata));
+  if (flip) embedding = embedding + network.forward(input_of(rgb.flip({2}), metadata));
   return embedding.contiguous();
 }
 
@@ -204,10 +205,10 @@ Calibration calibration_of(const std::string& metadata) {
   return calibration;
 }
 
-std::string decisions(torch::jit::Module& module, const torch::Tensor& rgb, const std::string& metadata) {
+std::string decisions(Network& network, const torch::Tensor& rgb, const std::string& metadata) {
   const Calibration calibration = calibration_of(metadata);
   if (!calibration.found) return "null";
-  const torch::Tensor similarity = cosines(embed(module, rgb, metadata, calibration.flip));
+  const torch::Tensor similarity = cosines(embed(network, rgb, metadata, calibration.flip));
   std::string out = "{\"threshold\": " + number(static_cast<float>(calibration.threshold)) +
                     ", \"flip\": " + (calibration.flip ? "true" : "false") + ", \"pairs\": [";
   for (std::int64_t a = 0; a < similarity.size(0); ++a) {
@@ -222,7 +223,7 @@ std::string decisions(torch::jit::Module& module, const torch::Tensor& rgb, cons
 }
 
 // A file of crops to a file of embeddings; prints what it did.
-void embed_file(torch::jit::Module& module, const Options& options, const std::string& metadata) {
+void embed_file(Network& network, const Options& options, const std::string& metadata) {
   CropFile crops(options.crops);
   std::vector<torch::Tensor> parts;
   const auto start = std::chrono::steady_clock::now();
@@ -230,7 +231,7 @@ void embed_file(torch::jit::Module& module, const Options& options, const std::s
     const auto size = static_cast<std::int64_t>(pixels.size()) / CropFile::kBytes;
     const torch::Tensor rgb =
         torch::from_blob(pixels.data(), {size, CropFile::kSide, CropFile::kSide, 3}, torch::kUInt8);
-    parts.push_back(embed(module, rgb, metadata, options.flip));
+    parts.push_back(embed(network, rgb, metadata, options.flip));
   }
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   if (parts.empty()) throw std::runtime_error(options.crops + ": holds no crop");
@@ -241,11 +242,11 @@ void embed_file(torch::jit::Module& module, const Options& options, const std::s
               elapsed.count());
 }
 
-double median_milliseconds(torch::jit::Module& module, const torch::Tensor& input, int repeat) {
+double median_milliseconds(Network& network, const torch::Tensor& input, int repeat) {
   std::vector<double> times;
   for (int i = -2; i < repeat; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    module.forward({input});
+    network.forward(input);
     const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
     if (i >= 0) times.push_back(elapsed.count());
   }
@@ -254,14 +255,14 @@ double median_milliseconds(torch::jit::Module& module, const torch::Tensor& inpu
 }
 
 // Whether many threads on the one module get what one thread gets.
-bool callers_agree(torch::jit::Module& module, const torch::Tensor& input, const torch::Tensor& expected, int callers) {
+bool callers_agree(Network& network, const torch::Tensor& input, const torch::Tensor& expected, int callers) {
   std::vector<char> same(callers, 0);
   std::vector<std::thread> threads;
   for (int caller = 0; caller < callers; ++caller) {
     threads.emplace_back([&, caller] {
       const c10::InferenceMode guard;
       bool all = true;
-      for (int i = 0; i < 10; ++i) all = all && torch::equal(module.forward({input}).toTensor(), expected);
+      for (int i = 0; i < 10; ++i) all = all && torch::equal(network.forward(input), expected);
       same[caller] = all;
     });
   }
@@ -282,33 +283,23 @@ void load_operators(const std::string& named) {
 }
 
 int run(const Options& options) {
-  if (!std::ifstream(options.model)) throw std::runtime_error(options.model + ": cannot be opened");
   load_operators(options.ops);
   at::set_num_threads(options.threads);
   const c10::InferenceMode guard;
-  torch::jit::ExtraFilesMap extra = {{kMetadata, ""}};
-  torch::jit::Module module;
-  try {
-    module = torch::jit::load(options.model, torch::kCPU, extra);
-  } catch (const c10::Error& error) {
-    const bool missing = std::string(error.what()).find("run_plan") != std::string::npos;
-    throw std::runtime_error(options.model + (missing ? ": calls the fused kernels; name libpnf_ops.so with --ops"
-                                                      : ": is no TorchScript file that this LibTorch can read"));
-  }
-  module.eval();
-  const std::string metadata = extra[kMetadata];
-  if (metadata.empty()) throw std::runtime_error(options.model + ": was not exported by pocketnet_fast");
+  const std::unique_ptr<Network> loaded = load_network(options.model);
+  Network& network = *loaded;
+  const std::string& metadata = network.metadata();
 
   if (!options.crops.empty()) {
-    embed_file(module, options, metadata);
+    embed_file(network, options, metadata);
     return 0;
   }
   const torch::Tensor rgb = read_crops(options.images);
   const torch::Tensor input = input_of(rgb, metadata);
-  const torch::Tensor embedding = module.forward({input}).toTensor().contiguous();
+  const torch::Tensor embedding = network.forward(input).contiguous();
   const torch::Tensor similarity = cosines(embedding);
-  const double one = median_milliseconds(module, input.slice(0, 0, 1).contiguous(), options.repeat);
-  const double all = median_milliseconds(module, input, options.repeat);
+  const double one = median_milliseconds(network, input.slice(0, 0, 1).contiguous(), options.repeat);
+  const double all = median_milliseconds(network, input, options.repeat);
 
   std::string json = "{\n\"model\": " + metadata + ",\n\"embeddings\": [\n";
   for (std::size_t i = 0; i < options.images.size(); ++i) {
@@ -318,12 +309,12 @@ int run(const Options& options) {
   }
   json += "\n],\n\"similarity\": [\n";
   for (std::int64_t i = 0; i < similarity.size(0); ++i) json += (i == 0 ? "" : ",\n") + list(similarity[i]);
-  json += "\n],\n\"decisions\": " + decisions(module, rgb, metadata);
+  json += "\n],\n\"decisions\": " + decisions(network, rgb, metadata);
   json += ",\n\"threads\": " + std::to_string(options.threads);
   json += ",\n\"milliseconds\": " + number(static_cast<float>(one));
   json += ",\n\"milliseconds_per_image\": " + number(static_cast<float>(all / static_cast<double>(input.size(0))));
   if (options.callers > 0) {
-    const bool agree = callers_agree(module, input, embedding, options.callers);
+    const bool agree = callers_agree(network, input, embedding, options.callers);
     json += std::string(",\n\"callers_agree\": ") + (agree ? "true" : "false");
   }
   std::printf("%s\n}\n", json.c_str());

@@ -15,31 +15,78 @@ from pocketnet_fast.cli.loading import (
     WeightsOption,
     load_model,
 )
+from pocketnet_fast.cli.progress import waiting
+from pocketnet_fast.errors import PocketNetError
+
+_SUFFIXES = {"torchscript": ".pt", "aotinductor": ".pt2", "onnx": ".onnx"}
 
 
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The TorchScript file to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write: .pt, .pt2 or .onnx.")],
     *,
     model: ModelOption = "pocketnet_s128",
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="torchscript (.pt), aotinductor (.pt2, for machines like this) or onnx; default: by name."
+        ),
+    ] = None,
     kernels: Annotated[
-        str, typer.Option(help="fused: our kernels, needs libpnf_ops.so; aten: any LibTorch.")
-    ] = "fused",
+        str | None,
+        typer.Option(
+            help="fused: our kernels, which on the CPU need libpnf_ops.so; aten: LibTorch alone. "
+            "Default: fused, but for onnx."
+        ),
+    ] = None,
     input: Annotated[
         str, typer.Option(help="float: N,3,112,112, normalised by the caller; uint8: N,112,112,3.")
     ] = "float",
     color: Annotated[str, typer.Option(help="Channel order of uint8 images: rgb or bgr.")] = "rgb",
+    device: Annotated[str, typer.Option(help="aotinductor: cpu or cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="aotinductor for cuda: fp32, tf32, bf16 or fp16.")] = "fp32",
     as_json: JsonOption = False,
 ) -> None:
-    """Write a TorchScript file, check it against the source model and print the error.
+    """Write the network as a file for other programs, check it against the source model and print the error.
 
-    Example: [bold]pocketnet export --weights s128.safetensors --input uint8 -o s128.pt[/bold]
+    Example: [bold]pocketnet export --input uint8 -o s128.pt[/bold]
     """
-    from pocketnet_fast.export.torchscript import export_torchscript
-
+    kind = format or next((kind for kind, suffix in _SUFFIXES.items() if output.suffix == suffix), None)
+    if kind not in _SUFFIXES:
+        raise PocketNetError(
+            f"format is {format!r}; expected one of {', '.join(_SUFFIXES)}"
+            if format
+            else f"{output}: a name in {', '.join(_SUFFIXES.values())} says the format, or --format"
+        )
+    if kind != "aotinductor" and (device, precision) != ("cpu", "fp32"):
+        raise PocketNetError("--device and --precision belong to the format aotinductor")
+    if kind == "onnx" and kernels not in (None, "aten"):
+        raise PocketNetError(
+            "an ONNX file has standard operators only; --kernels fused is for the other formats"
+        )
     network = load_model(model, weights, untrained)
-    report = export_torchscript(network, output, kernels=kernels, input=input, color=color)
+    if kind == "onnx":
+        from pocketnet_fast.export.onnx import export_onnx
+
+        report = export_onnx(network, output, input=input, color=color)
+    elif kind == "aotinductor":
+        from pocketnet_fast.export.aotinductor import export_aotinductor
+
+        with waiting("compiling"):
+            report = export_aotinductor(
+                network,
+                output,
+                kernels=kernels or "fused",
+                input=input,
+                color=color,
+                device=device,
+                precision=precision,
+            )
+    else:
+        from pocketnet_fast.export.torchscript import export_torchscript
+
+        report = export_torchscript(network, output, kernels=kernels or "fused", input=input, color=color)
     if as_json:
         content = {"path": str(report.path), "error": report.error, "bytes": report.size}
         typer.echo(json.dumps({**content, "metadata": report.metadata}, indent=1))

@@ -1,0 +1,160 @@
+"""AOTInductor packages: what they compute in Python and in C++, what they carry, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import random_genotype, randomize_, relative_error
+from native import cpp_host
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import pocketnet_fast
+from pocketnet_fast.cli.main import app
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.export.aotinductor import export_aotinductor, load_package, read_package_metadata
+from pocketnet_fast.export.source import ExportReport
+from pocketnet_fast.models.mobilefacenet import MobileFaceNet
+from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.models.weights import weights_sha256
+from pocketnet_fast.ops.native import library_path
+
+KINDS = [("fused", "uint8", "bgr"), ("aten", "float", "rgb")]
+
+
+@pytest.fixture(scope="module")
+def model() -> PocketNet:
+    return randomize_(PocketNet(random_genotype(11), 4, 4, 16), 11)
+
+
+@pytest.fixture(scope="module")
+def reports(model: PocketNet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportReport]:
+    folder = tmp_path_factory.mktemp("packages")
+    made = {}
+    for kernels, input, color in KINDS:
+        path = folder / f"{kernels}.pt2"
+        made[kernels] = export_aotinductor(model, path, kernels=kernels, input=input, color=color)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Tensor:
+    generator = np.random.default_rng(2)
+    coarse = generator.integers(0, 256, (5, 14, 14, 3), dtype=np.uint8)
+    return torch.from_numpy(np.stack([cv2.resize(image, (112, 112)) for image in coarse]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kernels", "input", "color"), KINDS)
+def test_embeddings(
+    model: PocketNet, reports: dict[str, ExportReport], pixels: Tensor, kernels: str, input: str, color: str
+) -> None:
+    report = reports[kernels]
+    assert report.error < 1e-4
+    assert report.size == report.path.stat().st_size
+    normalized = model.input_spec.normalize(pixels, color=color)
+    with torch.no_grad():
+        expected = model(normalized)
+    run = load_package(report.path)
+    images = pixels if input == "uint8" else normalized
+    for size in (5, 1, 2):
+        assert relative_error(run(images[:size]), expected[:size]) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernels", ["fused", "aten"])
+def test_the_cpp_host_agrees(
+    model: PocketNet, reports: dict[str, ExportReport], pixels: Tensor, tmp_path: Path, kernels: str
+) -> None:
+    files = [tmp_path / f"{index}.ppm" for index in range(len(pixels))]
+    for file, image in zip(files, pixels.numpy(), strict=True):
+        assert cv2.imwrite(str(file), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    ops = ["--ops", library_path()] if kernels == "fused" else []
+    command = [cpp_host(), reports[kernels].path, *files, *ops, "--repeat", 2, "--callers", 3]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["model"] == reports[kernels].metadata
+    assert printed["callers_agree"] is True
+    found = torch.tensor([entry["embedding"] for entry in printed["embeddings"]])
+    run = load_package(reports[kernels].path)
+    images = pixels.flip(-1) if kernels == "fused" else model.input_spec.normalize(pixels)
+    assert relative_error(found, run(images)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernels", ["fused", "aten"])
+def test_metadata(model: PocketNet, reports: dict[str, ExportReport], kernels: str) -> None:
+    facts = read_package_metadata(reports[kernels].path)
+    assert facts == reports[kernels].metadata
+    assert facts["format"] == "pocketnet_fast.aotinductor"
+    assert facts["kernels"] == kernels
+    assert facts["weights_sha256"] == weights_sha256(model)
+    assert facts["device"] == "cpu"
+    assert facts["torch"] == torch.__version__
+    assert facts["architecture"] == os.uname().machine
+    assert ("libpnf_ops.so" in facts["needs"]) == (kernels == "fused")
+
+
+@pytest.mark.slow
+def test_command_line(tmp_path: Path) -> None:
+    target = tmp_path / "s128.pt2"
+    result = CliRunner().invoke(
+        app, ["export", "--untrained", "--input", "uint8", "-o", str(target), "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["metadata"] == read_package_metadata(target)
+
+
+def test_what_is_refused(model: PocketNet, tmp_path: Path) -> None:
+    target = tmp_path / "m.pt2"
+    for options, message in (
+        ({"kernels": "cuda"}, "kernels is 'cuda'; expected 'fused' or 'aten'"),
+        ({"device": "tpu"}, "device is 'tpu'; expected 'cpu' or 'cuda'"),
+        ({"precision": "int4"}, "precision is 'int4'; expected one of fp32, tf32, bf16, fp16"),
+        ({"precision": "bf16"}, "precision 'bf16' is for the fused kernels on CUDA"),
+        ({"precision": "bf16", "kernels": "aten", "device": "cuda"}, "is for the fused kernels on CUDA"),
+    ):
+        with pytest.raises(PocketNetError, match=message):
+            export_aotinductor(model, target, **options)
+    with pytest.raises(PocketNetError, match=r"m\.pt: AOTInductor packages are written as \.pt2"):
+        export_aotinductor(model, tmp_path / "m.pt")
+    with pytest.raises(PocketNetError, match="MobileFaceNet has no fused form"):
+        export_aotinductor(MobileFaceNet(), target)
+    with pytest.raises(PocketNetError, match="a Linear cannot be exported"):
+        export_aotinductor(nn.Linear(3, 3), target)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda_device(model: PocketNet, tmp_path: Path) -> None:
+    with pytest.raises(PocketNetError, match="device is 'cuda', and torch finds no CUDA device"):
+        export_aotinductor(model, tmp_path / "m.pt2", device="cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cuda_package(tmp_path: Path, pixels: Tensor, precision: str) -> None:
+    model = randomize_(PocketNet(random_genotype(11), 16, 4, 128), 11)
+    report = export_aotinductor(model, tmp_path / "m.pt2", input="uint8", device="cuda", precision=precision)
+    expected = pocketnet_fast.compile(model, device="cuda", precision=precision)(pixels.cuda())
+    assert torch.equal(load_package(report.path)(pixels.cuda()), expected)
+    assert report.metadata["architecture"].startswith("sm_")
+
+
+def test_other_files_are_no_packages(tmp_path: Path) -> None:
+    other = tmp_path / "other.pt2"
+    for content in (b"", b"PK\x03\x04 not a zip"):
+        other.write_bytes(content)
+        with pytest.raises(PocketNetError, match="not an AOTInductor package of pocketnet_fast"):
+            load_package(other)
+    with pytest.raises(PocketNetError, match="not an AOTInductor package"):
+        read_package_metadata(tmp_path / "absent.pt2")
