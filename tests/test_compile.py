@@ -134,8 +134,8 @@ def test_repr_says_what_runs(isa: str, model: PocketNet) -> None:
 
 
 def test_options_are_checked(model: PocketNet) -> None:
-    with pytest.raises(PocketNetError, match="'cuda'"):
-        pocketnet_fast.compile(model, device="cuda")
+    with pytest.raises(PocketNetError, match="'tpu'"):
+        pocketnet_fast.compile(model, device="tpu")
     with pytest.raises(PocketNetError, match="'int4'"):
         pocketnet_fast.compile(model, precision="int4")
     with pytest.raises(PocketNetError, match="threads is 0"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from native import run
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
@@ -42,8 +43,7 @@ def test_on_the_gpu() -> None:
 
 @needs_triton
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET takes the compiler's place")
-@pytest.mark.parametrize("images", [1, 256])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "images"), [(torch.float32, 1), (torch.bfloat16, 256)])
 def test_compiles_without_a_gpu(
     dtype: torch.dtype, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +119,36 @@ def test_refused_on_the_cpu() -> None:
     pixels = torch.zeros(1, 112, 112, 3, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="the kernels run on CUDA, and the tensors are on cpu"):
         run_plan_triton(pixels, weights, weights, table_of(decode(words)), words, "fp32")
+
+
+@needs_triton
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter is no operator")
+def test_exports_for_any_batch() -> None:
+    from pocketnet_fast.ops.run_plan.triton_launch import decode, run_plan_triton, table_of
+
+    program, weights = lower(pocketnet_fast.create_model("pocketnet_s128"), bands=False).encode()
+    words = tuple(program.tolist())
+    table = table_of(decode(words))
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("constants", torch.empty(weights.shape, device="cuda"))
+            matrices = torch.empty(weights.shape, dtype=torch.bfloat16, device="cuda")
+            self.register_buffer("matrices", matrices)
+            self.register_buffer("table", torch.empty(table.shape, dtype=torch.int32, device="cuda"))
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return run_plan_triton(pixels, self.constants, self.matrices, self.table, words, "bf16")
+
+    with FakeTensorMode():
+        network = Network()
+        pixels = torch.empty(3, 112, 112, 3, dtype=torch.uint8, device="cuda")
+        assert network(pixels).shape == (3, 128)
+    batch = torch.export.Dim("images", min=1, max=4096)
+    exported = torch.export.export(network, (pixels,), dynamic_shapes=({0: batch},))
+    operators = [str(node.target) for node in exported.graph.nodes if node.op == "call_function"]
+    assert operators == ["pocketnet_fast.run_plan_triton.default"]
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 4, 5, 512, 513, 1024, 5000])

@@ -5,9 +5,9 @@ python benchmarks/gpu/run.py --part inference --batch 1 --batch 256 --profile
 python benchmarks/gpu/run.py --device cpu --tiny        # whether the script itself works, without a GPU
 
 Subjects of a row take turns; figures are medians of CUDA events. Errors are against the eager network in
-float64: the largest difference over the largest value, and that over eager's in the same precision. Floors are
-the time of the multiply-adds at the measured peak of a large matrix product, and of the bytes that each step
-reads and writes at the measured bandwidth of a copy, whichever is longer. A subject that fails, is not
+float64: the largest difference over the largest value, and that over eager's in the same precision. Floors
+are the time of the multiply-adds at the measured peak of a large matrix product, and of the bytes that each
+step reads and writes at the measured bandwidth of a copy, whichever is longer. A subject that fails, is not
 installed, or for which no time is left says so in its row.
 """
 

@@ -41,6 +41,8 @@ _MAX_EDGES: Final = 4
 _PART_WORDS: Final = int(kernels.PART_WORDS.value)
 # Images go through together as long as their states have at most this many elements.
 _MAX_ARENA: Final = 2**29
+# For a package that takes any batch, tiles are chosen as for this many images.
+_TYPICAL_BATCH: Final = 32
 
 
 @dataclass(frozen=True)
@@ -228,10 +230,14 @@ def _run(
     images = pixels.shape[0]
     result = torch.empty((images, schedule.embedding), dtype=torch.float32, device=pixels.device)
     together = max(1, _MAX_ARENA // max(schedule.image, 1))
-    for first in range(0, images, together):
-        part = pixels[first : first + together]
-        arena = torch.empty(len(part) * schedule.image, dtype=matrices.dtype, device=pixels.device)
-        out = result if len(part) == images else result[first : first + together]
+    # A batch of unknown size, in torch.export, cannot be divided; its caller must not pass more than fits.
+    if isinstance(images, torch.SymInt) or images <= together:
+        parts = [(pixels, result)] if isinstance(images, torch.SymInt) or images > 0 else []
+    else:
+        parts = list(zip(pixels.split(together), result.split(together), strict=True))
+    for part, out in parts:
+        size = (part.shape[0] * schedule.image,)
+        arena = torch.empty(size, dtype=matrices.dtype, device=pixels.device)
         for mirrored in (False, True) if flip else (False,):
             for step in schedule.steps:
                 _launch(step, schedule, part, constants, matrices, table, arena, out, precision, mirrored)
@@ -271,7 +277,8 @@ def _launch(
         assert step.shape is not None
         shape = step.shape
         count = images * shape.height * shape.width
-        tiles = tiles_for(shape, count, matrices.dtype)
+        typical = _TYPICAL_BATCH if isinstance(images, torch.SymInt) else images
+        tiles = tiles_for(shape, typical * shape.height * shape.width, matrices.dtype)
         grid = (_blocks(count, tiles.pixels), _blocks(shape.out_blocks * _BLOCK, tiles.outer))
         edges = {f"EDGE{index}": code for index, code in enumerate(shape.edges)}
         bias, offset = step.operands
