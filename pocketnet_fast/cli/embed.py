@@ -62,7 +62,7 @@ def embed(
     as norms. An .npz holds files, embeddings, norms, and of detected faces boxes, landmarks, scores and
     counts; a .csv holds file, norm, and one column per dimension.
 
-    Example: [bold]pocketnet embed photos/*.jpg --weights s128.safetensors -o faces.npz[/bold]
+    Example: [bold]pocketnet embed photos/*.jpg -o faces.npz[/bold]
     """
     if output is None and not as_json:
         raise PocketNetError("nowhere to put the embeddings: pass -o FILE.npz, -o FILE.csv or --json")

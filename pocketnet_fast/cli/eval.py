@@ -64,7 +64,7 @@ def evaluate(
     rate where the false accept rate of the other folds is 1e-3; XNorm the mean length of the embeddings. JSON
     adds TAR at FAR 1e-1 to 1e-4 over all pairs. The paper's accuracy stands beside where it is known.
 
-    Example: [bold]pocketnet eval --data lfw.bin cfp_fp.bin --weights s128.safetensors -o results[/bold]
+    Example: [bold]pocketnet eval --data lfw.bin cfp_fp.bin -o results[/bold]
     """
     sources = [*(data or []), *(more or [])]
     if not sources:

@@ -91,7 +91,7 @@ def build(
     The gallery appears when all photos are done. It keeps the model's name, the hash of its weights and
     whether mirror images were added, and takes no embeddings or queries made in another way.
 
-    Example: [bold]pocketnet gallery build people/ --name-by folder -o gallery --weights s128.pth[/bold]
+    Example: [bold]pocketnet gallery build people/ --name-by folder -o gallery[/bold]
     """
     from pocketnet_fast.gallery.store import Gallery
 
@@ -126,7 +126,7 @@ def add(
 ) -> None:
     """Add photos to a gallery: all of them, or after an error or a kill none.
 
-    Example: [bold]pocketnet gallery add gallery new/*.jpg --weights s128.safetensors[/bold]
+    Example: [bold]pocketnet gallery add gallery new/*.jpg[/bold]
     """
     from pocketnet_fast.gallery.store import Gallery
 
@@ -173,7 +173,7 @@ def search(
 
     The search is exact unless --index is given. Scores are cosine similarities.
 
-    Example: [bold]pocketnet gallery search gallery who.jpg --weights s128.safetensors --threshold 0.3[/bold]
+    Example: [bold]pocketnet gallery search gallery who.jpg --threshold 0.3[/bold]
     """
     if probes is not None and not use_index:
         raise PocketNetError("--probes is about the index; pass --index too")

@@ -66,7 +66,7 @@ def verify(
     `pocketnet calibrate` writes one into the weights. Without it, 0.3 accepts 0.14 % of different and 97.9 %
     of equal pairs of LFW with a MobileFaceNet trained on MS1M.
 
-    Example: [bold]pocketnet verify a.jpg b.jpg --weights s128.safetensors --show result.png[/bold]
+    Example: [bold]pocketnet verify a.jpg b.jpg --show result.png[/bold]
     """
     if show is not None and show.suffix.lower() not in _PICTURES:
         raise PocketNetError(f"{show}: unknown kind of picture; expected one of {', '.join(_PICTURES)}")
