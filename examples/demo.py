@@ -1,4 +1,4 @@
-"""Two real portraits through a PocketNet: in Python on the fused kernels, and in C++ without Python.
+"""Two real portraits, altered, and who is who: in Python on the fused kernels, and in C++ without Python.
 
 Run by ``make demo``; needs the installed package, scikit-image and matplotlib (whose portraits it uses),
 CMake and a C++ compiler, but no network. Writes a picture, a table and all numbers to demo_out/.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -35,7 +36,6 @@ import pocketnet_fast
 from pocketnet_fast.data.alignment import align
 from pocketnet_fast.data.images import read_image
 from pocketnet_fast.faces.pipeline import normalized
-from pocketnet_fast.models.registry import PRETRAINED
 from pocketnet_fast.ops.native import library_path
 
 MODEL = "pocketnet_s128"
@@ -129,20 +129,10 @@ def make_crops() -> tuple[list[str], np.ndarray]:
     return labels, np.stack(crops)
 
 
-def make_model(crops: np.ndarray) -> tuple[torch.nn.Module, bool]:
-    """Return the network, with the weights of the package or else random ones, and whether it is trained."""
-    if MODEL in PRETRAINED:
-        return pocketnet_fast.create_model(MODEL, pretrained=True).eval(), True
-    torch.manual_seed(0)
-    model = pocketnet_fast.create_model(MODEL)
-    # Random layers under the initial statistics (mean 0, variance 1) lose the image on its way through the
-    # network; statistics measured on these crops keep different images apart.
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        model.train()(model.input_spec.normalize(torch.from_numpy(crops)))
-    return model.eval(), False
+def expected_decisions(labels: list[str]) -> list[bool]:
+    """Whether each pair of crops, in the order of combinations, shows one person."""
+    people = [label.split(", ")[0] for label in labels]
+    return [first == second for first, second in itertools.combinations(people, 2)]
 
 
 def run(command: list[str | os.PathLike[str]], log: Path) -> str:
@@ -226,8 +216,10 @@ def time_engines(
     return rows
 
 
-def draw(path: Path, labels: list[str], crops: np.ndarray, similarity: np.ndarray, title: str) -> None:
-    """Draw the crops along both sides of their similarity matrix."""
+def draw(
+    path: Path, labels: list[str], crops: np.ndarray, similarity: np.ndarray, threshold: float, title: str
+) -> None:
+    """Draw the crops along both sides of their similarity matrix; a frame marks who counts as one person."""
     count = len(labels)
     people = list(dict.fromkeys(label.split(", ")[0] for label in labels))
     figure = plt.figure(figsize=(11, 10.5))
@@ -254,6 +246,9 @@ def draw(path: Path, labels: list[str], crops: np.ndarray, similarity: np.ndarra
             value = similarity[row, column]
             ink = "white" if abs(value) > 0.8 else "black"
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+            if value >= threshold:
+                corner = (column - 0.45, row - 0.45)
+                axes.add_patch(plt.Rectangle(corner, 0.9, 0.9, fill=False, edgecolor="black", linewidth=1.2))
     half = count / len(people) - 0.5
     axes.axhline(half, color="black", linewidth=1)
     axes.axvline(half, color="black", linewidth=1)
@@ -264,6 +259,11 @@ def draw(path: Path, labels: list[str], crops: np.ndarray, similarity: np.ndarra
 
 def tables(results: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Return title, header and rows of each table."""
+    decisions = results["decisions"]
+    decided = [
+        [name, str(row["pairs"]), f"{row['lowest']:.3f}", f"{row['highest']:.3f}", str(row["right"])]
+        for name, row in decisions["groups"].items()
+    ]
     agreement = [[name, f"{value:.1e}"] for name, value in results["max_abs_difference"].items()]
     speed = [
         [
@@ -276,6 +276,11 @@ def tables(results: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
         for row in results["milliseconds_per_image"]
     ]
     return [
+        (
+            f"Decisions of the C++ host at cosine {decisions['threshold']:.3f}",
+            ["pairs of", "pairs", "lowest cosine", "highest cosine", "decided right"],
+            decided,
+        ),
         ("Agreement with eager PyTorch", ["path", "max abs difference"], agreement),
         ("Milliseconds per image, medians", ["threads", "batch", "eager", "fused", "ratio"], speed),
     ]
@@ -289,6 +294,21 @@ def write_markdown(path: Path, caption: str, results: dict[str, Any]) -> None:
         lines.append("")
     lines.append(f"C++ host: {results['cpp_host_milliseconds_per_image']:.2f} ms per image.")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def summarize(answer: dict[str, Any], expected: list[bool]) -> dict[str, Any]:
+    """Put the C++ host's decisions together: for pairs of one person and of two, how they were decided."""
+    groups = {}
+    for name, wanted in (("one person", True), ("two people", False)):
+        chosen = [pair for pair, same in zip(answer["pairs"], expected, strict=True) if same == wanted]
+        cosines = [pair["cosine"] for pair in chosen]
+        groups[name] = {
+            "pairs": len(chosen),
+            "lowest": min(cosines),
+            "highest": max(cosines),
+            "right": sum(pair["same"] == wanted for pair in chosen),
+        }
+    return {"threshold": answer["threshold"], "groups": groups}
 
 
 def measure(out: Path, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -306,7 +326,7 @@ def measure(out: Path, rounds: int, progress: Callable[[str], None]) -> dict[str
         cv2.imwrite(str(files[-1]), crop[..., ::-1])
 
     progress("embedding in Python")
-    model, trained = make_model(crops)
+    model = pocketnet_fast.create_model(MODEL, pretrained=True).eval()
     pixels = torch.from_numpy(crops)
     with torch.inference_mode():
         eager = normalized(model(model.input_spec.normalize(pixels)).numpy())
@@ -320,15 +340,19 @@ def measure(out: Path, rounds: int, progress: Callable[[str], None]) -> dict[str
     progress("running the C++ host")
     answer = json.loads(run([host, script, "--ops", library_path(), *files], log))
     in_cpp = normalized(np.array([entry["embedding"] for entry in answer["embeddings"]], np.float32))
+    decisions = summarize(answer["decisions"], expected_decisions(labels))
 
     speed = time_engines(model, crops, rounds, progress)
+    similarity = np.eye(len(labels))
+    for pair in answer["decisions"]["pairs"]:
+        similarity[pair["a"], pair["b"]] = similarity[pair["b"], pair["a"]] = pair["cosine"]
     # One thread on a core of its own runs all the time; less means that other programs took their part.
     busy = min(row["cpu_share"] for row in speed if row["threads"] == 1) < 0.9
     results = {
         "model": MODEL,
-        "trained": trained,
         "machine_was_busy": busy,
         "isa": pocketnet_fast.compiled_isa(),
+        "decisions": decisions,
         "max_abs_difference": {
             "fused kernels, Python": float(np.abs(fused - eager).max()),
             "fused kernels, C++ host": float(np.abs(in_cpp - eager).max()),
@@ -336,21 +360,18 @@ def measure(out: Path, rounds: int, progress: Callable[[str], None]) -> dict[str
         "milliseconds_per_image": speed,
         "cpp_host_milliseconds_per_image": answer["milliseconds_per_image"],
         "crops": [str(file) for file in files],
-        "similarity": (in_cpp @ in_cpp.T).tolist(),
+        "similarity": similarity.tolist(),
     }
-    title = "trained weights" if trained else "untrained weights: this says nothing about who is shown"
-    draw(out / "demo.png", labels, crops, in_cpp @ in_cpp.T, title)
+    title = f"framed: one person, by the threshold {decisions['threshold']:.3f} of the weights"
+    draw(out / "demo.png", labels, crops, similarity, decisions["threshold"], title)
     return results
 
 
 def report(console: Console, out: Path, results: dict[str, Any]) -> None:
     """Print and write what was found."""
-    caption = (
-        "Trained weights: the similarities tell whether two crops show the same person."
-        if results["trained"]
-        else "The weights are UNTRAINED (random, seed 0): agreement and speed are real, the similarities say "
-        "nothing about who is shown."
-    )
+    groups = results["decisions"]["groups"].values()
+    right, pairs = sum(row["right"] for row in groups), sum(row["pairs"] for row in groups)
+    caption = f"{right} of {pairs} pairs of crops were decided right: one person or two?"
     if results["machine_was_busy"]:
         caption += " Other programs competed for the processor: do not trust the timings."
     write_markdown(out / "table.md", caption, results)

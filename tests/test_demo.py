@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import socket
 import sys
 from pathlib import Path
@@ -61,14 +62,18 @@ def test_alterations(crops: dict[str, np.ndarray], person: str) -> None:
     assert edges("blurred") < 0.9 * edges("original")
 
 
-def test_untrained_embeddings_differ_between_images(demo: ModuleType, crops: dict[str, np.ndarray]) -> None:
-    import torch
+def test_decisions_are_right(demo: ModuleType, crops: dict[str, np.ndarray]) -> None:
+    import pocketnet_fast
+    from pocketnet_fast.faces.pipeline import Embedder
 
-    model, trained = demo.make_model(np.stack(list(crops.values())))
-    with torch.inference_mode():
-        pixels = torch.from_numpy(np.stack(list(crops.values())))
-        unit = demo.normalized(model(model.input_spec.normalize(pixels)).numpy())
-    assert np.isfinite(unit).all()
-    if not trained:
-        off_diagonal = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
-        assert off_diagonal.max() < 0.9
+    model = pocketnet_fast.create_model(demo.MODEL, pretrained=True)
+    assert model.calibration is not None
+    embedder = Embedder(model, flip=model.calibration.flip)
+    unit = demo.normalized(embedder(np.stack(list(crops.values()))))
+    cosines = [float(unit[a] @ unit[b]) for a, b in itertools.combinations(range(len(unit)), 2)]
+    pairs = [{"cosine": value, "same": value >= model.calibration.threshold} for value in cosines]
+    answer = {"threshold": model.calibration.threshold, "pairs": pairs}
+    summary = demo.summarize(answer, demo.expected_decisions(list(crops)))
+    assert [row["pairs"] for row in summary["groups"].values()] == [20, 25]
+    assert [row["right"] for row in summary["groups"].values()] == [20, 25]
+    assert summary["groups"]["two people"]["highest"] < summary["groups"]["one person"]["lowest"]

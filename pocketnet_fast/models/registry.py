@@ -33,8 +33,14 @@ class PretrainedFile:
     embedding_dim: int
 
 
-PRETRAINED: dict[str, PretrainedFile] = {}
-"""Trained weights by model name."""
+PRETRAINED: dict[str, PretrainedFile] = {
+    "pocketnet_s128": PretrainedFile(
+        path="pretrained/pocketnet_s128.safetensors",
+        sha256="9551b84874e08202af18be874c275e10033277070920108142f88704c1ec5298",
+        embedding_dim=128,
+    ),
+}
+"""Trained weights by model name; docs/models/ has a card for each."""
 
 _Builder = Callable[[int], EmbeddingModel]
 

@@ -1,0 +1,92 @@
+"""The weights that ship: whole, small, and as good as the model card says."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import pocketnet_fast
+from pocketnet_fast.evaluation.pairs import open_pairs
+from pocketnet_fast.evaluation.verification import (
+    consecutive_pairs,
+    embed_both_ways,
+    judge,
+    pair_distances,
+)
+from pocketnet_fast.faces.pipeline import Embedder, embed_photos, normalized
+from pocketnet_fast.models import registry
+
+NAMES = sorted(registry.PRETRAINED)
+
+
+def path_of(name: str) -> Path:
+    return Path(registry.__file__).parent / registry.PRETRAINED[name].path
+
+
+def test_the_default_model_has_weights() -> None:
+    assert "pocketnet_s128" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file(name: str) -> None:
+    path = path_of(name)
+    model = pocketnet_fast.create_model(name, pretrained=True)
+    # Two bytes a weight, and vectors in full.
+    assert path.stat().st_size < 2.3 * sum(parameter.numel() for parameter in model.parameters())
+    with safe_open(path, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 - not a dict
+            tensor = file.get_tensor(key)
+            if tensor.is_floating_point():
+                assert tensor.dtype == (torch.float16 if tensor.dim() > 1 else torch.float32), key
+                assert tensor.isfinite().all(), key
+    assert model.weights_source == f"pretrained {name}"
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_calibration(name: str) -> None:
+    model = pocketnet_fast.create_model(name, pretrained=True)
+    calibration = model.calibration
+    assert calibration is not None
+    assert 0 < calibration.threshold < 1
+    assert calibration.measured_far <= calibration.far
+    assert Embedder(model).calibration == calibration
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_verification_accuracy(name: str, shared_dir: Path) -> None:
+    pairs = open_pairs(shared_dir / "data" / "lfw_dev.bin")
+    embedder = Embedder(pocketnet_fast.create_model(name, pretrained=True), batch_size=64)
+    embeddings, xnorm = embed_both_ways(embedder, pairs.crops())
+    distance = pair_distances(embeddings, consecutive_pairs(len(pairs)))
+    result = judge(distance, pairs.same, folds=7, xnorm=xnorm)
+    print(f"{name}: {result}")
+    assert result.accuracy >= 0.965
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_photos_are_decided_right(name: str, shared_dir: Path) -> None:
+    """The whole path from 48 pairs of unaligned photos to decisions."""
+    from pocketnet_fast.faces.detector import FaceDetector
+
+    photos = shared_dir / "data" / "photos"
+    with (photos / "pairs.csv").open(newline="") as stream:
+        pairs = list(csv.DictReader(stream))
+    model = pocketnet_fast.create_model(name, pretrained=True)
+    assert model.calibration is not None
+    embedder = Embedder(model, flip=model.calibration.flip)
+    detector = FaceDetector(shared_dir / "models" / "yunet.onnx")
+    paths = [photos / pair[side] for pair in pairs for side in ("left", "right")]
+    unit = normalized(np.stack([row for _, row in embed_photos(paths, embedder, detector)]))
+    cosine = (unit[0::2] * unit[1::2]).sum(axis=1)
+    right = (cosine >= model.calibration.threshold) == np.array([pair["same"] == "1" for pair in pairs])
+    print(f"{name}: {right.sum()} of {len(right)}")
+    assert len(right) == 48
+    assert right.sum() >= 45
