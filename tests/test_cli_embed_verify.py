@@ -178,7 +178,10 @@ class TestEmbed:
         assert refused(run("embed", crop, *quiet, "-o", tmp_path / "x.txt"), ".npz or .csv")
         assert refused(run("embed", crop, *quiet, "-o", tmp_path / "no" / "x.npz"), "cannot write")
         assert refused(run("embed", crop, "--untrained", "--json"), "no face detector model")
-        assert refused(run("embed", crop, "--aligned", "--json"), "no trained weights ship for")
+        assert refused(
+            run("embed", crop, "--aligned", "--json", "--model", "pocketnet_m128"),
+            "no trained weights ship for",
+        )
         assert refused(run("embed", crop, *quiet, "--json", "--model", "pocketnet_x"), "unknown model")
         assert refused(run("embed", crop, *quiet, "--json", "--engine", "warp"), "unknown engine")
         assert refused(run("embed", crop, *quiet, "--json", "--detector", crop), "exclude each other")
@@ -234,7 +237,8 @@ class TestVerify:
 
     def test_refusals(self, run: Run, crops: list[Path], tmp_path: Path) -> None:
         pair = [*crops[:2], "--aligned"]
-        assert refused(run("verify", *pair), "no trained weights ship for pocketnet_s128")
+        untrained = run("verify", *pair, "--model", "pocketnet_m128")
+        assert refused(untrained, "no trained weights ship for pocketnet_m128")
         assert refused(run("verify", *pair, "--untrained", "--show", tmp_path / "x.gif"), ".png")
         assert refused(
             run("verify", crops[0], tmp_path / "none.jpg", "--aligned", "--untrained"), "no such file"
