@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from pocketnet_fast.data.images import ImageArray, encode_image
 from pocketnet_fast.data.recordio import ImageRecord, RecordWriter, pack_image
+from pocketnet_fast.faces.detector import FaceDetector
+from pocketnet_fast.faces.pipeline import Embedder, embed_photos, normalized
 
 
 def crop(number: int, size: int = 112) -> ImageArray:
@@ -47,3 +51,14 @@ def png_of_size(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def photo_cosines(
+    photos: Path, embedder: Embedder, detector: FaceDetector
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """The cosine of each pair in ``pairs.csv`` of a folder of photos, and whether it is one person."""
+    with (photos / "pairs.csv").open(newline="") as stream:
+        pairs = list(csv.DictReader(stream))
+    paths = [photos / pair[side] for pair in pairs for side in ("left", "right")]
+    unit = normalized(np.stack([row for _, row in embed_photos(paths, embedder, detector)]))
+    return (unit[0::2] * unit[1::2]).sum(axis=1), np.array([pair["same"] == "1" for pair in pairs])

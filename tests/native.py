@@ -74,3 +74,11 @@ def ctest(folder: Path, *options: str) -> str:
     """Run the tests of a build; fails the test with what they print."""
     jobs = str(os.cpu_count() or 1)
     return run(tool("ctest"), "--test-dir", folder, "--output-on-failure", "--parallel", jobs, *options)
+
+
+def run_triton_suite(suite: Path, *, interpreted: bool) -> None:
+    """Run tests in a process of their own: Triton chooses its interpreter once, when it is imported."""
+    interpret = f"TRITON_INTERPRET={int(interpreted)}"
+    output = run("env", interpret, sys.executable, "-m", "pytest", "-q", suite)
+    assert " passed" in output
+    assert " failed" not in output

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Run, refused, runner
+from faces import photo_cosines
 
 from pocketnet_fast.data.alignment import TEMPLATE, align
 from pocketnet_fast.data.images import read_image
@@ -251,19 +252,13 @@ def test_photos_are_decided_right(photos: Path, yunet: Path, trained: list[objec
     """The whole path from 48 pairs of unaligned photos to decisions, with a trained model."""
     import pocketnet_fast
     from pocketnet_fast.faces.detector import FaceDetector
-    from pocketnet_fast.faces.pipeline import Embedder, embed_photos, normalized
+    from pocketnet_fast.faces.pipeline import Embedder
     from pocketnet_fast.models.weights import weights_sha256
 
-    with (photos / "pairs.csv").open(newline="") as stream:
-        pairs = list(csv.DictReader(stream))
     model = pocketnet_fast.create_model("mobilefacenet", weights=str(trained[-1]))
     embedder = Embedder(model, engine="eager", flip=True)
     assert embedder.weights_sha256 == weights_sha256(model)
-    paths = [photos / pair[side] for pair in pairs for side in ("left", "right")]
-    rows = [row for _, row in embed_photos(paths, embedder, FaceDetector(yunet))]
-    unit = normalized(np.stack(rows))
-    cosine = (unit[0::2] * unit[1::2]).sum(axis=1)
-    same = np.array([pair["same"] == "1" for pair in pairs])
+    cosine, same = photo_cosines(photos, embedder, FaceDetector(yunet))
     assert ((cosine >= 0.3) == same).mean() >= 0.97
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from helpers import randomize_
 from torch import Tensor, nn
-from training_runs import lines, same_bits, tiny_recipe, weights, write_faces
+from training_runs import lines, same_bits, stop_after, tiny_recipe, weights, write_faces
 
 import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
@@ -20,7 +19,6 @@ from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.weights import save_weights
 from pocketnet_fast.training.maps import MapObjective, copy_tail, make_pupil, map_weights
 from pocketnet_fast.training.recipe import DistillationRecipe
-from pocketnet_fast.training.step import Stepper
 from pocketnet_fast.training.teacher import Teacher
 from pocketnet_fast.training.trainer import train
 
@@ -208,15 +206,7 @@ def test_resumes_bit_for_bit(
 ) -> None:
     recipe = tiny_recipe(faces, **values)
     train(recipe, tmp_path / "unbroken")
-    plain, left = Stepper.__call__, [6]
-
-    def counted(self: Stepper, *arguments: Any, **options: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
-            signal.raise_signal(signal.SIGTERM)
-        return plain(self, *arguments, **options)
-
-    monkeypatch.setattr(Stepper, "__call__", counted)
+    stop_after(6, monkeypatch)
     assert not train(recipe, tmp_path / "run").finished
     monkeypatch.undo()
     assert train(None, tmp_path / "run", resume=True).finished

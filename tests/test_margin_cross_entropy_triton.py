@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from margin_problems import problem
-from native import run
+from native import run_triton_suite
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pocketnet_fast.errors import PocketNetError
@@ -23,22 +22,16 @@ needs_triton = pytest.mark.skipif(
 SUITE = Path(__file__).with_name("margin_cross_entropy_on_triton.py")
 
 
-def run_suite(interpret: str) -> None:
-    output = run("env", f"TRITON_INTERPRET={interpret}", sys.executable, "-m", "pytest", "-q", SUITE)
-    assert " passed" in output
-    assert " failed" not in output
-
-
 @needs_triton
 def test_interpreted() -> None:
-    run_suite("1")
+    run_triton_suite(SUITE, interpreted=True)
 
 
 @needs_triton
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_the_gpu() -> None:
-    run_suite("0")
+    run_triton_suite(SUITE, interpreted=False)
 
 
 @needs_triton

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from faces import photo_cosines
 from safetensors import safe_open
 
 import pocketnet_fast
@@ -18,7 +17,7 @@ from pocketnet_fast.evaluation.verification import (
     judge,
     pair_distances,
 )
-from pocketnet_fast.faces.pipeline import Embedder, embed_photos, normalized
+from pocketnet_fast.faces.pipeline import Embedder
 from pocketnet_fast.models import registry
 
 NAMES = sorted(registry.PRETRAINED)
@@ -77,16 +76,12 @@ def test_photos_are_decided_right(name: str, shared_dir: Path) -> None:
     from pocketnet_fast.faces.detector import FaceDetector
 
     photos = shared_dir / "data" / "photos"
-    with (photos / "pairs.csv").open(newline="") as stream:
-        pairs = list(csv.DictReader(stream))
     model = pocketnet_fast.create_model(name, pretrained=True)
     assert model.calibration is not None
     embedder = Embedder(model, flip=model.calibration.flip)
     detector = FaceDetector(shared_dir / "models" / "yunet.onnx")
-    paths = [photos / pair[side] for pair in pairs for side in ("left", "right")]
-    unit = normalized(np.stack([row for _, row in embed_photos(paths, embedder, detector)]))
-    cosine = (unit[0::2] * unit[1::2]).sum(axis=1)
-    right = (cosine >= model.calibration.threshold) == np.array([pair["same"] == "1" for pair in pairs])
+    cosine, same = photo_cosines(photos, embedder, detector)
+    right = (cosine >= model.calibration.threshold) == same
     print(f"{name}: {right.sum()} of {len(right)}")
     assert len(right) == 48
     assert right.sum() >= 45

@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import IDENTITIES, IMAGES, lines, same_bits, tiny_recipe, weights, write_faces
+from training_runs import (
+    IDENTITIES,
+    IMAGES,
+    lines,
+    same_bits,
+    stop_after,
+    tiny_recipe,
+    weights,
+    write_faces,
+)
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.training import interruption as interruption_module
@@ -38,20 +47,6 @@ EVERYTHING: dict[str, Any] = {
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("faces") / "train.rec")
-
-
-def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a signal come during a step."""
-    plain = Stepper.__call__
-    left = [steps]
-
-    def counted(self: Stepper, *arguments: Any, **options: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0:
-            signal.raise_signal(signal.SIGTERM)
-        return plain(self, *arguments, **options)
-
-    monkeypatch.setattr(Stepper, "__call__", counted)
 
 
 def newest(folder: Path) -> dict[str, dict[str, torch.Tensor]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from pocketnet_fast.data.recordio import ImageRecord, RecordWriter, pack_image
 from pocketnet_fast.training.log import read_log
 from pocketnet_fast.training.recipe import Recipe
+from pocketnet_fast.training.step import Stepper
 
 IDENTITIES, IMAGES = 6, 6
 
@@ -100,3 +103,17 @@ def lines(folder: Path, *events: str) -> list[dict[str, Any]]:
         for line in read_log(folder)
         if line["event"] in events
     ]
+
+
+def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a signal come during a step."""
+    plain = Stepper.__call__
+    left = [steps]
+
+    def counted(self: Stepper, *arguments: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return plain(self, *arguments, **options)
+
+    monkeypatch.setattr(Stepper, "__call__", counted)

@@ -72,6 +72,11 @@ class Run:
         return self.end - time.monotonic()
 
 
+def reason(error: Exception) -> str:
+    """Why a subject has no figures, in a line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:80]}"
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -230,7 +235,7 @@ def measure_inference(run: Run, name: str, batches: list[int], limits: dict[str,
                         errors[label] = error_of(embed(judged.to(run.device)), exact)
                 except Exception as error:  # a peer that fails is a row, not the end
                     subjects.pop(label, None)
-                    notes[label] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
+                    notes[label] = reason(error)
             floor = 1e3 * max(
                 2 * plan.macs * batch / (limits[f"{precision}_tflops"] * 1e12),
                 traffic(plan, DTYPES[precision].itemsize) * batch / (limits["copy_gbs"] * 1e9),
@@ -313,7 +318,7 @@ def measure_training(run: Run, name: str, batches: list[int]) -> None:
                     subjects[label]()
                 except Exception as error:
                     subjects.pop(label, None)
-                    notes[label] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
+                    notes[label] = reason(error)
             medians = take_turns(run, subjects) if subjects else {}
             for label in [*subjects, *notes]:
                 row = Row("training step", label, precision, f"batch {batch}", note=notes.get(label, ""))
@@ -375,7 +380,7 @@ def measure_head(run: Run, samples: int, sizes: list[tuple[int, int]]) -> None:
                     step()
                     subjects[label_name] = step
                 except Exception as error:
-                    notes[label_name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
+                    notes[label_name] = reason(error)
             medians = take_turns(run, subjects) if subjects else {}
             for label_name in [*subjects, *notes]:
                 size = f"{samples} x {dims} x {classes:,}"

@@ -23,6 +23,7 @@ from pocketnet_fast.evaluation.face_list import FaceList
 from pocketnet_fast.evaluation.feature_file import read_embedding, read_features
 from pocketnet_fast.evaluation.rates import OperatingPoint, acceptable, operating_point
 from pocketnet_fast.gallery.scoring import BestOverall, BestPerQuery, Both, scan
+from pocketnet_fast.gallery.store import unit_rows
 
 Features = npt.NDArray[np.float32]
 
@@ -168,12 +169,11 @@ def load_features(
         raise PocketNetError(f"{where}: no such folder or file of features")
     for first in range(0, len(rows), _CHUNK_ROWS):
         part = rows[first : first + _CHUNK_ROWS]
-        lengths = np.sqrt(np.einsum("nd,nd->n", part, part, dtype=np.float64))
-        wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
-        if len(wrong):
-            place = places[first + int(wrong[0])]
-            raise PocketNetError(f"{where}: the embedding of {faces.paths[place]} is not finite, or zero")
-        part /= lengths[:, None]
+        labels = [faces.paths[place] for place in places[first : first + len(part)]]
+        try:
+            part[:] = unit_rows(part, rows.shape[1], labels)
+        except PocketNetError as error:
+            raise PocketNetError(f"{where}: {error}") from None
     return rows
 
 

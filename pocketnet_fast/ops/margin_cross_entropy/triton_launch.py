@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from triton import next_power_of_2
 
 from pocketnet_fast.ops.margin_cross_entropy import triton_kernels as kernels
 from pocketnet_fast.ops.margin_cross_entropy.autograd import register
@@ -212,7 +213,7 @@ def backward(
         weight = torch.where(others == -math.inf, 0.0, grad_others * scale * (shift - others).exp()).float()
         label = label.contiguous()
         tiles = _tiles(rows.operand)
-        outer = min(tiles.outer, max(16, 1 << (dims - 1).bit_length()))
+        outer = min(tiles.outer, max(16, next_power_of_2(dims)))
         row_tiles, dim_tiles = -(-samples // tiles.samples), -(-dims // outer)
         splits, per_split = _divided(
             _programs(embedding.device) // (2 * row_tiles * dim_tiles), classes, tiles.classes

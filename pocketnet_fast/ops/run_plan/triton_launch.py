@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from triton import next_power_of_2
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.ops.run_plan import triton_kernels as kernels
@@ -174,10 +175,6 @@ def table_of(schedule: Schedule) -> Tensor:
     return torch.tensor(schedule.table or (0,), dtype=torch.int32)
 
 
-def _power_of_two(value: int) -> int:
-    return 1 << (value - 1).bit_length()
-
-
 def _blocks(count: int, size: int) -> int:
     return -(-count // size)
 
@@ -292,11 +289,11 @@ def _launch(
         source, output, slope, weight, bias, blocks, area = step.operands
         _launchable(kernels.global_depthwise_kernel)[(images, blocks)](
             arena, constants, source, output, slope, weight, bias, image,
-            BLOCKS=blocks, AREA=area, PADDED_AREA=_power_of_two(area), num_warps=1,
+            BLOCKS=blocks, AREA=area, PADDED_AREA=next_power_of_2(area), num_warps=1,
         )  # fmt: skip
     else:
         source, weight, bias, features = step.operands
-        outer = min(32, max(16, _power_of_two(schedule.embedding)))
+        outer = min(32, max(16, next_power_of_2(schedule.embedding)))
         grid = (_blocks(images, 16), _blocks(schedule.embedding, outer))
         _launchable(kernels.linear_kernel)[grid](
             arena, constants, matrices, result, source, weight, bias, images, image,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from triton import next_power_of_2
 
 _BLOCK: Final = 16
 _DEPTHWISE: Final = 1
@@ -58,10 +59,6 @@ class Tiles:
     stages: int
 
 
-def _power_of_two(value: int) -> int:
-    return 1 << (value - 1).bit_length()
-
-
 def tiles_for(shape: Shape, pixels: int, dtype: torch.dtype) -> Tiles:
     """The tiles of a node by rule, not yet measured on a chip.
 
@@ -74,8 +71,8 @@ def tiles_for(shape: Shape, pixels: int, dtype: torch.dtype) -> Tiles:
         dtype: Of states and matrices.
     """
     widest = 64 if dtype == torch.float32 else 128
-    outer = min(widest, _power_of_two(shape.out_blocks * _BLOCK))
-    inner = min(32 if shape.depthwise else 64, _power_of_two(shape.in_blocks * _BLOCK))
+    outer = min(widest, next_power_of_2(shape.out_blocks * _BLOCK))
+    inner = min(32 if shape.depthwise else 64, next_power_of_2(shape.in_blocks * _BLOCK))
     columns = -(-shape.out_blocks * _BLOCK // outer)
     most = 64 if shape.depthwise or dtype == torch.float32 else 128
     rows = most
@@ -87,4 +84,4 @@ def tiles_for(shape: Shape, pixels: int, dtype: torch.dtype) -> Tiles:
 
 def stem_tiles(out_blocks: int) -> Tiles:
     """The tiles of the stem, of ``out_blocks`` blocks of 16 channels."""
-    return Tiles(64, 0, min(64, _power_of_two(out_blocks * _BLOCK)), 4, 1)
+    return Tiles(64, 0, min(64, next_power_of_2(out_blocks * _BLOCK)), 4, 1)
