@@ -19,7 +19,7 @@ from pocketnet_fast.ops.cell.reference import cell_reference
 from pocketnet_fast.ops.cell.structure import decode, encode
 from pocketnet_fast.ops.native import available_isas, force_isa
 
-SEPARABLE, RESIDUAL = Kind.SEPARABLE, Kind.RESIDUAL
+SEPARABLE, RESIDUAL, SCALED = Kind.SEPARABLE, Kind.RESIDUAL, Kind.SCALED
 
 # Of a result's norm. Sums of up to some thousand products, normalised; eager float32 is as far off.
 TOLERANCE = 5e-6
@@ -58,7 +58,9 @@ def problem(
         if operation.kind is SEPARABLE:
             kernel = operation.kernel
             parameters += [normal(read) * 0.4, normal(read, 1, kernel, kernel), normal(width, read, 1, 1)]
-        if operation.kind is not RESIDUAL:
+        if operation.kind is SCALED:
+            parameters.append(normal(width))
+        if operation.kind.normalizes:
             parameters += [1.0 + 0.3 * normal(width), normal(width)]
         if len(channels) == len(shapes) + operation.sum:
             channels.append(0)
@@ -139,6 +141,19 @@ CELLS = {
         [(16, 5, 6)],
         [16] * 3,
     ),
+    "scaled": problem(
+        [
+            Operation(0, SCALED, 1),
+            Operation(0, SEPARABLE, 0, kernel=5),
+            Operation(1, Kind.MAX_POOL, 0, kernel=3),
+            Operation(1, SCALED, 2),
+            Operation(1, RESIDUAL, 2),
+            Operation(2, SCALED, 3),
+        ],
+        [(19, 7, 8)] * 2,
+        [19] * 6,
+    ),
+    "scaled_only": problem([Operation(0, SCALED, 0)], [(16, 5, 6)], [16]),
     "residuals_only": problem(
         [Operation(0, RESIDUAL, 0), Operation(0, RESIDUAL, 1)], [(16, 5, 6)] * 2, [16, 16]
     ),

@@ -22,8 +22,9 @@ using torch::stable::Tensor;
 using Tensors = std::vector<Tensor>;
 
 constexpr const char* kName = "cell: ";
-constexpr std::size_t kWords = 8;      // of an operation in `structure`
-constexpr std::int64_t kResidual = 4;  // the kind after those of CellKind
+constexpr std::size_t kWords = 8;  // of an operation in `structure`
+// The kinds after those of CellKind.
+constexpr std::int64_t kResidual = 4, kScaled = 5;
 constexpr std::int64_t kLargest = 1 << 16;
 
 void check_float(const Tensor& t, const char* what) {
@@ -75,8 +76,8 @@ class Operands {
     for (const bool read : read_) STD_TORCH_CHECK(read, kName, "no operation reads one of the inputs");
     STD_TORCH_CHECK(next_parameter_ == parameters.size(), kName, "there are ", parameters.size(),
                     " parameters; the operations have ", next_parameter_);
-    STD_TORCH_CHECK(cell_.operations.size() == epsilon.size(), kName, "there are ", epsilon.size(),
-                    " values of epsilon; the normalised operations are ", cell_.operations.size());
+    STD_TORCH_CHECK(normalized_ == epsilon.size(), kName, "there are ", epsilon.size(),
+                    " values of epsilon; the normalised operations are ", normalized_);
   }
 
   const Cell& cell() const { return cell_; }
@@ -84,7 +85,8 @@ class Operands {
 
   std::int64_t channels() const {
     std::int64_t channels = 0;
-    for (const CellOperation& operation : cell_.operations) channels += operation.out_channels;
+    for (const CellOperation& operation : cell_.operations)
+      channels += operation.normalized ? operation.out_channels : 0;
     return channels;
   }
 
@@ -117,15 +119,29 @@ class Operands {
     }
     const std::int64_t channels = std::int64_t{operation.parts} * source.channels;
     checked(channels, 1, kLargest, "the number of an operation's input channels");
-    const std::int64_t kind = checked(words[1], 0, kResidual, "an operation's kind");
-    if (kind == kResidual) {
+    const std::int64_t kind = checked(words[1], 0, kScaled, "an operation's kind");
+    if (kind >= kResidual) {
       STD_TORCH_CHECK(operation.parts == 1 && words[4] == 1 && words[5] == 1 && words[6] == 0 && words[7] == 0, kName,
-                      "a residual reads one state as it is");
+                      "a residual reads one state as it is, scaled or not");
+    }
+    if (kind == kResidual) {
       reach(sum, {source.channels, source.height, source.width});
       cell_.residuals.push_back({sum, operation.first_state});
       return;
     }
+    if (kind == kScaled) {
+      const Tensor& scale = parameter();
+      check_sizes(scale, {source.channels}, "scale");
+      operation.kind = CellKind::kNormalize;
+      operation.kernel = operation.stride = 1;
+      operation.out_channels = source.channels;
+      operation.gamma = hold(scale);
+      reach(sum, {source.channels, source.height, source.width});
+      cell_.operations.push_back(operation);
+      return;
+    }
     operation.kind = static_cast<CellKind>(kind);
+    operation.normalized = true;
     const bool separable = operation.kind == CellKind::kSeparable;
     operation.stride = checked(words[5], 1, operation.kind == CellKind::kNormalize ? 1 : 2, "an operation's stride");
     const std::int64_t only = operation.kind == CellKind::kNormalize ? 1 : 3;
@@ -137,7 +153,8 @@ class Operands {
                     "an operation with an offset needs an even height and width, got ", source.height, " x ",
                     source.width);
     operation.first_out = checked(words[7], 0, kLargest, "an operation's first output channel");
-    operation.epsilon = cell_.operations.size() < epsilon_.size() ? epsilon_[cell_.operations.size()] : 1.0;
+    operation.epsilon = normalized_ < epsilon_.size() ? epsilon_[normalized_] : 1.0;
+    ++normalized_;
     STD_TORCH_CHECK(std::isfinite(operation.epsilon) && operation.epsilon > 0.0, kName,
                     "epsilon must be positive and finite");
     std::int64_t out = channels;
@@ -189,7 +206,7 @@ class Operands {
 
   const Tensors& parameters_;
   const std::vector<double>& epsilon_;
-  std::size_t next_parameter_ = 0;
+  std::size_t next_parameter_ = 0, normalized_ = 0;
   std::vector<bool> read_;
   Tensors held_;
   Cell cell_;
@@ -281,7 +298,7 @@ Tensors cell_backward(Tensors grads, Tensors states, Tensors parameters, Tensor 
       gradient.pointwise = floats(results[next++]);
     }
     gradient.gamma = floats(results[next++]);
-    gradient.beta = floats(results[next++]);
+    if (operation.normalized) gradient.beta = floats(results[next++]);
     gradients.push_back(gradient);
   }
   cell_backward(given.cell(), threads(), data, moments(mean, given.channels()), moments(variance, given.channels()),

@@ -82,6 +82,8 @@ class Packed {
   }
   std::ptrdiff_t pixels() const { return static_cast<std::ptrdiff_t>(term_.out_height) * term_.out_width; }
   std::size_t lanes_out() const { return std::size_t{kBlock} * term_.out_blocks; }
+  // Among those of a cell's `mean` and `variance`.
+  std::ptrdiff_t moments() const { return operation_.normalized ? operation_.out_channels : 0; }
   std::size_t products() const { return term_.kind == CellKind::kNormalize ? 0 : lanes_out() * pixels(); }
   std::size_t filtered() const { return filters_plane(term_) ? std::size_t{kBlock} * term_.blocks * pixels() : 0; }
 
@@ -168,6 +170,10 @@ struct Normalization {
 
   void set_result(const Packed& packed, const double* mean, const double* variance) const {
     std::fill(scale, centre, 0.0f);
+    if (!packed.operation().normalized) {
+      std::copy(packed.operation().gamma, packed.operation().gamma + packed.term().out_channels, scale);
+      return;
+    }
     for (int c = 0; c < packed.term().out_channels; ++c) {
       const double factor = packed.operation().gamma[c] / std::sqrt(variance[c] + packed.operation().epsilon);
       scale[c] = static_cast<float>(factor);
@@ -314,6 +320,7 @@ void sum_forward(const Cell& cell, int sum, const KernelSet& set, const std::vec
       double* moments = memory.operations[i].moments.data() + 2 * turn.image * p.lanes_out();
       p.parts_of(states, turn.image, mine.inputs);
       p.multiply(mine, turn.next, products);
+      if (!p.operation().normalized) continue;
       set.channel_moments(p.products_of(mine.inputs[0], products), p.term().out_channels, static_cast<int>(p.pixels()),
                           moments, moments + p.lanes_out());
     }
@@ -322,11 +329,13 @@ void sum_forward(const Cell& cell, int sum, const KernelSet& set, const std::vec
 
   for (std::size_t i = 0; i < count; ++i) {
     const Packed& p = packed[i];
-    combine_moments(memory.operations[i].moments.data(), cell.images, p.lanes_out(), static_cast<double>(p.pixels()),
-                    p.term().out_channels, mean, variance);
+    if (p.operation().normalized) {
+      combine_moments(memory.operations[i].moments.data(), cell.images, p.lanes_out(), static_cast<double>(p.pixels()),
+                      p.term().out_channels, mean, variance);
+    }
     Normalization(p, memory.operations[i].normalization).set_result(p, mean, variance);
-    mean += p.term().out_channels;
-    variance += p.term().out_channels;
+    mean += p.moments();
+    variance += p.moments();
   }
 
   auto normalize = [&](const Turn& turn) {
@@ -418,7 +427,7 @@ class OperationBackward {
     moments_ = memory().moments.zeros(2 * lanes * at_.cell.images);
     vectors_.set_result(packed_, mean_, variance_);
     std::fill(vectors_.centre, vectors_.centre + lanes, 0.0f);
-    for (int c = 0; c < term.out_channels; ++c) {
+    for (int c = 0; c < term.out_channels && normalized(); ++c) {
       vectors_.centre[c] = values_ == Values::kProducts ? static_cast<float>(mean_[c]) : packed_.operation().beta[c];
     }
     auto measure = [this](const Turn& turn) { measure_image(turn, at_.memory.threads[turn.thread]); };
@@ -440,6 +449,7 @@ class OperationBackward {
  private:
   OperationMemory& memory() const { return at_.memory.operations[index_]; }
   bool separable() const { return packed_.term().kind == CellKind::kSeparable; }
+  bool normalized() const { return packed_.operation().normalized; }
   std::size_t lanes_in() const { return std::size_t{kBlock} * packed_.term().blocks; }
   std::size_t depthwise_begin() const { return separable() ? packed_.lanes_out() * lanes_in() : 0; }
   std::size_t depthwise_size() const { return filters_plane(packed_.term()) ? lanes_in() * packed_.taps() : 0; }
@@ -496,6 +506,11 @@ class OperationBackward {
       for (int image = 0; image < at_.cell.images; ++image) {
         total += moments_[2 * image * lanes + c];
         by_distance += moments_[(2 * image + 1) * lanes + c];
+      }
+      if (!normalized()) {
+        out_.gamma[c] = static_cast<float>(by_distance);
+        vectors_.by_gradient[c] = packed_.operation().gamma[c];
+        continue;
       }
       const double inverse = 1.0 / std::sqrt(variance_[c] + packed_.operation().epsilon);
       const double gamma = packed_.operation().gamma[c], scale = gamma * inverse;
@@ -558,7 +573,9 @@ std::vector<std::vector<double>> expected_sizes(const Cell& cell) {
     for (; next < cell.operations.size() && cell.operations[next].sum == sum; ++next) {
       const CellOperation& operation = cell.operations[next];
       for (int c = 0; c < operation.out_channels; ++c) {
-        size[operation.first_out + c] += std::abs(operation.gamma[c]) + std::abs(operation.beta[c]);
+        const double gamma = std::abs(operation.gamma[c]);
+        size[operation.first_out + c] +=
+            operation.normalized ? gamma + std::abs(operation.beta[c]) : gamma * sizes[operation.first_state][c];
       }
     }
     for (const int source : residuals_of(cell, sum)) {
@@ -626,8 +643,8 @@ void cell_forward(const Cell& cell, int threads, const std::vector<float*>& stat
     const std::vector<Packed> packed = pack(cell, first, end, set, *memory);
     sum_forward(cell, sum, set, packed, used, readable, states[cell.inputs + sum], mean, variance, *memory);
     for (const Packed& p : packed) {
-      mean += p.term().out_channels;
-      variance += p.term().out_channels;
+      mean += p.moments();
+      variance += p.moments();
     }
     first = end;
   }
@@ -649,7 +666,7 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const float*
   std::vector<bool> written(cell.states.size(), false);
   std::vector<std::ptrdiff_t> moments(cell.operations.size() + 1, 0);
   for (std::size_t i = 0; i < cell.operations.size(); ++i) {
-    moments[i + 1] = moments[i] + cell.operations[i].out_channels;
+    moments[i + 1] = moments[i] + (cell.operations[i].normalized ? cell.operations[i].out_channels : 0);
   }
 
   std::size_t end = cell.operations.size();

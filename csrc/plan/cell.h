@@ -17,13 +17,15 @@ struct CellState {
 };
 
 // An operation and its weights in torch's layouts; channels_in = parts * channels of a state. The first three are null
-// unless the kind is kSeparable; then out_channels is channels_in otherwise.
+// unless the kind is kSeparable; then out_channels is channels_in otherwise. Without normalisation the result is the
+// products times gamma, there is no beta, and the operation has no moments.
 struct CellOperation {
   CellKind kind;
   int sum;
   int first_state, parts;  // it reads the concatenation of the states [first_state, first_state + parts)
   int kernel, stride, offset;
   int first_out, out_channels;
+  bool normalized;
   double epsilon;          // added to the variance
   const float* slope;      // [channels_in]
   const float* depthwise;  // [channels_in][kernel][kernel]
@@ -45,8 +47,8 @@ struct Cell {
 };
 
 // states: [images][height][width][channels] of every state; the sums' are written.
-// mean, variance: of each operation's products over the batch, one operation after another; the variance is the biased
-// one. Nothing depends on `threads`. Throws std::runtime_error when the forced instruction set is unavailable;
+// mean, variance: of each normalised operation's products over the batch, one operation after another; the variance is
+// the biased one. Nothing depends on `threads`. Throws std::runtime_error when the forced instruction set is unavailable;
 // std::bad_alloc.
 void cell_forward(const Cell& cell, int threads, const std::vector<float*>& states, double* mean, double* variance);
 

@@ -512,6 +512,7 @@ class WholeCell {
     add(CellKind::kMaxPool, 1, 0, 1, 3, random);
     cell_.residuals.push_back({1, 1});
     add(CellKind::kSeparable, 2, 3, 1, 1, random);
+    add(CellKind::kNormalize, 2, 1, 1, 1, random, false);
     add(CellKind::kSeparable, 2, 2, 1, 7, random);
     image_ = static_cast<std::size_t>(kChannels) * kSize * kSize;
     for (int i = 0; i < 5; ++i) states_.push_back(random.reals(image_ * cell_.images, -1.0f, 1.0f));
@@ -537,7 +538,7 @@ class WholeCell {
         g.pointwise = results[next++].data();
       }
       g.gamma = results[next++].data();
-      g.beta = results[next++].data();
+      if (operation.normalized) g.beta = results[next++].data();
       gradients.push_back(g);
     }
     cell_backward(cell_, threads, {pointers.begin(), pointers.end()}, mean.data(), variance.data(),
@@ -549,7 +550,7 @@ class WholeCell {
   }
 
  private:
-  void add(CellKind kind, int sum, int first_state, int parts, int kernel, Random& random) {
+  void add(CellKind kind, int sum, int first_state, int parts, int kernel, Random& random, bool normalized = true) {
     const int out = cell_.states[0].channels, in = parts * out;
     CellOperation operation = {};
     operation.kind = kind;
@@ -559,6 +560,7 @@ class WholeCell {
     operation.kernel = kernel;
     operation.stride = 1;
     operation.out_channels = out;
+    operation.normalized = normalized;
     operation.epsilon = 1e-5;
     if (kind == CellKind::kSeparable) {
       operation.slope = weights(in, random);
@@ -566,9 +568,9 @@ class WholeCell {
       operation.pointwise = weights(static_cast<std::size_t>(in) * out, random);
     }
     operation.gamma = weights(out, random);
-    operation.beta = weights(out, random);
+    if (normalized) operation.beta = weights(out, random);
     cell_.operations.push_back(operation);
-    channels_ += out;
+    if (normalized) channels_ += out;
   }
 
   const float* weights(std::size_t count, Random& random) {

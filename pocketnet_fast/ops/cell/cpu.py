@@ -27,6 +27,7 @@ def _fake(
         own = [next(remaining) for _ in range(operation.kind.parameters)]
         if own:
             channels = own[-1].shape[0]
+        if operation.kind.normalizes:
             normalized += channels
         reached = operation.first_out + channels
         if operation.sum < len(sums):

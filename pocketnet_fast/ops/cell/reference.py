@@ -21,7 +21,7 @@ def cell_reference(
         parameters: Those of the operations one after another. ``SEPARABLE``, with ``I`` channels of the
             states it reads together and ``O`` of its result: slope ``I``, depthwise ``I,1,k,k``, pointwise
             ``O,I,1,1``, gamma ``O``, beta ``O``. Pools and ``NORMALIZE``: gamma ``I``, beta ``I``.
-            ``RESIDUAL``: none.
+            ``SCALED``: scale ``I``. ``RESIDUAL``: none.
         operations: In the order of their sums.
 
     Returns:
@@ -55,6 +55,8 @@ def _apply(
     x = torch.cat(list(states[first : first + operation.parts]), 1)
     if operation.kind is Kind.RESIDUAL:
         return x, None
+    if operation.kind is Kind.SCALED:
+        return x * next(parameters)[:, None, None], None
     if operation.kind is Kind.SEPARABLE:
         slope, depthwise, pointwise = next(parameters), next(parameters), next(parameters)
         x = F.prelu(x[:, :, operation.offset :, operation.offset :], slope)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 class Kind(enum.IntEnum):
     """What an operation does to the states it reads.
 
-    All but ``RESIDUAL`` end in batch normalisation. ``SEPARABLE``: PReLU, depthwise k x k, pointwise. The
-    pools are 3 x 3 with padding 1; averages count only pixels inside the map.
+    All but ``RESIDUAL`` and ``SCALED`` end in batch normalisation. ``SEPARABLE``: PReLU, depthwise k x k,
+    pointwise. The pools are 3 x 3 with padding 1; averages count only pixels inside the map. ``SCALED`` is
+    a residual times a factor per channel.
     """
 
     SEPARABLE = 0
@@ -19,11 +20,17 @@ class Kind(enum.IntEnum):
     AVG_POOL = 2
     NORMALIZE = 3
     RESIDUAL = 4
+    SCALED = 5
 
     @property
     def parameters(self) -> int:
-        """Slope, depthwise, pointwise, gamma, beta; gamma and beta; or none."""
-        return {Kind.SEPARABLE: 5, Kind.RESIDUAL: 0}.get(self, 2)
+        """Slope, depthwise, pointwise, gamma, beta; gamma and beta; a scale; or none."""
+        return {Kind.SEPARABLE: 5, Kind.RESIDUAL: 0, Kind.SCALED: 1}.get(self, 2)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether it ends in batch normalisation, and so has moments and an epsilon."""
+        return self not in (Kind.RESIDUAL, Kind.SCALED)
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ def encode(operations: Sequence[Operation]) -> tuple[list[int], list[float]]:
         for o in operations
         for word in (o.sum, o.kind, o.first_state, o.parts, o.kernel, o.stride, o.offset, o.first_out)
     ]
-    return words, [o.epsilon for o in operations if o.kind is not Kind.RESIDUAL]
+    return words, [o.epsilon for o in operations if o.kind.normalizes]
 
 
 def decode(structure: Sequence[int]) -> list[Operation]:
