@@ -96,6 +96,15 @@ def assert_agrees(given: Problem, tolerance: float = TOLERANCE) -> None:
 
 
 NODE = [Operation(0, SEPARABLE, 0, kernel=3), Operation(0, SEPARABLE, 1)]
+
+
+def mixed(total: int, state: int, stride: int = 1) -> list[Operation]:
+    """All candidate operations of a searched edge but the strided skip connection."""
+    pools = [Operation(total, kind, state, 1, 3, stride) for kind in (Kind.MAX_POOL, Kind.AVG_POOL)]
+    filters = [Operation(total, SEPARABLE, state, 1, kernel, stride) for kernel in (3, 5, 7, 1)]
+    return [*pools, *([Operation(total, SCALED, state)] if stride == 1 else []), *filters]
+
+
 CELLS = {
     "node": problem(NODE, [(16, 14, 14)] * 2, [16, 16]),
     "preprocessing": problem([Operation(0, SEPARABLE, 0, parts=4)], [(16, 9, 11)] * 4, [16]),
@@ -134,6 +143,23 @@ CELLS = {
         ],
         [(21, 9, 12)] * 2,
         [21] * 5,
+    ),
+    "searched": problem(
+        [*mixed(0, 0), *mixed(0, 1), *mixed(1, 2), *mixed(1, 0), Operation(1, RESIDUAL, 1)],
+        [(16, 7, 9)] * 2,
+        [16] * 29,
+    ),
+    "searched_reduction": problem(
+        [
+            *mixed(0, 0, 2),
+            Operation(0, SEPARABLE, 0, 1, 1, 2, 0, 0),
+            Operation(0, SEPARABLE, 0, 1, 1, 2, 1, 10),
+            *mixed(0, 1, 2),
+            *mixed(1, 2),
+            *mixed(1, 0, 2),
+        ],
+        [(20, 8, 10)] * 2,
+        [20] * 6 + [10, 10] + [20] * 19,
     ),
     "normalize": problem([Operation(0, Kind.NORMALIZE, 0)], [(37, 8, 5)], [37]),
     "residuals": problem(

@@ -295,61 +295,115 @@ std::vector<int> residuals_of(const Cell& cell, int sum) {
   return states;
 }
 
-void sum_forward(const Cell& cell, int sum, const KernelSet& set, const std::vector<Packed>& packed, int threads,
-                 const std::vector<const float*>& states, float* out, double* mean, double* variance,
-                 TrainingMemory& memory) {
-  const std::vector<int> residuals = residuals_of(cell, sum);
-  prepare_threads(packed, residuals.size(), threads, memory);
-  const std::size_t count = packed.size();
-  const CellState& state = cell.states[cell.inputs + sum];
-  const std::ptrdiff_t floats = floats_of(state);
-  const std::size_t outside = fits_in_place(packed, state) ? 1 : 0;  // the first operation with products elsewhere
-  for (std::size_t i = 0; i < count; ++i) {
-    if (i >= outside) memory.operations[i].products.reserve(packed[i].products() * cell.images);
-    memory.operations[i].moments.zeros(2 * packed[i].lanes_out() * cell.images);
+// One past the operations that are taken through the batch together with the first: those of a discrete node, or of one
+// edge of a searched one. Together they read their state once per image, and their products are all the memory it takes.
+std::size_t group_end(const std::vector<Packed>& packed, std::size_t first) {
+  constexpr std::size_t kLeast = 4;
+  std::size_t end = first + 1;
+  while (end < packed.size() &&
+         (end - first < kLeast || packed[end].operation().first_state == packed[end - 1].operation().first_state)) {
+    ++end;
   }
-  const auto products_at = [&](std::size_t i, int image) {
-    if (i < outside) return out + image * floats;
-    return memory.operations[i].products.reserve(0) + image * packed[i].products();
-  };
-  auto multiply = [&](const Turn& turn) {
-    ThreadMemory& mine = memory.threads[turn.thread];
-    for (std::size_t i = 0; i < count; ++i) {
-      const Packed& p = packed[i];
-      float* products = products_at(i, turn.image);
-      double* moments = memory.operations[i].moments.data() + 2 * turn.image * p.lanes_out();
-      p.parts_of(states, turn.image, mine.inputs);
-      p.multiply(mine, turn.next, products);
-      if (!p.operation().normalized) continue;
-      set.channel_moments(p.products_of(mine.inputs[0], products), p.term().out_channels, static_cast<int>(p.pixels()),
-                          moments, moments + p.lanes_out());
-    }
-  };
-  each_image(cell.images, threads, Order::kForwards, multiply);
-
-  for (std::size_t i = 0; i < count; ++i) {
-    const Packed& p = packed[i];
-    if (p.operation().normalized) {
-      combine_moments(memory.operations[i].moments.data(), cell.images, p.lanes_out(), static_cast<double>(p.pixels()),
-                      p.term().out_channels, mean, variance);
-    }
-    Normalization(p, memory.operations[i].normalization).set_result(p, mean, variance);
-    mean += p.moments();
-    variance += p.moments();
-  }
-
-  auto normalize = [&](const Turn& turn) {
-    ThreadMemory& mine = memory.threads[turn.thread];
-    const int image = turn.image;
-    for (std::size_t i = 0; i < count; ++i) {
-      mine.terms[i] = term_of(packed[i], states, image, mine, memory.operations[i], products_at(i, image));
-    }
-    for (std::size_t r = 0; r < residuals.size(); ++r) mine.residuals[r] = states[residuals[r]] + image * floats;
-    set.normalize_sum({state.height * state.width, state.channels, mine.terms.data(), static_cast<int>(count),
-                       mine.residuals.data(), static_cast<int>(residuals.size()), out + image * floats});
-  };
-  each_image(cell.images, threads, Order::kBackwards, normalize);
+  return end;
 }
+
+// A sum in the forward pass.
+class SumForward {
+ public:
+  SumForward(const Cell& cell, int sum, const KernelSet& set, const std::vector<Packed>& packed, int threads,
+             const std::vector<const float*>& states, float* out, TrainingMemory& memory)
+      : cell_(cell),
+        set_(set),
+        packed_(packed),
+        residuals_(residuals_of(cell, sum)),
+        threads_(threads),
+        states_(states),
+        state_(cell.states[cell.inputs + sum]),
+        out_(out),
+        memory_(memory) {}
+
+  void run(double* mean, double* variance) {
+    prepare_threads(packed_, residuals_.size(), threads_, memory_);
+    if (packed_.empty()) normalize(0, 0);
+    for (std::size_t first = 0, end = 0; first < packed_.size(); first = end) {
+      end = group_end(packed_, first);
+      outside_ = first == 0 && fits_in_place(packed_, state_) ? 1 : 0;
+      multiply(first, end);
+      for (std::size_t i = first; i < end; ++i) {
+        const Packed& p = packed_[i];
+        OperationMemory& mine = memory_of(i, first);
+        if (p.operation().normalized) {
+          combine_moments(mine.moments.data(), cell_.images, p.lanes_out(), static_cast<double>(p.pixels()),
+                          p.term().out_channels, mean, variance);
+        }
+        Normalization(p, mine.normalization).set_result(p, mean, variance);
+        mean += p.moments();
+        variance += p.moments();
+      }
+      normalize(first, end);
+    }
+  }
+
+ private:
+  // Groups after the first take the memory of the first again.
+  OperationMemory& memory_of(std::size_t i, std::size_t first) { return memory_.operations[i - first]; }
+
+  float* products_at(std::size_t i, std::size_t first, int image) {
+    if (i < outside_) return out_ + image * floats_of(state_);
+    return memory_of(i, first).products.reserve(0) + image * packed_[i].products();
+  }
+
+  void multiply(std::size_t first, std::size_t end) {
+    for (std::size_t i = first; i < end; ++i) {
+      if (i >= outside_) memory_of(i, first).products.reserve(packed_[i].products() * cell_.images);
+      memory_of(i, first).moments.zeros(2 * packed_[i].lanes_out() * cell_.images);
+    }
+    auto body = [&](const Turn& turn) {
+      ThreadMemory& mine = memory_.threads[turn.thread];
+      for (std::size_t i = first; i < end; ++i) {
+        const Packed& p = packed_[i];
+        float* products = products_at(i, first, turn.image);
+        double* moments = memory_of(i, first).moments.data() + 2 * turn.image * p.lanes_out();
+        p.parts_of(states_, turn.image, mine.inputs);
+        p.multiply(mine, turn.next, products);
+        if (!p.operation().normalized) continue;
+        set_.channel_moments(p.products_of(mine.inputs[0], products), p.term().out_channels,
+                             static_cast<int>(p.pixels()), moments, moments + p.lanes_out());
+      }
+    };
+    each_image(cell_.images, threads_, Order::kForwards, body);
+  }
+
+  // The first group brings the residuals.
+  void normalize(std::size_t first, std::size_t end) {
+    const std::ptrdiff_t floats = floats_of(state_);
+    const std::size_t residuals = first == 0 ? residuals_.size() : 0;
+    auto body = [&](const Turn& turn) {
+      ThreadMemory& mine = memory_.threads[turn.thread];
+      const int image = turn.image;
+      for (std::size_t i = first; i < end; ++i) {
+        mine.terms[i - first] =
+            term_of(packed_[i], states_, image, mine, memory_of(i, first), products_at(i, first, image));
+      }
+      for (std::size_t r = 0; r < residuals; ++r) mine.residuals[r] = states_[residuals_[r]] + image * floats;
+      set_.normalize_sum({state_.height * state_.width, state_.channels, mine.terms.data(),
+                          static_cast<int>(end - first), mine.residuals.data(), static_cast<int>(residuals), first > 0,
+                          out_ + image * floats});
+    };
+    each_image(cell_.images, threads_, Order::kBackwards, body);
+  }
+
+  const Cell& cell_;
+  const KernelSet& set_;
+  const std::vector<Packed>& packed_;
+  std::vector<int> residuals_;
+  int threads_;
+  const std::vector<const float*>& states_;
+  const CellState& state_;
+  float* out_;
+  TrainingMemory& memory_;
+  std::size_t outside_ = 0;  // the first operation with products elsewhere than in `out`
+};
 
 // The gradients of a separable operation's weights, from the sums of all threads.
 void write_gradients(const Packed& packed, const double* grad_pointwise, const double* grad_depthwise,
@@ -399,6 +453,7 @@ struct SumContext {
   const std::vector<const float*>& states;
   const std::vector<float*>& grad_states;
   const float* grad;
+  bool keep_products;  // those of every operation, for a remainder
   TrainingMemory& memory;
 
   const CellState& state() const { return cell.states[cell.inputs + sum]; }
@@ -423,7 +478,8 @@ class OperationBackward {
   void run() {
     const CellTerm& term = packed_.term();
     const std::size_t lanes = packed_.lanes_out();
-    products_ = memory().products.reserve(packed_.products() * at_.cell.images);
+    products_ =
+        at_.memory.operations[at_.keep_products ? index_ : 0].products.reserve(packed_.products() * at_.cell.images);
     moments_ = memory().moments.zeros(2 * lanes * at_.cell.images);
     vectors_.set_result(packed_, mean_, variance_);
     std::fill(vectors_.centre, vectors_.centre + lanes, 0.0f);
@@ -490,7 +546,7 @@ class OperationBackward {
     }
     at_.set.remaining_result(
         {static_cast<int>(packed_.pixels()), at_.state().channels, mine.terms.data(), terms, mine.residuals.data(),
-         static_cast<int>(at_.residuals.size()), products_ + image * packed_.products()},
+         static_cast<int>(at_.residuals.size()), false, products_ + image * packed_.products()},
         at_.values(image));
   }
 
@@ -587,7 +643,7 @@ std::vector<std::vector<double>> expected_sizes(const Cell& cell) {
 
 // Where the gradients of a sum's operations come from. An operation's result is as good as its products unless it is
 // small beside the sum, whose rounding it then shares: kLargest takes five of 24 bits. What this saves is computing the
-// most expensive operation of every sum again (the idea is that of in-place activated normalisation, arXiv 1712.02616).
+// most expensive operation of a sum again (the idea is that of in-place activated normalisation, arXiv 1712.02616).
 std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<Packed>& packed,
                                   const std::vector<int>& residuals, const std::vector<double>& size) {
   constexpr double kLargest = 32.0;
@@ -621,7 +677,9 @@ std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<P
       remainder = i;
     }
   }
-  if (remainder < packed.size()) chosen[remainder] = Values::kRemainder;
+  // The others' products are all kept for it: a searched node has too many.
+  constexpr std::size_t kMost = 4;
+  if (remainder < packed.size() && packed.size() <= kMost) chosen[remainder] = Values::kRemainder;
   return chosen;
 }
 
@@ -641,7 +699,7 @@ void cell_forward(const Cell& cell, int threads, const std::vector<float*>& stat
   for (int sum = 0; sum < static_cast<int>(cell.states.size()) - cell.inputs; ++sum) {
     const std::size_t end = operations_end(cell, sum, first);
     const std::vector<Packed> packed = pack(cell, first, end, set, *memory);
-    sum_forward(cell, sum, set, packed, used, readable, states[cell.inputs + sum], mean, variance, *memory);
+    SumForward(cell, sum, set, packed, used, readable, states[cell.inputs + sum], *memory).run(mean, variance);
     for (const Packed& p : packed) {
       mean += p.moments();
       variance += p.moments();
@@ -690,8 +748,10 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const float*
     }
     const std::vector<Packed> packed = pack(cell, first, end, set, *memory);
     prepare_threads(packed, residuals.size(), used, *memory);
-    const SumContext context = {cell, sum, set, used, packed, residuals, states, grad_states, grad, *memory};
     const std::vector<Values> values = choose_values(cell, sum, packed, residuals, sizes[state]);
+    const bool keep_products = std::count(values.begin(), values.end(), Values::kRemainder) > 0;
+    const SumContext context = {cell,   sum,         set,  used,          packed, residuals,
+                                states, grad_states, grad, keep_products, *memory};
     const auto differentiate = [&](std::size_t i) {
       const CellOperation& operation = cell.operations[first + i];
       bool accumulate = false;

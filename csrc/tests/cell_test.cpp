@@ -476,9 +476,14 @@ void sums() {
       for (const KernelSet& set : compiled_kernels()) {
         if (!set.available) continue;
         Guarded out(static_cast<std::size_t>(pixels) * channels, true), rest(blocks * plane, true);
-        set.normalize_sum({pixels, channels, terms.data(), 2, residual, 2, out.get()});
-        set.remaining_result({pixels, channels, random.chance(2) ? &first : terms.data(), 1, residual, 2, rest.get()},
-                             out.get());
+        // At once, or the second term and residual on top of the first.
+        const int at_once = random.integer(1, 2);
+        set.normalize_sum({pixels, channels, terms.data(), at_once, residual, at_once, false, out.get()});
+        if (at_once == 1) {
+          set.normalize_sum({pixels, channels, terms.data() + 1, 1, residual + 1, 1, true, out.get()});
+        }
+        set.remaining_result(
+            {pixels, channels, random.chance(2) ? &first : terms.data(), 1, residual, 2, false, rest.get()}, out.get());
         CHECK(out.guards_intact() && rest.guards_intact(), "%s: a sum of %d channels writes outside its memory",
               set.name, channels);
         for (int p = 0; p < pixels; ++p) {

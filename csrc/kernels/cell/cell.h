@@ -76,7 +76,8 @@ struct NormalizedSum {
   int term_count;
   const float* const* residuals;  // [residual_count], each [pixels][channels]
   int residual_count;
-  float* out;  // [pixels][channels]
+  bool accumulate;  // add to what `out` holds
+  float* out;       // [pixels][channels]
 };
 
 // An operation's slice of the output's gradient: [pixels][stride], channels [first, first + term.out_channels).
@@ -112,7 +113,8 @@ std::size_t cell_scratch(const CellTerm& term);
 // none. Nothing depends on it but the cache.
 //
 // cell_products: all kinds but kNormalize, whose products are its input; `filtered` is written where filters_plane().
-// normalize_sum: the products of the first term may lie in `out` itself, if all terms have all of 16 channels.
+// normalize_sum: the products of the first term may lie in `out` itself, if all terms have all of 16 channels and nothing
+// is accumulated.
 // channel_moments: per channel the mean, and the sum of squared distances from it.
 // remaining_result: what the terms and residuals of `others` leave of `sum`, [pixels][channels]; `others.out` is
 // [blocks][pixels][16], surplus channels zero, and every term of it has all channels.

@@ -814,7 +814,7 @@ bool whole_blocks(const NormalizedSum& args) {
 void normalize_any(const NormalizedSum& args) {
   const std::ptrdiff_t floats = static_cast<std::ptrdiff_t>(args.pixels) * args.channels;
   for (std::ptrdiff_t i = 0; i < floats; ++i) {
-    float sum = 0.0f;
+    float sum = args.accumulate ? args.out[i] : 0.0f;
     for (int r = 0; r < args.residual_count; ++r) sum += args.residuals[r][i];
     args.out[i] = sum;
   }
@@ -867,7 +867,13 @@ void normalize_sum(const NormalizedSum& args) {
         const Vec scale = load(args.terms[t].scale + c);
         for (int p = begin; p < end; ++p) {
           float* out = args.out + static_cast<std::ptrdiff_t>(p) * args.channels + c;
-          store(out, fma(load(in + p * view.step), scale, t == 0 ? shift : load(out)));
+          Vec before = shift;
+          if (t > 0) {
+            before = load(out);
+          } else if (args.accumulate) {
+            before = add(load(out), shift);
+          }
+          store(out, fma(load(in + p * view.step), scale, before));
         }
       }
       for (int r = 0; r < args.residual_count; ++r) {
