@@ -17,9 +17,14 @@ from pocketnet_fast.models.genotypes import Genotype, Node
 
 
 class DepthwiseSeparable(nn.Module):
-    """PReLU, depthwise k x k, pointwise, BatchNorm: N,C_in,H,W to N,C_out,ceil(H/stride),ceil(W/stride)."""
+    """PReLU, depthwise k x k, pointwise, BatchNorm: N,C_in,H,W to N,C_out,ceil(H/stride),ceil(W/stride).
 
-    def __init__(self, channels_in: int, channels_out: int, kernel_size: int, stride: int) -> None:
+    ``affine`` is BatchNorm's: a search network's cells have no weight and bias there.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel_size: int, stride: int, *, affine: bool = True
+    ) -> None:
         super().__init__()
         depthwise = nn.Conv2d(
             channels_in,
@@ -31,7 +36,8 @@ class DepthwiseSeparable(nn.Module):
             bias=False,
         )
         pointwise = nn.Conv2d(channels_in, channels_out, 1, bias=False)
-        self.net = nn.Sequential(nn.PReLU(channels_in), depthwise, pointwise, nn.BatchNorm2d(channels_out))
+        norm = nn.BatchNorm2d(channels_out, affine=affine)
+        self.net = nn.Sequential(nn.PReLU(channels_in), depthwise, pointwise, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the operation."""
@@ -45,7 +51,7 @@ class FactorizedReduce(nn.Module):
     N,C_in,H,W to N,C_out,H/2,W/2; each branch gives half of the output channels.
     """
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, affine: bool = True) -> None:
         super().__init__()
         first = channels_out // 2
         self.relu = nn.PReLU(channels_in)
@@ -53,7 +59,7 @@ class FactorizedReduce(nn.Module):
         self.conv12 = nn.Conv2d(channels_in, first, 1, bias=False)
         self.conv21 = nn.Conv2d(channels_in, channels_in, 1, 2, groups=channels_in, bias=False)
         self.conv22 = nn.Conv2d(channels_in, channels_out - first, 1, bias=False)
-        self.bn = nn.BatchNorm2d(channels_out)
+        self.bn = nn.BatchNorm2d(channels_out, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the operation."""
@@ -67,14 +73,14 @@ class FactorizedReduce(nn.Module):
 class Pool(nn.Module):
     """3x3 pooling with padding 1, then BatchNorm; averages count only pixels inside the map."""
 
-    def __init__(self, channels: int, kind: str, stride: int) -> None:
+    def __init__(self, channels: int, kind: str, stride: int, *, affine: bool = True) -> None:
         super().__init__()
         self.pool: nn.Module
         if kind == "max":
             self.pool = nn.MaxPool2d(3, stride, 1)
         else:
             self.pool = nn.AvgPool2d(3, stride, 1, count_include_pad=False)
-        self.bn = nn.BatchNorm2d(channels)
+        self.bn = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the operation."""
@@ -86,20 +92,21 @@ class Identity(nn.Identity):
     """A skip connection of stride 1."""
 
 
-def make_operation(name: str, channels: int, stride: int) -> nn.Module:
+def make_operation(name: str, channels: int, stride: int, *, affine: bool = True) -> nn.Module:
     """Build the operation of one edge: N,channels,H,W to N,channels,H/stride,W/stride.
 
     Args:
         name: One of ``genotypes.OPERATIONS``.
         channels: Width of the cell.
         stride: 1, or 2 for an edge from a reduction cell's inputs.
+        affine: Whether its BatchNorm has weight and bias.
     """
     if name == "skip_connect":
-        return Identity() if stride == 1 else FactorizedReduce(channels, channels)
+        return Identity() if stride == 1 else FactorizedReduce(channels, channels, affine=affine)
     if name in ("max_pool_3x3", "avg_pool_3x3"):
-        return Pool(channels, name.partition("_")[0], stride)
+        return Pool(channels, name.partition("_")[0], stride, affine=affine)
     kernel_size = int(name.rpartition("x")[2])
-    return DepthwiseSeparable(channels, channels, kernel_size, stride)
+    return DepthwiseSeparable(channels, channels, kernel_size, stride, affine=affine)
 
 
 class Cell(nn.Module):
