@@ -8,28 +8,52 @@ variance for the running one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.ops.cell.structure import Kind, Operation
 
 if TYPE_CHECKING:
     from pocketnet_fast.models.pocketnet import Cell, PocketNet
 
 
+def runs_fused(network: nn.Module, x: Tensor, obstacle: Callable[[Any, Tensor], str | None]) -> bool:
+    """Whether a forward pass on ``x`` is to run fused, by ``network.fused`` and what stands in its way.
+
+    Raises:
+        PocketNetError: In training mode, if ``fused`` is True and the kernels cannot run (says why), or if it
+            is none of its values.
+    """
+    fused = network.fused
+    if fused not in ("auto", True, False):
+        raise PocketNetError(f"fused is {fused!r}; expected 'auto', True or False")
+    if fused is False or (fused == "auto" and not network.training):
+        return False
+    reason = obstacle(network, x)
+    if reason is not None and fused is True and network.training:
+        raise PocketNetError(f"fused=True, but {reason}")
+    return reason is None
+
+
 def obstacle(network: PocketNet, x: Tensor) -> str | None:
     """Why the network cannot train fused on input ``x``; None if it can."""
+    return parts_obstacle(network, (network.stem, network.cells, network.tail), x)
+
+
+def parts_obstacle(network: nn.Module, parts: Sequence[nn.Module], x: Tensor) -> str | None:
+    """Why ``parts`` of the network cannot train fused on input ``x``; None if they can."""
     if not network.training:
         return "the network is in eval mode"
     if x.device.type != "cpu":
         return f"the input is on {x.device.type}, and the kernels are for the CPU"
     if not x.is_floating_point() or x.dtype == torch.float64:
         return f"the input is {x.dtype}, not float32"
-    for part in (network.stem, network.cells, network.tail):
+    for part in parts:
         for module in part.modules():
             reason = _module_obstacle(module)
             if reason is not None:
@@ -41,8 +65,8 @@ def _module_obstacle(module: nn.Module) -> str | None:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         if type(module) is not nn.BatchNorm2d:
             return f"a normalisation is {type(module).__name__}, not BatchNorm2d"
-        if not module.training or not module.affine:
-            return "a BatchNorm2d is in eval mode or has no weight and bias"
+        if not module.training:
+            return "a BatchNorm2d is in eval mode"
     if (
         module._forward_hooks
         or module._forward_pre_hooks
@@ -57,7 +81,7 @@ def _module_obstacle(module: nn.Module) -> str | None:
 
 
 @dataclass
-class _RunningStatistics:
+class RunningStatistics:
     """What the normalisations saw, until it is written to all of their buffers at once."""
 
     norms: list[nn.BatchNorm2d] = field(default_factory=list)
@@ -65,6 +89,7 @@ class _RunningStatistics:
     variances: list[Tensor] = field(default_factory=list)
 
     def add(self, norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+        """Remember a batch's moments, the variance being the unbiased one."""
         if norm.track_running_stats:
             self.norms.append(norm)
             self.means.append(mean)
@@ -72,6 +97,7 @@ class _RunningStatistics:
 
     @torch.no_grad()
     def write(self) -> None:
+        """Update the running statistics as torch's BatchNorm does."""
         counts = [_buffer(norm.num_batches_tracked) for norm in self.norms]
         if not counts:
             return
@@ -93,7 +119,7 @@ def _buffer(value: Tensor | None) -> Tensor:
     return value
 
 
-class _Call:
+class CellCall:
     """The operations of one call of the operator, collected edge by edge."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
@@ -103,14 +129,20 @@ class _Call:
         # Every normalisation and the sum it adds to; the operations of one stand one after another.
         self.norms: list[tuple[nn.BatchNorm2d, int]] = []
         self.sums = 0
+        # Gammas and betas of the normalisations that have none of their own.
+        self._constants: dict[tuple[float, int], Tensor] = {}
 
     def next_sum(self) -> int:
         """Start another sum; returns the index of the state that it will be."""
         self.sums += 1
         return len(self.inputs) + self.sums - 1
 
-    def edge(self, module: nn.Module, first_state: int, parts: int = 1) -> None:
-        """Add to the current sum what a cell's edge or pre-processing computes."""
+    def edge(self, module: nn.Module, first_state: int, parts: int = 1, factor: Tensor | None = None) -> None:
+        """Add to the current sum what a cell's edge or pre-processing computes.
+
+        ``factor`` multiplies it, channel by channel: the gamma of an operation whose normalisation has no
+        weight and bias.
+        """
         from pocketnet_fast.models.pocketnet import DepthwiseSeparable, FactorizedReduce, Pool
 
         if isinstance(module, DepthwiseSeparable):
@@ -121,7 +153,17 @@ class _Call:
             assert isinstance(norm, nn.BatchNorm2d)
             kernel, stride = depthwise.kernel_size[0], depthwise.stride[0]
             weights = (activation.weight, depthwise.weight, pointwise.weight)
-            self._append(Kind.SEPARABLE, first_state, parts, norm, norm.num_features, weights, kernel, stride)
+            self._append(
+                Kind.SEPARABLE,
+                first_state,
+                parts,
+                norm,
+                norm.num_features,
+                weights,
+                kernel,
+                stride,
+                factor=factor,
+            )
         elif isinstance(module, FactorizedReduce):
             begin = 0
             branches = ((module.conv11, module.conv12), (module.conv21, module.conv22))
@@ -129,7 +171,7 @@ class _Call:
                 weights = (module.relu.weight, depthwise.weight, pointwise.weight)
                 width = pointwise.out_channels
                 self._append(
-                    Kind.SEPARABLE, first_state, parts, module.bn, width, weights, 1, 2, offset, begin
+                    Kind.SEPARABLE, first_state, parts, module.bn, width, weights, 1, 2, offset, begin, factor
                 )
                 begin += width
         elif isinstance(module, Pool):
@@ -137,9 +179,12 @@ class _Call:
             assert isinstance(pool, (nn.MaxPool2d, nn.AvgPool2d))
             assert isinstance(pool.stride, int)
             kind = Kind.MAX_POOL if isinstance(pool, nn.MaxPool2d) else Kind.AVG_POOL
-            self._append(kind, first_state, parts, norm, norm.num_features, (), 3, pool.stride)
-        else:
+            self._append(kind, first_state, parts, norm, norm.num_features, (), 3, pool.stride, factor=factor)
+        elif factor is None:
             self.operations.append(Operation(self.sums - 1, Kind.RESIDUAL, first_state, parts))
+        else:
+            self.operations.append(Operation(self.sums - 1, Kind.SCALED, first_state, parts))
+            self.parameters.append(factor)
 
     def projection(
         self, activation: nn.PReLU, pointwise: nn.Conv2d, norm: nn.BatchNorm2d, parts: int
@@ -165,16 +210,28 @@ class _Call:
         stride: int = 1,
         offset: int = 0,
         first_out: int = 0,
+        factor: Tensor | None = None,
     ) -> None:
         self.operations.append(
             Operation(self.sums - 1, kind, first_state, parts, kernel, stride, offset, first_out, norm.eps)
         )
         end = first_out + width
-        self.parameters += [*weights, norm.weight[first_out:end], norm.bias[first_out:end]]
+        if norm.affine:
+            gamma: Tensor = norm.weight
+            beta: Tensor = norm.bias
+        else:
+            gamma = self._constant(1.0, norm.num_features) if factor is None else factor
+            beta = self._constant(0.0, norm.num_features)
+        self.parameters += [*weights, gamma[first_out:end], beta[first_out:end]]
         if first_out == 0:
             self.norms.append((norm, self.sums - 1))
 
-    def compute(self, statistics: _RunningStatistics) -> list[Tensor]:
+    def _constant(self, value: float, channels: int) -> Tensor:
+        if (value, channels) not in self._constants:
+            self._constants[value, channels] = self.inputs[0].new_full((channels,), value)
+        return self._constants[value, channels]
+
+    def compute(self, statistics: RunningStatistics) -> list[Tensor]:
         """The sums."""
         from pocketnet_fast.ops.cell.cpu import cell
 
@@ -193,10 +250,10 @@ class _Call:
 
 
 def _cell(
-    module: Cell, before: Sequence[Tensor], previous: Sequence[Tensor], statistics: _RunningStatistics
+    module: Cell, before: Sequence[Tensor], previous: Sequence[Tensor], statistics: RunningStatistics
 ) -> list[Tensor]:
     same = before is previous
-    call = _Call(before if same else [*before, *previous])
+    call = CellCall(before if same else [*before, *previous])
     states = [call.next_sum()]
     call.edge(module.preproc0, 0, len(before))
     states.append(call.next_sum())
@@ -220,10 +277,10 @@ def fused_forward(network: PocketNet, x: Tensor, maps: dict[str, Sequence[Tensor
     Raises:
         ValueError: If a normalisation has one value per channel only, as torch's own does.
     """
-    statistics = _RunningStatistics()
+    statistics = RunningStatistics()
     convolved = network.stem[0](x.contiguous(memory_format=torch.channels_last))
     with torch.autocast("cpu", enabled=False):
-        stem = _Call([convolved.float()])
+        stem = CellCall([convolved.float()])
         stem.next_sum()
         norm = network.stem[1]
         assert isinstance(norm, nn.BatchNorm2d)
@@ -236,7 +293,7 @@ def fused_forward(network: PocketNet, x: Tensor, maps: dict[str, Sequence[Tensor
             if maps is not None:
                 maps[str(previous[0].shape[2])] = previous
         activation, pointwise, norm, *rest = network.tail
-        tail = _Call(previous)
+        tail = CellCall(previous)
         tail.next_sum()
         tail.projection(activation, pointwise, norm, len(previous))  # type: ignore[arg-type]
         (middle,) = tail.compute(statistics)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel
-from pocketnet_fast.models.fused_training import fused_forward, obstacle
+from pocketnet_fast.models.fused_training import fused_forward, obstacle, runs_fused
 from pocketnet_fast.models.genotypes import Genotype, Node
 
 
@@ -278,11 +278,4 @@ class PocketNet(EmbeddingModel):
 
     @torch.jit.unused
     def _runs_fused(self, x: Tensor) -> bool:
-        if self.fused not in ("auto", True, False):
-            raise PocketNetError(f"fused is {self.fused!r}; expected 'auto', True or False")
-        if self.fused is False or (self.fused == "auto" and not self.training):
-            return False
-        reason = obstacle(self, x)
-        if reason is not None and self.fused is True and self.training:
-            raise PocketNetError(f"fused=True, but {reason}")
-        return reason is None
+        return runs_fused(self, x, obstacle)

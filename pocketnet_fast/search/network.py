@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import InputSpec
+from pocketnet_fast.models.fused_training import runs_fused
 from pocketnet_fast.models.pocketnet import DepthwiseSeparable, FactorizedReduce, make_operation
+from pocketnet_fast.search.fused import fused_forward, obstacle
 
 SEARCH_OPERATIONS = (
     "max_pool_3x3",
@@ -214,10 +216,11 @@ class SearchNetwork(nn.Module):
         """Compute the logits of a batch.
 
         Raises:
-            PocketNetError: If ``fused`` is none of its values.
+            PocketNetError: In training mode, if ``fused`` is True and the kernels cannot run (says why), or
+                if it is none of its values.
         """
-        if self.fused not in ("auto", True, False):
-            raise PocketNetError(f"fused is {self.fused!r}; expected 'auto', True or False")
+        if runs_fused(self, x, obstacle):
+            return fused_forward(self, x)
         return self.plain_forward(x)
 
     def plain_forward(self, x: Tensor) -> Tensor:
