@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from pocketnet_fast.machine import processor_name
 
 _PROBE = Path(__file__).with_name("machine_probe.cpp")
 
@@ -40,13 +41,6 @@ class Machine:
 def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _peak(threads: int) -> tuple[float, str]:
@@ -95,4 +89,4 @@ def measure(threads: int) -> Machine:
     """Measure the machine for some seconds; nothing else should run."""
     gflops, gflops_source = _peak(threads)
     memory, l2, bandwidth_source = _bandwidth(threads)
-    return Machine(_cpu_name(), threads, gflops, gflops_source, memory, l2, bandwidth_source)
+    return Machine(processor_name(), threads, gflops, gflops_source, memory, l2, bandwidth_source)

@@ -131,12 +131,13 @@ def _agree(found: tuple[float, Tensor, Tensor], expected: tuple[float, Tensor, T
 
 
 def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    from pocketnet_fast.machine import processor_name
     from pocketnet_fast.ops import native
 
     peak = native.extension().peak_gflops()
-    return f"{name}, {native.compiled_isa()}, {peak:.0f} GFLOP/s measured, torch {torch.__version__}"
+    return (
+        f"{processor_name()}, {native.compiled_isa()}, {peak:.0f} GFLOP/s measured, torch {torch.__version__}"
+    )
 
 
 def main() -> None:

@@ -12,18 +12,12 @@ is the rise of the resident peak over the first step: torch itself and weights a
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import random
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from step_turns import limit_threads, serve, take_turns
 from torch import Tensor, nn
 
 from pocketnet_fast import create_model
@@ -57,79 +51,13 @@ def step(model: nn.Module, images: Tensor) -> None:
     model(images).square().mean().backward()
 
 
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
 def work(subject: str, network: str, batch: int, threads: int) -> None:
-    """Print the peak memory in bytes; then answer each line of the input with the seconds of a step."""
-    torch.set_num_threads(threads)
-    if threads == 1:
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    """Serve steps of one subject."""
+    limit_threads(threads)
     model, images = build(subject, network, batch)
     if SUBJECTS[subject][2]:
         step(model, images)  # compilation would raise the peak
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is resident now
-    step(model, images)
-    print(_resident("VmHWM") - before, flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        step(model, images)
-        print(time.perf_counter() - start, flush=True)
-
-
-@contextlib.contextmanager
-def workers(subjects: list[str], arguments: argparse.Namespace) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    started = {}
-    try:
-        for name in subjects:
-            command = [sys.executable, __file__, "--work", name, "--network", arguments.network]
-            command += ["--batch", str(arguments.batch), "--threads", str(arguments.threads)]
-            environment = os.environ | SUBJECTS[name][0]
-            started[name] = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-            )
-        yield started
-    finally:
-        for process in started.values():
-            process.kill()
-            process.wait()
-
-
-def answer(name: str, process: subprocess.Popen[str]) -> float:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(
-            f"{name} ended with status {process.wait()}; a step may need more memory than there is"
-        )
-    return float(line)
-
-
-def take_turns(subjects: list[str], arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Milliseconds per image, median and best, and the peak in MiB of each subject."""
-    with workers(subjects, arguments) as started:
-        peaks = {name: answer(name, process) for name, process in started.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in started}
-        order = random.Random(0)
-        for _ in range(arguments.rounds):
-            for name in order.sample(subjects, len(subjects)):
-                stdin = started[name].stdin
-                assert stdin is not None
-                stdin.write("step\n")
-                stdin.flush()
-                seconds[name].append(answer(name, started[name]))
-    scale = 1e3 / arguments.batch
-    return {
-        name: {
-            "median_ms": statistics.median(times) * scale,
-            "best_ms": min(times) * scale,
-            "peak_mib": peaks[name] / 2**20,
-        }
-        for name, times in seconds.items()
-    }
+    serve(lambda: step(model, images))
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -138,7 +66,17 @@ def compare(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     print("| peer | median ms per image | best | peak memory | ours, in turns with it | ours is faster by |")
     print("|---|---:|---:|---:|---:|---:|")
     for peer in arguments.subject:
-        pair = take_turns(["fused", peer], arguments)
+        pair = take_turns(
+            __file__,
+            {name: SUBJECTS[name][0] for name in ("fused", peer)},
+            [
+                *("--network", arguments.network),
+                *("--batch", str(arguments.batch)),
+                *("--threads", str(arguments.threads)),
+            ],
+            rounds=arguments.rounds,
+            scale=1e3 / arguments.batch,
+        )
         ours, theirs = pair["fused"], pair[peer]
         ratio = theirs["median_ms"] / ours["median_ms"]
         print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -11,7 +12,7 @@ from pocketnet_fast import compiled_isa
 from pocketnet_fast.cli.main import app
 from pocketnet_fast.lowering import lower
 from pocketnet_fast.lowering.profile import profile
-from pocketnet_fast.models.genotypes import SOFTMAX_CASIA
+from pocketnet_fast.models.genotypes import OPERATIONS, SOFTMAX_CASIA
 from pocketnet_fast.models.pocketnet import PocketNet
 
 
@@ -37,6 +38,33 @@ def test_command(options: list[str]) -> None:
     text = CliRunner().invoke(app, arguments).stdout
     assert "ms per image" in text
     assert ("tail.6-7" in text) == bool(options)
+
+
+def test_table(tmp_path: Path) -> None:
+    """Every operation at every shape that an edge can have, once."""
+    path = tmp_path / "table.json"
+    arguments = ["bench", "--table", str(path), "--channels", "4", "--layers", "6", "--repeat", "1"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    content = json.loads(path.read_text())
+    keys = [
+        tuple(e[f] for f in ("operation", "channels", "stride", "height", "width"))
+        for e in content["entries"]
+    ]
+    shapes = [(4, 1, 56), (8, 2, 56), (8, 1, 28), (16, 2, 28), (16, 1, 14), (32, 2, 14), (32, 1, 7)]
+    expected = {(name, c, s, size, size) for name in OPERATIONS for c, s, size in shapes}
+    assert set(keys) == expected
+    assert len(keys) == len(expected)
+    assert all(e["ms"] > 0 for e in content["entries"])
+    assert content["fixed_ms"] > 0
+    assert content["isa"] == compiled_isa()
+    assert "dw_conv_7x7" in result.stdout
+
+
+def test_a_table_that_cannot_be_written() -> None:
+    result = CliRunner().invoke(app, ["bench", "--table", "/no/such/folder/table.json"])
+    assert result.exit_code != 0
+    assert "cannot write" in str(result.exception)
 
 
 def test_a_model_without_kernels_is_refused() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pocketnet_fast.cli.loading import JsonOption, ModelOption, ThreadsOption
+from pocketnet_fast.cli.progress import progress
 
 
 def bench(
@@ -19,12 +21,24 @@ def bench(
     threads: ThreadsOption = 1,
     repeat: Annotated[int, typer.Option(min=1, help="Timed calls of each engine.")] = 30,
     steps: Annotated[bool, typer.Option("--profile", help="Time each step of the plan, one thread.")] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Instead, time every operation of the search space and write the table here."),
+    ] = None,
+    channels: Annotated[int, typer.Option(min=1, help="With --table: width of the first cells.")] = 16,
+    layers: Annotated[int, typer.Option(min=4, help="With --table: number of cells.")] = 18,
     as_json: JsonOption = False,
 ) -> None:
     """Time the fused kernels against eager PyTorch, in turns; medians. Speed does not depend on the weights.
 
+    With --table, the times of all candidate operations at all shapes of a network, for a search that weighs
+    latency (pocketnet search --latency-table).
+
     Example: [bold]pocketnet bench --model pocketnet_s128 --profile[/bold]
     """
+    if table is not None:
+        _table(table, channels, layers, repeat, as_json)
+        return
     import torch
 
     from pocketnet_fast.lowering import lower
@@ -65,6 +79,39 @@ def bench(
         typer.echo(json.dumps(content, indent=1))
     else:
         _show(content)
+
+
+def _table(path: Path, channels: int, layers: int, repeat: int, as_json: bool) -> None:
+    from pocketnet_fast.files import atomic_write
+    from pocketnet_fast.lowering.latency_table import measure_latency_table
+    from pocketnet_fast.models.genotypes import OPERATIONS
+
+    with atomic_write(path) as stream:
+        with progress(len(OPERATIONS), "timing operations") as advance:
+            content = measure_latency_table(channels, layers, repeats=repeat, advance=advance)
+        stream.write((json.dumps(content, indent=1) + "\n").encode())
+    if as_json:
+        typer.echo(json.dumps(content, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("operation", no_wrap=True)
+    shapes = [e for e in content["entries"] if e["operation"] == OPERATIONS[0]]
+    for e in shapes:
+        stride = f"\nstride {e['stride']}" if e["stride"] > 1 else ""
+        shown.add_column(f"{e['channels']}\n{e['height']}x{e['width']}{stride}", justify="right")
+    for operation in OPERATIONS:
+        own = [e["ms"] for e in content["entries"] if e["operation"] == operation]
+        shown.add_row(operation, *(f"{1e3 * ms:.1f}" for ms in own))
+    console = Console()
+    console.print("microseconds per image; by channels, and height x width of what is read")
+    console.print(shown)
+    console.print(
+        f"{content['machine']}, {content['isa']}, one thread; the rest of the network takes "
+        f"{content['fixed_ms']:.3f} ms; written to {path}"
+    )
 
 
 def _show(content: dict[str, Any]) -> None:

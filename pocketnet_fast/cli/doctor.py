@@ -16,6 +16,7 @@ import typer
 
 from pocketnet_fast.cli.loading import JsonOption
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.machine import processor_name
 
 _PACKAGES: Final = ("torch", "numpy", "opencv-python-headless", "safetensors", "typer", "rich")
 _OPTIONAL: Final = {
@@ -113,15 +114,12 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> dict[str, Any]:
-    name = platform.processor() or platform.machine()
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    if found := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
-        name = found.group(1)
     affinity = getattr(os, "sched_getaffinity", None)
-    return {"name": name, "cores": os.cpu_count(), "usable": len(affinity(0)) if affinity else os.cpu_count()}
+    return {
+        "name": processor_name(),
+        "cores": os.cpu_count(),
+        "usable": len(affinity(0)) if affinity else os.cpu_count(),
+    }
 
 
 def _kernels(missing: list[dict[str, str]]) -> dict[str, Any]:
