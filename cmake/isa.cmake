@@ -1,20 +1,26 @@
-# The one list of instruction sets: name, flags, and the processor it belongs to ("any" for all).
+# The one list of instruction sets: name, the processor it belongs to ("any" for all), the operations that have kernels
+# of it ("all", or their names), and flags.
 set(PNF_ISAS
-    "scalar|any|"
-    "avx2|x86_64|-mavx2 -mfma"
-    "avx512|x86_64|-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
-    "neon|aarch64|")
+    "scalar|any|all|"
+    "avx2|x86_64|all|-mavx2 -mfma"
+    "avx512|x86_64|all|-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
+    "avx512_bf16|x86_64|node|-mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
+    "neon|aarch64|all|")
 
 # Adds <op>/<op>_<isa>.cpp of every set of the target processor to `target`, each with its own flags.
 function(pnf_add_kernels target)
   foreach(entry IN LISTS PNF_ISAS)
     string(REPLACE "|" ";" fields "${entry}")
-    list(POP_FRONT fields isa processor)
+    list(POP_FRONT fields isa processor operations)
+    separate_arguments(operations)
     separate_arguments(flags UNIX_COMMAND "${fields}")
     if(NOT processor STREQUAL "any" AND NOT processor STREQUAL CMAKE_SYSTEM_PROCESSOR)
       continue()
     endif()
     foreach(op IN LISTS ARGN)
+      if(NOT operations STREQUAL "all" AND NOT op IN_LIST operations)
+        continue()
+      endif()
       set(source ${PROJECT_SOURCE_DIR}/csrc/kernels/${op}/${op}_${isa}.cpp)
       target_sources(${target} PRIVATE ${source})
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${flags}"

@@ -262,6 +262,7 @@ def build_plan(shape: StepShape, rows: int = 0, seed: int = 0) -> tuple[Plan, in
     arena = place(builder.buffers, [(0, 0)] * len(builder.buffers))
     plan = Plan(
         model_name=str(shape),
+        precision="fp32",
         height=height,
         width=width,
         bgr=False,

@@ -17,15 +17,16 @@ std::span<const T> view(const py::array_t<T, py::array::c_style>& array) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Facts about the native kernels, and measurements of them.";
-  m.def("compiled_isa", &pnf::api::compiled_isa, "Name of the instruction set whose kernels run.");
+  m.def("compiled_isa", &pnf::api::compiled_isa, py::arg("half"),
+        "Name of the instruction set whose kernels run, for floats or for states of half precision.");
   m.def(
       "isas",
-      [] {
+      [](bool half) {
         py::dict result;
-        for (const pnf::api::Isa& isa : pnf::api::isas()) result[py::str(isa.name)] = isa.available;
+        for (const pnf::api::Isa& isa : pnf::api::isas(half)) result[py::str(isa.name)] = isa.available;
         return result;
       },
-      "Compiled instruction sets, best first, and whether this CPU has them.");
+      py::arg("half"), "Compiled instruction sets, best first, and whether this CPU has them.");
   m.def("force_isa", &pnf::api::force_isa, py::arg("name"),
         "Use the named kernels from now on; an empty name returns to the default.");
   m.def(

@@ -29,6 +29,8 @@ CpuFeatures detect() {
   constexpr unsigned kAvx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F, DQ, BW, VL
   features.avx2_fma = (saved & kYmm) == kYmm && (b & kAvx2);
   features.avx512 = features.avx2_fma && (saved & kZmm) == kZmm && (b & kAvx512) == kAvx512;
+  constexpr unsigned kAvx512Bf16 = 1u << 5;
+  if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) features.avx512_bf16 = features.avx512 && (a & kAvx512Bf16);
   return features;
 }
 #elif defined(__aarch64__)

@@ -3,38 +3,75 @@
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
+#include <string_view>
 
 #include "kernels/cpu_features.h"
 
 namespace pnf {
 namespace {
 
-#define PNF_KERNELS(isa, available)                                                                           \
-  KernelSet {                                                                                                 \
-    #isa, available, isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear, isa::margin_forward, \
-        isa::margin_backward, isa::margin_exp, isa::cell_products, isa::channel_moments, isa::normalize_sum,  \
-        isa::remaining_result, isa::gradient_moments, isa::cell_gradient, isa::probe_fma                      \
+// The overload of each kernel comes with the member's type.
+#define PNF_KERNELS(isa, available)                                                                             \
+  KernelSet {                                                                                                   \
+    {isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear}, #isa, available, isa::margin_forward, \
+        isa::margin_backward, isa::margin_exp, isa::cell_products, isa::channel_moments, isa::normalize_sum,    \
+        isa::remaining_result, isa::gradient_moments, isa::cell_gradient, isa::probe_fma                        \
   }
 
-std::atomic<const KernelSet*> chosen{nullptr};
+// `node` names the set whose nodes run, `isa` the one whose other steps do.
+#define PNF_BF16_KERNELS(node, isa, available) \
+  Bf16KernelSet { {node::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear}, #node, available }
 
-const KernelSet& find(const std::string& name) {
+struct Chosen {
+  const KernelSet* fp32;
+  const Bf16KernelSet* bf16;
+};
+
+std::atomic<const Chosen*> chosen{nullptr};
+
+// One for each name that can be forced.
+const std::vector<Chosen>& choices() {
+  static const std::vector<Chosen> all = [] {
+    std::vector<Chosen> found;
+    // Sets of half precision that have no floats of their own stand right above the set whose floats they take.
+    const auto& fp32 = compiled_kernels();
+    auto below = fp32.rbegin();
+    const auto& bf16 = compiled_bf16_kernels();
+    for (auto set = bf16.rbegin(); set != bf16.rend(); ++set) {
+      if (below + 1 != fp32.rend() && std::string_view((below + 1)->name) == set->name) ++below;
+      found.insert(found.begin(), {&*below, &*set});
+    }
+    return found;
+  }();
+  return all;
+}
+
+const Chosen& find(const std::string& name) {
   std::string usable;
-  for (const KernelSet& set : compiled_kernels()) {
-    if (!set.available) continue;
-    if (name == set.name) return set;
-    usable += usable.empty() ? set.name : std::string(", ") + set.name;
+  for (const Chosen& choice : choices()) {
+    if (!choice.bf16->available) continue;
+    if (name == choice.bf16->name) return choice;
+    usable += usable.empty() ? choice.bf16->name : std::string(", ") + choice.bf16->name;
   }
   throw std::runtime_error("instruction set '" + name + "' is not available here; this build and CPU have: " + usable);
 }
 
-const KernelSet& from_environment() {
+const Chosen& from_environment() {
   const char* forced = std::getenv("PNF_FORCE_ISA");
   if (forced != nullptr && *forced != '\0') return find(forced);
-  for (const KernelSet& set : compiled_kernels()) {
-    if (set.available) return set;
+  for (const Chosen& choice : choices()) {
+    if (choice.bf16->available) return choice;
   }
   throw std::runtime_error("no kernels are available");  // unreachable: scalar always is
+}
+
+const Chosen& current() {
+  const Chosen* choice = chosen.load(std::memory_order_acquire);
+  if (choice == nullptr) {
+    choice = &from_environment();
+    chosen.store(choice, std::memory_order_release);
+  }
+  return *choice;
 }
 
 }  // namespace
@@ -52,14 +89,23 @@ const std::vector<KernelSet>& compiled_kernels() {
   return sets;
 }
 
-const KernelSet& kernels() {
-  const KernelSet* set = chosen.load(std::memory_order_acquire);
-  if (set == nullptr) {
-    set = &from_environment();
-    chosen.store(set, std::memory_order_release);
-  }
-  return *set;
+const std::vector<Bf16KernelSet>& compiled_bf16_kernels() {
+  static const std::vector<Bf16KernelSet> sets = {
+#if defined(__x86_64__)
+      PNF_BF16_KERNELS(avx512_bf16, avx512, cpu_features().avx512_bf16),
+      PNF_BF16_KERNELS(avx512, avx512, cpu_features().avx512),
+      PNF_BF16_KERNELS(avx2, avx2, cpu_features().avx2_fma),
+#elif defined(__aarch64__)
+      PNF_BF16_KERNELS(neon, neon, cpu_features().neon),
+#endif
+      PNF_BF16_KERNELS(scalar, scalar, true),
+  };
+  return sets;
 }
+
+const KernelSet& kernels() { return *current().fp32; }
+
+const Bf16KernelSet& bf16_kernels() { return *current().bf16; }
 
 void force_isa(const std::string& name) {
   chosen.store(name.empty() ? nullptr : &find(name), std::memory_order_release);

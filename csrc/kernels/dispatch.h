@@ -1,5 +1,7 @@
 // The kernels of the instruction set in use. Chosen once: the best that the CPU has, or the one that
 // PNF_FORCE_ISA names; a name that is unknown or that this CPU lacks is an error, never a fallback.
+//
+// Some sets have kernels of their own for half precision only; floats take those of the set below.
 #pragma once
 #include <string>
 #include <vector>
@@ -13,13 +15,18 @@
 
 namespace pnf {
 
-struct KernelSet {
+// The steps of a program.
+template <typename State>
+struct StepKernels {
+  void (*node_rows)(const NodeOf<State>&, int, int, float*);
+  void (*stem_rows)(const StemOf<State>&, const Image&, int, int, float*);
+  void (*global_depthwise)(const GlobalDepthwiseOf<State>&, int, int);
+  void (*linear)(const LinearOf<State>&, int, int);
+};
+
+struct KernelSet : StepKernels<float> {
   const char* name;
   bool available;
-  void (*node_rows)(const Node&, int, int, float*);
-  void (*stem_rows)(const Stem&, const Image&, int, int, float*);
-  void (*global_depthwise)(const GlobalDepthwise&, int, int);
-  void (*linear)(const Linear&, int, int);
   long (*margin_forward)(const MarginHead&, const MarginForward&, std::ptrdiff_t, std::ptrdiff_t, float*);
   long (*margin_backward)(const MarginHead&, const MarginBackward&, std::ptrdiff_t, std::ptrdiff_t, float*);
   void (*margin_exp)(const float*, int, float*);
@@ -32,11 +39,18 @@ struct KernelSet {
   double (*probe_fma)(long, float*);
 };
 
+struct Bf16KernelSet : StepKernels<Bf16> {
+  const char* name;
+  bool available;
+};
+
 // Those compiled into this library, best first.
 const std::vector<KernelSet>& compiled_kernels();
+const std::vector<Bf16KernelSet>& compiled_bf16_kernels();
 
 // Throws std::runtime_error when PNF_FORCE_ISA cannot be honoured.
 const KernelSet& kernels();
+const Bf16KernelSet& bf16_kernels();
 
 // As PNF_FORCE_ISA, for the calls that start from now on; "" returns to the environment's choice.
 void force_isa(const std::string& name);

@@ -9,11 +9,16 @@
 
 namespace pnf::api {
 
-std::string compiled_isa() { return kernels().name; }
+std::string compiled_isa(bool half) { return half ? bf16_kernels().name : kernels().name; }
 
-std::vector<Isa> isas() {
+std::vector<Isa> isas(bool half) {
   std::vector<Isa> result;
-  for (const KernelSet& set : compiled_kernels()) result.push_back({set.name, set.available});
+  const auto add = [&](const auto& set) { result.push_back({set.name, set.available}); };
+  if (half) {
+    for (const Bf16KernelSet& set : compiled_bf16_kernels()) add(set);
+  } else {
+    for (const KernelSet& set : compiled_kernels()) add(set);
+  }
   return result;
 }
 

@@ -14,8 +14,9 @@ struct Isa {
   bool available;
 };
 
-PNF_EXPORT std::string compiled_isa();
-PNF_EXPORT std::vector<Isa> isas();
+// Of the kernels for floats, or of those for states of half precision.
+PNF_EXPORT std::string compiled_isa(bool half);
+PNF_EXPORT std::vector<Isa> isas(bool half);
 PNF_EXPORT void force_isa(const std::string& name);
 
 // Seconds per step over `images` images, uint8 [images][height][width][3].

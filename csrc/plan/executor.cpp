@@ -16,16 +16,26 @@ namespace {
 
 std::size_t round_up_to_line(std::size_t floats) { return (floats + kBlock - 1) / kBlock * kBlock; }
 
+// Floats that hold so many elements of a state.
+std::size_t floats_of(std::size_t elements, std::size_t size) {
+  return (elements * size + sizeof(float) - 1) / sizeof(float);
+}
+
+std::size_t band_floats(const Program& program) {
+  return round_up_to_line(floats_of(program.band_floats, program.state_bytes()));
+}
+
 // One image on its way through the program, as one of `threads` threads sees it.
+template <typename State>
 class ImageRun {
  public:
-  ImageRun(const Program& program, const float* weights, const KernelSet& set, float* arena, float* scratch)
+  ImageRun(const Program& program, const float* weights, const StepKernels<State>& set, float* arena, float* scratch)
       : program_(program),
         weights_(weights),
         set_(set),
-        arena_(arena),
-        band_(scratch),
-        scratch_(scratch + round_up_to_line(program.band_floats)) {}
+        arena_(reinterpret_cast<State*>(arena)),
+        band_(reinterpret_cast<State*>(scratch)),
+        scratch_(scratch + band_floats(program)) {}
 
   void run(const Image& image, float* embedding, bool accumulate, int thread, int threads, Barrier* barrier,
            double* seconds) {
@@ -48,7 +58,7 @@ class ImageRun {
 
  private:
   struct View {
-    float* data;  // row y of block b at data + b * block_stride + y * width * 16
+    State* data;  // row y of block b at data + b * block_stride + y * width * 16
     std::ptrdiff_t block_stride;
   };
 
@@ -65,7 +75,7 @@ class ImageRun {
     const Buffer& out = program_.buffers[step.output];
     const View target = view(out, begin);
     if (step.kind == StepKind::kStem) {
-      Stem stem;
+      StemOf<State> stem;
       stem.height = program_.height;
       stem.width = program_.width;
       stem.blocks = out.blocks;
@@ -78,7 +88,7 @@ class ImageRun {
       stem.block_stride = target.block_stride;
       set_.stem_rows(stem, image, begin, end, scratch_);
     } else {
-      Node node;
+      NodeOf<State> node;
       node.height = out.height;
       node.width = out.width;
       node.blocks = out.blocks;
@@ -94,7 +104,7 @@ class ImageRun {
     }
   }
 
-  Term term(const ProgramTerm& t, int band_begin) const {
+  TermOf<State> term(const ProgramTerm& t, int band_begin) const {
     const Buffer& in = program_.buffers[t.input];
     const View source = view(in, band_begin);
     const auto at = [this](int offset) { return offset < 0 ? nullptr : weights_ + offset; };
@@ -109,16 +119,16 @@ class ImageRun {
     const View source = view(in, 0);
     const auto share = [&](int blocks, int t) { return blocks * t / threads; };
     if (step.kind == StepKind::kGlobalDepthwise) {
-      const GlobalDepthwise args = {in.height * in.width,
-                                    source.data,
-                                    source.block_stride,
-                                    weights_ + step.slope,
-                                    weights_ + step.weights,
-                                    weights_ + step.bias,
-                                    view(program_.buffers[step.output], 0).data};
+      const GlobalDepthwiseOf<State> args = {in.height * in.width,
+                                             source.data,
+                                             source.block_stride,
+                                             weights_ + step.slope,
+                                             weights_ + step.weights,
+                                             weights_ + step.bias,
+                                             view(program_.buffers[step.output], 0).data};
       set_.global_depthwise(args, share(in.blocks, thread), share(in.blocks, thread + 1));
     } else {
-      const Linear args = {
+      const LinearOf<State> args = {
           in.blocks * kBlock, source.data, weights_ + step.weights, weights_ + step.bias, program_.embedding,
           embedding,          accumulate};
       const int blocks = (program_.embedding + kBlock - 1) / kBlock;
@@ -132,16 +142,17 @@ class ImageRun {
 
   const Program& program_;
   const float* weights_;
-  const KernelSet& set_;
-  float* arena_;
-  float* band_;
+  const StepKernels<State>& set_;
+  State* arena_;
+  State* band_;
   float* scratch_;
 };
 
+template <typename State>
 struct Call {
   const Program& program;
   const float* weights;
-  const KernelSet& set;
+  const StepKernels<State>& set;
   const Batch& batch;
   bool flip;
   float* embedding;
@@ -151,7 +162,7 @@ struct Call {
 
   void image(std::int64_t index, float* arena, float* scratch, int thread, int threads) const {
     Barrier* const sync = threads > 1 ? &barrier : nullptr;
-    ImageRun run(program, weights, set, arena, scratch);
+    ImageRun<State> run(program, weights, set, arena, scratch);
     const std::int64_t pixels = std::int64_t{3} * program.height * program.width;
     for (int mirror = 0; mirror < (flip ? 2 : 1); ++mirror) {
       const Image view = {batch.planar == nullptr ? nullptr : batch.planar + index * pixels,
@@ -174,19 +185,31 @@ struct Call {
   }
 };
 
-void run_call(void* context, int thread, int threads) { static_cast<const Call*>(context)->run(thread, threads); }
+template <typename State>
+void run(const StepKernels<State>& set, std::span<const float> weights, const Batch& batch, int threads, bool flip,
+         float* embedding, double* seconds, Workspace& workspace) {
+  Barrier barrier(threads);
+  Call<State> call = {workspace.program, weights.data(),  set,     batch,  flip,
+                      embedding,         workspace.lanes, barrier, seconds};
+  run_parallel(
+      threads,
+      [](void* context, int thread, int parties) { static_cast<const Call<State>*>(context)->run(thread, parties); },
+      &call);
+}
 
 void start(std::span<const float> weights, const Batch& batch, int threads, bool flip, float* embedding,
            double* seconds, Workspace& workspace) {
   const Program& program = workspace.program;
   if (static_cast<int>(workspace.lanes.size()) < threads) workspace.lanes.resize(threads);
   for (int t = 0; t < threads; ++t) {
-    workspace.lanes[t].arena.reserve(program.arena_floats);
-    workspace.lanes[t].scratch.reserve(round_up_to_line(program.band_floats) + program.scratch_floats);
+    workspace.lanes[t].arena.reserve(floats_of(program.arena_floats, program.state_bytes()));
+    workspace.lanes[t].scratch.reserve(band_floats(program) + program.scratch_floats);
   }
-  Barrier barrier(threads);
-  Call call = {program, weights.data(), kernels(), batch, flip, embedding, workspace.lanes, barrier, seconds};
-  run_parallel(threads, run_call, &call);
+  if (program.half) {
+    run<Bf16>(bf16_kernels(), weights, batch, threads, flip, embedding, seconds, workspace);
+  } else {
+    run<float>(kernels(), weights, batch, threads, flip, embedding, seconds, workspace);
+  }
 }
 
 }  // namespace

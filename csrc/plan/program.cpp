@@ -28,10 +28,11 @@ class Decoder {
     p_.scratch_floats = 0;
     if (next() != kProgramMagic) fail("it does not start with the program's mark");
     const int version = next();
-    if (version != kProgramVersion) {
-      throw std::invalid_argument("program of version " + std::to_string(version) + "; this library runs version " +
-                                  std::to_string(kProgramVersion));
+    if (version != kFloatProgram && version != kBf16Program) {
+      throw std::invalid_argument("program of version " + std::to_string(version) + "; this library runs versions " +
+                                  std::to_string(kFloatProgram) + " and " + std::to_string(kBf16Program));
     }
+    p_.half = version == kBf16Program;
     if (static_cast<std::size_t>(next()) != words_.size()) fail("its length is not the one it states");
     p_.height = next(1, kMaxSide, "image height");
     p_.width = next(1, kMaxSide, "image width");
@@ -203,8 +204,9 @@ class Decoder {
     const bool pool = t.kind == TermKind::kMaxPool || t.kind == TermKind::kAvgPool;
     const std::int64_t channels = std::int64_t{in.blocks} * kBlock;
     t.slope = product ? weights(channels) : (unused(), -1);
-    t.depthwise = t.kind == TermKind::kDepthwise ? weights(channels * t.kernel * t.kernel) : (unused(), -1);
-    t.pointwise = product ? weights(channels * t.out_blocks * kBlock) : (unused(), -1);
+    const int taps = p_.half ? (t.kernel + 1) / 2 * t.kernel : t.kernel * t.kernel;
+    t.depthwise = t.kind == TermKind::kDepthwise ? weights(channels * taps) : (unused(), -1);
+    t.pointwise = product ? weights(channels * t.out_blocks * kBlock / (p_.half ? 2 : 1)) : (unused(), -1);
     t.scale = pool ? weights(channels) : (unused(), -1);
 
     const auto out_side = [&](int side) { return (side + t.stride - 1) / t.stride; };

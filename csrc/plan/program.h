@@ -5,7 +5,8 @@
 //   buffer  in_band, offset, blocks, height, width, rows
 //   item    kind and its operands, as the structures below list them
 //
-// Offsets into the weights are in floats. A buffer lies in the arena with all its rows, or, when only the steps of
+// The version says what states and convolutions' weights are (kernels/layout.h): 1 floats, 2 Bf16. Sizes and offsets of
+// buffers count elements; offsets into the weights, words. A buffer lies in the arena with all its rows, or, when only the steps of
 // one group touch it, in a thread's own band with the `rows` rows that the group works on at a time.
 #pragma once
 #include <cstdint>
@@ -17,7 +18,7 @@
 namespace pnf {
 
 inline constexpr std::int32_t kProgramMagic = 0x31464e50;  // "PNF1"
-inline constexpr std::int32_t kProgramVersion = 1;
+inline constexpr std::int32_t kFloatProgram = 1, kBf16Program = 2;
 
 struct Buffer {
   bool in_band;
@@ -54,6 +55,7 @@ struct Group {
 struct Program {
   int height, width;
   bool bgr;
+  bool half;  // states of Bf16
   int embedding;
   int arena_floats, band_floats;
   std::vector<Buffer> buffers;
@@ -61,6 +63,8 @@ struct Program {
   std::vector<ProgramTerm> terms;
   std::vector<Group> groups;
   std::size_t scratch_floats;
+
+  std::size_t state_bytes() const { return half ? sizeof(Bf16) : sizeof(float); }
 };
 
 // Replaces `program`, reusing its memory. Throws std::invalid_argument when the words are no valid program or point

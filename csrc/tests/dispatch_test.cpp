@@ -31,13 +31,18 @@ std::vector<float> embed() {
   return embedding;
 }
 
+// Every set that can be forced: those of half precision, and what runs floats under their names.
+std::string fp32_set_of(const std::string& name) { return name == "avx512_bf16" ? "avx512" : name; }
+
 void the_list_is_sound() {
   std::set<std::string> names;
   for (const KernelSet& set : compiled_kernels()) CHECK(names.insert(set.name).second, "%s is listed twice", set.name);
   CHECK(compiled_kernels().back().name == std::string("scalar") && compiled_kernels().back().available,
         "scalar kernels always are available, and last");
+  for (const Bf16KernelSet& set : compiled_bf16_kernels()) names.insert(set.name);
 #if defined(__x86_64__)
-  CHECK((names == std::set<std::string>{"avx512", "avx2", "scalar"}), "%zu instruction sets", names.size());
+  CHECK((names == std::set<std::string>{"avx512_bf16", "avx512", "avx2", "scalar"}), "%zu instruction sets",
+        names.size());
 #elif defined(__aarch64__)
   CHECK((names == std::set<std::string>{"neon", "scalar"}), "%zu instruction sets", names.size());
 #endif
@@ -52,12 +57,16 @@ bool compiler_finds(const std::string& name) {
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   }
+  if (name == "avx512_bf16") return __builtin_cpu_supports("avx512bf16");
 #endif
   return name == "scalar" || name == "neon";
 }
 
 void what_the_cpu_has_is_available() {
   for (const KernelSet& set : compiled_kernels()) {
+    CHECK(set.available == compiler_finds(set.name), "%s is %savailable", set.name, set.available ? "" : "not ");
+  }
+  for (const Bf16KernelSet& set : compiled_bf16_kernels()) {
     CHECK(set.available == compiler_finds(set.name), "%s is %savailable", set.name, set.available ? "" : "not ");
   }
 }
@@ -100,6 +109,19 @@ void a_forced_name_is_what_runs() {
   CHECK(results.size() == available, "%zu instruction sets behave as %zu", available, results.size());
 }
 
+void a_name_chooses_both_precisions() {
+  for (const Bf16KernelSet& set : compiled_bf16_kernels()) {
+    if (!set.available) {
+      CHECK_THROWS(std::runtime_error, force_isa(set.name), "%s can be forced on a CPU that lacks it", set.name);
+      continue;
+    }
+    force_isa(set.name);
+    CHECK(&bf16_kernels() == &set, "%s forced, %s runs half precision", set.name, bf16_kernels().name);
+    CHECK(kernels().name == fp32_set_of(set.name), "%s forced, %s runs floats", set.name, kernels().name);
+  }
+  set_environment(nullptr);
+}
+
 void an_unknown_name_is_an_error() {
   for (const char* name : {"sse9", "AVX2", "avx", "neon2", " "}) {
     set_environment(name);
@@ -133,6 +155,7 @@ int main() {
   what_the_cpu_has_is_available();
   the_best_is_the_default();
   a_forced_name_is_what_runs();
+  a_name_chooses_both_precisions();
   an_unknown_name_is_an_error();
   return check::result();
 }

@@ -68,9 +68,10 @@ namespace {
 constexpr int kHeight = 28, kWidth = 20, kEmbedding = 40, kImages = 7;
 constexpr std::size_t kPixels = std::size_t{3} * kHeight * kWidth;
 
-const Encoded& network() {
+const Encoded& network(bool half = false) {
   static const Encoded encoded = small_network(kHeight, kWidth, 1, kEmbedding, 1);
-  return encoded;
+  static const Encoded halved = small_network(kHeight, kWidth, 1, kEmbedding, 1, true, true);
+  return half ? halved : encoded;
 }
 
 struct Images {
@@ -111,23 +112,24 @@ std::vector<float> embed(const Batch& batch, int threads, bool flip, const Encod
 }
 
 // Every image in a call of its own, on one thread.
-std::vector<float> one_by_one(const Images& images, bool bytes, bool flip) {
+std::vector<float> one_by_one(const Images& images, bool bytes, bool flip, const Encoded& encoded) {
   std::vector<float> result;
   for (int i = 0; i < kImages; ++i) {
     const Batch one = {1, bytes ? nullptr : images.planar.data() + i * kPixels,
                        bytes ? images.interleaved.data() + i * kPixels : nullptr};
-    const std::vector<float> embedding = embed(one, 1, flip);
+    const std::vector<float> embedding = embed(one, 1, flip, encoded);
     result.insert(result.end(), embedding.begin(), embedding.end());
   }
   return result;
 }
 
-void division_of_work_leaves_the_result(const KernelSet& set) {
+template <typename Set>
+void division_of_work_leaves_the_result(const Set& set, const Encoded& encoded) {
   force_isa(set.name);
   const Images images = draw(1);
   for (const bool bytes : {false, true}) {
     for (const bool flip : {false, true}) {
-      const std::vector<float> expected = one_by_one(images, bytes, flip);
+      const std::vector<float> expected = one_by_one(images, bytes, flip, encoded);
       for (const float value : expected) CHECK(std::isfinite(value), "%s gives %g", set.name, value);
       for (const int threads : {1, 2, 3, 4, 40}) {
         for (std::int64_t size = 0; size <= kImages; ++size) {
@@ -136,7 +138,7 @@ void division_of_work_leaves_the_result(const KernelSet& set) {
           RunOptions options;
           options.threads = threads;
           options.flip = flip;
-          execute(network().words, network().weights, images.batch(size, bytes), options, embedding.get());
+          execute(encoded.words, encoded.weights, images.batch(size, bytes), options, embedding.get());
           CHECK(embedding.guards_intact(), "%s writes outside %d embeddings", set.name, static_cast<int>(size));
           CHECK(same_bits(embedding.get(), expected.data(), embedding.size()),
                 "%s: %d %s images%s on %d threads differ from one by one", set.name, static_cast<int>(size),
@@ -199,7 +201,7 @@ void recovers_from_a_damaged_program() {
 void many_callers() {
   constexpr int kCallers = 8, kCalls = 12;
   const Images images = draw(6);
-  const std::vector<float> expected = one_by_one(images, true, false);
+  const std::vector<float> expected = one_by_one(images, true, false, network());
   std::atomic<int> wrong{0};
   std::vector<std::thread> callers;
   for (int caller = 0; caller < kCallers; ++caller) {
@@ -288,7 +290,10 @@ void warm_calls_allocate_nothing() {
 int main() {
   using namespace pnf::test;
   for (const pnf::KernelSet& set : pnf::compiled_kernels()) {
-    if (set.available) division_of_work_leaves_the_result(set);
+    if (set.available) division_of_work_leaves_the_result(set, network());
+  }
+  for (const pnf::Bf16KernelSet& set : pnf::compiled_bf16_kernels()) {
+    if (set.available) division_of_work_leaves_the_result(set, network(true));
   }
   groups_leave_the_result();
   flip_adds_the_mirror_image();

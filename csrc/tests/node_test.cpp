@@ -136,14 +136,18 @@ int roundings(const NodeCase& node) {
 }
 
 // A term's operands as node.h lays them out.
+template <typename State>
 struct PackedTerm {
-  Constants input, slope, depthwise, pointwise, scale;
+  static constexpr bool kPairs = sizeof(State) < sizeof(float);
+  ConstantsOf<State> input;
+  Constants slope, depthwise, pointwise, scale;
 
   PackedTerm(const TermCase& term, const TermData& data, bool misaligned)
       : input(to_blocks(data.input, term.channels, term.height * term.width), misaligned),
         slope(to_blocks(data.slope, term.channels, 1), misaligned),
-        depthwise(to_blocks(data.depthwise, term.channels, term.kernel * term.kernel), misaligned),
-        pointwise(pack_pointwise(term, data), misaligned),
+        depthwise(kPairs ? pair_taps(term, data) : to_blocks(data.depthwise, term.channels, term.kernel * term.kernel),
+                  misaligned),
+        pointwise(kPairs ? pair_inputs(pack_pointwise(term, data)) : pack_pointwise(term, data), misaligned),
         scale(to_blocks(data.scale, term.channels, 1), misaligned) {}
 
   static std::vector<float> pack_pointwise(const TermCase& term, const TermData& data) {
@@ -158,6 +162,31 @@ struct PackedTerm {
     }
     return packed;
   }
+
+  // Rows 2 j and 2 j + 1 of the window share a word; the last one has a zero before it.
+  static std::vector<float> pair_taps(const TermCase& term, const TermData& data) {
+    const int pairs = (term.kernel + 1) / 2;
+    std::vector<float> words(static_cast<std::size_t>(blocks_of(term.channels)) * pairs * term.kernel * kBlock, 0.0f);
+    for (int c = 0; c < term.channels; ++c) {
+      for (int j = 0; j < pairs; ++j) {
+        for (int kx = 0; kx < term.kernel; ++kx) {
+          const auto tap = [&](int ky) { return data.depthwise[(c * term.kernel + ky) * term.kernel + kx]; };
+          const bool last = j + 1 == pairs;
+          words[((c / kBlock * pairs + j) * term.kernel + kx) * kBlock + c % kBlock] =
+              pair_word(last ? 0.0f : tap(2 * j), tap(last ? term.kernel - 1 : 2 * j + 1));
+        }
+      }
+    }
+    return words;
+  }
+
+  static std::vector<float> pair_inputs(const std::vector<float>& packed) {
+    std::vector<float> words;
+    for (std::size_t i = 0; i < packed.size(); i += 2 * kBlock) {
+      for (int o = 0; o < kBlock; ++o) words.push_back(pair_word(packed[i + o], packed[i + kBlock + o]));
+    }
+    return words;
+  }
 };
 
 struct Layout {
@@ -165,19 +194,28 @@ struct Layout {
   int surplus_rows;  // rows of other data between the blocks of the output
 };
 
-void run(const NodeCase& test, const std::vector<TermData>& data, const std::vector<float>& bias, const Layout& layout,
-         Random& random) {
+template <typename State>
+void run_in(const NodeCase& test, std::vector<TermData> data, const std::vector<float>& bias, const Layout& layout,
+            Random& random) {
+  for (TermData& d : data) {
+    d.input = rounded<State>(d.input);
+    d.depthwise = rounded<State>(d.depthwise);
+    d.pointwise = rounded<State>(d.pointwise);
+  }
   const std::vector<Exact> expected = evaluate(test, data, bias);
-  const int blocks = blocks_of(test.channels), bound = roundings(test);
+  // In half precision: PReLU's result, the depthwise one, the sum.
+  const int blocks = blocks_of(test.channels), bound = roundings(test), halvings = sizeof(State) == 4 ? 0 : 3;
   const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(test.width) * kBlock;
   const std::ptrdiff_t block_stride = (test.height + layout.surplus_rows) * row;
 
-  std::vector<PackedTerm> packed;
+  std::vector<PackedTerm<State>> packed;
   for (std::size_t t = 0; t < test.terms.size(); ++t) packed.emplace_back(test.terms[t], data[t], layout.misaligned);
   const Constants packed_bias(to_blocks(bias, test.channels, 1), layout.misaligned);
-  Rows whole(blocks, block_stride, row, layout.misaligned), parts(blocks, block_stride, row, layout.misaligned);
+  RowsOf<State> whole(blocks, block_stride, row, layout.misaligned),
+      parts(blocks, block_stride, row, layout.misaligned);
 
-  Node node;
+  NodeOf<State> node;
+  Node sized;
   node.height = test.height;
   node.width = test.width;
   node.blocks = blocks;
@@ -186,7 +224,7 @@ void run(const NodeCase& test, const std::vector<TermData>& data, const std::vec
   node.terms = static_cast<int>(test.terms.size());
   for (int t = 0; t < node.terms; ++t) {
     const TermCase& c = test.terms[t];
-    const PackedTerm& p = packed[t];
+    const PackedTerm<State>& p = packed[t];
     node.term[t] = {c.kind,
                     c.kernel,
                     c.stride,
@@ -203,13 +241,23 @@ void run(const NodeCase& test, const std::vector<TermData>& data, const std::vec
                     is_product(c.kind) ? p.pointwise.get() : nullptr,
                     is_product(c.kind) || c.kind == TermKind::kIdentity ? nullptr : p.scale.get()};
   }
-  Guarded scratch_memory(node_scratch(node), layout.misaligned);
+  sized.height = node.height;
+  sized.width = node.width;
+  sized.blocks = node.blocks;
+  sized.terms = node.terms;
+  for (int t = 0; t < node.terms; ++t) {
+    sized.term[t].kind = node.term[t].kind;
+    sized.term[t].kernel = node.term[t].kernel;
+    sized.term[t].width = node.term[t].width;
+    sized.term[t].blocks = node.term[t].blocks;
+  }
+  Guarded scratch_memory(node_scratch(sized), layout.misaligned);
 
-  for (const KernelSet& set : compiled_kernels()) {
+  for (const auto& set : kernel_sets(State{})) {
     if (!set.available) continue;
-    const std::string name = std::string(set.name) + " " + test.describe();
-    const auto rows = [&](Rows& output, int begin, int end) {
-      output.write(scratch_memory, name, [&](float* out, float* scratch) {
+    const std::string name = std::string(set.name) + (halvings > 0 ? " half " : " ") + test.describe();
+    const auto rows = [&](RowsOf<State>& output, int begin, int end) {
+      output.write(scratch_memory, name, [&](State* out, float* scratch) {
         node.output = out;
         set.node_rows(node, begin, end, scratch);
       });
@@ -224,10 +272,11 @@ void run(const NodeCase& test, const std::vector<TermData>& data, const std::vec
         const bool finite =
             std::all_of(pixel, pixel + test.channels, [](const Exact& e) { return std::isfinite(e.value); });
         for (int c = 0; c < blocks * kBlock; ++c) {
-          const float actual = whole.get()[c / kBlock * block_stride + y * row + x * kBlock + c % kBlock];
+          const float actual = to_float(whole.get()[c / kBlock * block_stride + y * row + x * kBlock + c % kBlock]);
           if (c < test.channels) {
-            CHECK(within(actual, pixel[c], bound), "%s: channel %d of (%d, %d) is %.9g, not %.9g; bound %d of %g",
-                  name.c_str(), c, y, x, actual, pixel[c].value, bound, pixel[c].magnitude);
+            CHECK(within(actual, pixel[c], bound, halvings),
+                  "%s: channel %d of (%d, %d) is %.9g, not %.9g; bound %d of %g", name.c_str(), c, y, x, actual,
+                  pixel[c].value, bound, pixel[c].magnitude);
           } else if (finite) {
             CHECK(actual == 0.0f, "%s: surplus channel %d of (%d, %d) is %g", name.c_str(), c, y, x, actual);
           }
@@ -244,6 +293,12 @@ void run(const NodeCase& test, const std::vector<TermData>& data, const std::vec
     CHECK(same_bits(whole.get(), parts.get(), whole.size()), "%s depends on how its rows are taken: %d, %d",
           name.c_str(), first, second);
   }
+}
+
+void run(const NodeCase& test, const std::vector<TermData>& data, const std::vector<float>& bias, const Layout& layout,
+         Random& random) {
+  run_in<float>(test, data, bias, layout, random);
+  run_in<Bf16>(test, data, bias, layout, random);
 }
 
 void run(const NodeCase& test, Random& random) {

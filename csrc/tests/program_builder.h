@@ -33,8 +33,8 @@ struct Encoded {
 
 class ProgramBuilder {
  public:
-  ProgramBuilder(int height, int width, int embedding, std::uint32_t seed)
-      : height_(height), width_(width), embedding_(embedding), random_(seed) {}
+  ProgramBuilder(int height, int width, int embedding, std::uint32_t seed, bool half = false)
+      : height_(height), width_(width), embedding_(embedding), half_(half), random_(seed) {}
 
   // A state of its own in the arena.
   int arena(int blocks, int height, int width) { return add(false, arena_floats_, blocks, height, width, height); }
@@ -68,8 +68,8 @@ class ProgramBuilder {
       append(
           {static_cast<int>(term.kind), term.input, term.kernel, term.stride, term.shift, term.first_out, out_blocks});
       append({product ? constants(channels, 0.5f) : -1});
-      append({depthwise ? constants(channels * term.kernel * term.kernel, 0.3f) : -1});
-      append({product ? constants(channels * out_blocks * kBlock, 0.3f) : -1});
+      append({depthwise ? filters(channels * term.kernel * (term.kernel + (half_ ? 1 : 0))) : -1});
+      append({product ? filters(channels * out_blocks * kBlock) : -1});
       append({product || term.kind == TermKind::kIdentity ? -1 : constants(channels, 1.0f)});
     }
   }
@@ -89,7 +89,7 @@ class ProgramBuilder {
 
   Encoded finish() const {
     std::vector<std::int32_t> words = {kProgramMagic,
-                                       kProgramVersion,
+                                       half_ ? kBf16Program : kFloatProgram,
                                        0,
                                        height_,
                                        width_,
@@ -122,6 +122,15 @@ class ProgramBuilder {
     return offset;
   }
 
+  // So many weights of a convolution, two to a word in half precision.
+  int filters(int count) {
+    if (!half_) return constants(count, 0.3f);
+    const int offset = static_cast<int>(weights_.size());
+    const std::vector<float> values = random_.reals(count, -0.3f, 0.3f);
+    for (int i = 0; i + 1 < count; i += 2) weights_.push_back(pair_word(values[i], values[i + 1]));
+    return offset;
+  }
+
   int norm() {
     const int offset = static_cast<int>(weights_.size());
     weights_.insert(weights_.end(), {127.5f, 127.5f, 127.5f, 1 / 127.5f, 1 / 127.5f, 1 / 127.5f});
@@ -135,6 +144,7 @@ class ProgramBuilder {
   void append(std::initializer_list<std::int32_t> words) { body_.insert(body_.end(), words); }
 
   int height_, width_, embedding_;
+  bool half_;
   Random random_;
   std::vector<Buffer> buffers_;
   std::vector<std::int32_t> body_;
@@ -146,9 +156,9 @@ class ProgramBuilder {
 // a factorised reduction, a reducing node, and a tail. Without `grouped`, the node lies in the arena as all others do.
 // The image's sides are multiples of 4.
 inline Encoded small_network(int height, int width, int channel_blocks, int embedding, std::uint32_t seed,
-                             bool grouped = true) {
+                             bool grouped = true, bool half = false) {
   using enum TermKind;
-  ProgramBuilder b(height, width, embedding, seed);
+  ProgramBuilder b(height, width, embedding, seed, half);
   const int c = channel_blocks, h = height / 2, w = width / 2;
   const int rows = std::min(2, h);
   const int stem = b.arena(c, h, w), first = b.arena(c, h, w), second = b.arena(c, h, w);

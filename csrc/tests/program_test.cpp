@@ -46,7 +46,7 @@ void refuses_damaged_headers() {
   constexpr std::int32_t kMost = std::numeric_limits<std::int32_t>::max();
   refuse("nothing", {}, 0);
   refuse("another format", with(kMagic, 0), weights);
-  refuse("another version", with(kVersion, 2), weights);
+  refuse("another version", with(kVersion, 3), weights);
   refuse("another length", with(kWords, encoded.words.size() + 1), weights);
   refuse("no rows", with(kHeight, 0), weights);
   refuse("an image of another size", with(kWidth, 6), weights);
@@ -166,7 +166,7 @@ void refuses_states_that_do_not_fit() {
 }
 
 // What a program may be run with: exactly as many weights, pixels and embedding floats as it states.
-bool runs(const std::vector<std::int32_t>& words, const std::vector<float>& weights, const KernelSet& set,
+bool runs(const std::vector<std::int32_t>& words, const std::vector<float>& weights, const char* set,
           bool interleaved) {
   constexpr int kMostFloats = 1 << 18;
   constexpr int kMostPixels = 1 << 12;
@@ -186,7 +186,7 @@ bool runs(const std::vector<std::int32_t>& words, const std::vector<float>& weig
   const Batch batch = {1, interleaved ? nullptr : planar.get(), interleaved ? bytes.get() : nullptr};
   RunOptions options;
   options.flip = interleaved;
-  force_isa(set.name);
+  force_isa(set);
   execute(words, {exact.get(), weights.size()}, batch, options, embedding.get());
   return true;
 }
@@ -208,16 +208,17 @@ std::int32_t damaged(std::int32_t word, const std::vector<std::int32_t>& words, 
 
 void survives_damage() {
   constexpr int kMutations = 200000;
-  const Encoded encoded = valid_program();
-  std::vector<const KernelSet*> sets;
-  for (const KernelSet& set : compiled_kernels()) {
-    if (set.available) sets.push_back(&set);
+  const Encoded programs[] = {valid_program(), small_network(8, 4, 1, 20, 1, true, true)};
+  std::vector<const char*> sets;
+  for (const Bf16KernelSet& set : compiled_bf16_kernels()) {
+    if (set.available) sets.push_back(set.name);
   }
   Random random(2);
   int refused = 0, ran = 0, large = 0;
   std::vector<std::int32_t> words;
   std::vector<float> weights;
   for (int i = 0; i < kMutations; ++i) {
+    const Encoded& encoded = programs[random.integer(0, 1)];
     words = encoded.words;
     weights = encoded.weights;
     const auto at = [&] { return random.integer(0, static_cast<int>(words.size()) - 1); };
@@ -258,7 +259,7 @@ void survives_damage() {
     }
     if (restate_length && words.size() > kWords) words[kWords] = static_cast<int>(words.size());
     try {
-      if (runs(words, weights, *sets[i % sets.size()], i % 2 == 0)) {
+      if (runs(words, weights, sets[i % sets.size()], i % 2 == 0)) {
         ++ran;
       } else {
         ++large;

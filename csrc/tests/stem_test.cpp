@@ -53,7 +53,9 @@ double pixel(const StemCase& test, const StemData& data, int colour, int y, int 
   return (value - kMean[colour]) * kScale[colour];
 }
 
-void run(const StemCase& test, const StemData& data, Random& random) {
+template <typename State>
+void run_in(const StemCase& test, const StemData& data, Random& random) {
+  const int halvings = sizeof(State) == 4 ? 0 : 1;
   const int height = (test.height + 1) / 2, width = (test.width + 1) / 2, blocks = blocks_of(test.channels);
   std::vector<Exact> expected(static_cast<std::size_t>(height) * width * test.channels);
   for (int y = 0, i = 0; y < height; ++y) {
@@ -75,18 +77,20 @@ void run(const StemCase& test, const StemData& data, Random& random) {
   const Constants bias(to_blocks(data.bias, test.channels, 1), test.misaligned);
   const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(width) * kBlock;
   const std::ptrdiff_t block_stride = (height + random.integer(0, 1)) * row;
-  Rows whole(blocks, block_stride, row, test.misaligned), parts(blocks, block_stride, row, test.misaligned);
-  Stem stem = {test.height, test.width, blocks,   weights.get(), bias.get(),
-               kMean,       kScale,     test.bgr, whole.get(),   block_stride};
+  RowsOf<State> whole(blocks, block_stride, row, test.misaligned), parts(blocks, block_stride, row, test.misaligned);
+  StemOf<State> stem = {test.height, test.width, blocks,   weights.get(), bias.get(),
+                        kMean,       kScale,     test.bgr, whole.get(),   block_stride};
   const Image image = {test.interleaved ? nullptr : planar.get(), test.interleaved ? interleaved.get() : nullptr,
                        test.mirror};
-  Guarded scratch_memory(stem_scratch(stem), test.misaligned);
+  Stem sized = {};
+  sized.width = test.width;
+  Guarded scratch_memory(stem_scratch(sized), test.misaligned);
 
-  for (const KernelSet& set : compiled_kernels()) {
+  for (const auto& set : kernel_sets(State{})) {
     if (!set.available) continue;
-    const std::string name = std::string(set.name) + " " + test.describe();
-    const auto rows = [&](Rows& output, int begin, int end) {
-      output.write(scratch_memory, name, [&](float* out, float* scratch) {
+    const std::string name = std::string(set.name) + (halvings > 0 ? " half " : " ") + test.describe();
+    const auto rows = [&](RowsOf<State>& output, int begin, int end) {
+      output.write(scratch_memory, name, [&](State* out, float* scratch) {
         stem.output = out;
         set.stem_rows(stem, image, begin, end, scratch);
       });
@@ -97,15 +101,15 @@ void run(const StemCase& test, const StemData& data, Random& random) {
     CHECK(whole.untouched_outside(0, height), "%s writes between its blocks", name.c_str());
     const Exact* exact = expected.data();
     for (int p = 0; p < height * width; ++p) {
-      const float* actual = whole.get() + p * kBlock;
+      const State* actual = whole.get() + p * kBlock;
       for (int c = 0; c < test.channels; ++c, ++exact) {
-        const float value = actual[c / kBlock * block_stride + c % kBlock];
-        CHECK(within(value, *exact, kRoundings), "%s: channel %d of pixel %d is %.9g, not %.9g", name.c_str(), c, p,
-              value, exact->value);
+        const float value = to_float(actual[c / kBlock * block_stride + c % kBlock]);
+        CHECK(within(value, *exact, kRoundings, halvings), "%s: channel %d of pixel %d is %.9g, not %.9g", name.c_str(),
+              c, p, value, exact->value);
       }
       if (!std::isfinite(exact[-1].value)) continue;
       for (int c = test.channels; c < blocks * kBlock; ++c) {
-        const float value = actual[c / kBlock * block_stride + c % kBlock];
+        const float value = to_float(actual[c / kBlock * block_stride + c % kBlock]);
         CHECK(value == 0.0f, "%s: surplus channel %d is %g", name.c_str(), c, value);
       }
     }
@@ -119,6 +123,11 @@ void run(const StemCase& test, const StemData& data, Random& random) {
     CHECK(same_bits(whole.get(), parts.get(), whole.size()), "%s depends on how its rows are taken: %d, %d",
           name.c_str(), first, second);
   }
+}
+
+void run(const StemCase& test, const StemData& data, Random& random) {
+  run_in<float>(test, data, random);
+  run_in<Bf16>(test, data, random);
 }
 
 void every_image() {

@@ -3,13 +3,16 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "check.h"
+#include "kernels/dispatch.h"
 #include "kernels/layout.h"
 
 namespace pnf::test {
@@ -36,68 +39,104 @@ class Random {
   std::mt19937 engine_;
 };
 
+// States of a precision, and floats as they are in it.
+inline float to_float(float x) { return x; }
+inline float to_float(Bf16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
+
+template <typename State>
+State to_state(float x) {
+  if constexpr (sizeof(State) == sizeof(float)) {
+    return x;
+  } else {
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    return static_cast<Bf16>((std::isnan(x) ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+  }
+}
+
+template <typename State>
+std::vector<float> rounded(std::vector<float> values) {
+  for (float& value : values) value = to_float(to_state<State>(value));
+  return values;
+}
+
+inline const std::vector<KernelSet>& kernel_sets(float) { return compiled_kernels(); }
+inline const std::vector<Bf16KernelSet>& kernel_sets(Bf16) { return compiled_bf16_kernels(); }
+
+// Two Bf16 in a word, the second above the first.
+inline float pair_word(float low, float high) {
+  const auto bits = [](float x) { return static_cast<std::uint32_t>(to_state<Bf16>(x)); };
+  return std::bit_cast<float>(bits(low) | bits(high) << 16);
+}
+
 // A copy of constants that ends where its heap block ends, so that AddressSanitizer sees a read beyond it; with
 // `misaligned` it starts 4 bytes past the alignment of the heap.
-class Constants {
+template <typename State>
+class ConstantsOf {
  public:
-  Constants(const std::vector<float>& values, bool misaligned)
-      : skip_(misaligned ? 1 : 0), block_(new float[values.size() + skip_]) {
-    std::copy(values.begin(), values.end(), block_.get() + skip_);
+  ConstantsOf(const std::vector<float>& values, bool misaligned)
+      : skip_(misaligned ? 4 / sizeof(State) : 0), block_(new State[values.size() + skip_]) {
+    for (std::size_t i = 0; i < values.size(); ++i) block_[skip_ + i] = to_state<State>(values[i]);
   }
-  const float* get() const { return block_.get() + skip_; }
+  const State* get() const { return block_.get() + skip_; }
 
  private:
   std::size_t skip_;
-  std::unique_ptr<float[]> block_;
+  std::unique_ptr<State[]> block_;
 };
+using Constants = ConstantsOf<float>;
 
 // Memory that a kernel writes: NaN before the call, between two regions that must stay as they are.
-class Guarded {
+template <typename State>
+class GuardedOf {
  public:
-  Guarded(std::size_t count, bool misaligned)
-      : count_(count), begin_(kGuard + (misaligned ? 1 : 0)), memory_(begin_ + count + kGuard) {
+  GuardedOf(std::size_t count, bool misaligned)
+      : count_(count), begin_(kGuard + (misaligned ? 4 / sizeof(State) : 0)), memory_(begin_ + count + kGuard) {
     poison();
   }
   void poison() {
-    for (float& value : memory_) value = std::bit_cast<float>(kMark);
+    for (State& value : memory_) value = std::bit_cast<State>(kMark);
   }
-  float* get() { return memory_.data() + begin_; }
-  const float* get() const { return memory_.data() + begin_; }
+  State* get() { return memory_.data() + begin_; }
+  const State* get() const { return memory_.data() + begin_; }
   std::size_t size() const { return count_; }
-  bool untouched(std::size_t index) const { return std::bit_cast<std::uint32_t>(get()[index]) == kMark; }
+  bool untouched(std::size_t index) const { return std::bit_cast<Bits>(get()[index]) == kMark; }
   bool guards_intact() const {
     for (std::size_t i = 0; i < memory_.size(); ++i) {
       if (i == begin_) i += count_;
-      if (std::bit_cast<std::uint32_t>(memory_[i]) != kMark) return false;
+      if (std::bit_cast<Bits>(memory_[i]) != kMark) return false;
     }
     return true;
   }
 
  private:
+  using Bits = std::conditional_t<sizeof(State) == 4, std::uint32_t, std::uint16_t>;
   static constexpr std::size_t kGuard = 256;
-  static constexpr std::uint32_t kMark = 0x7fc5a5a5;  // a quiet NaN that no arithmetic produces
+  // A quiet NaN that no arithmetic produces.
+  static constexpr Bits kMark = static_cast<Bits>(sizeof(State) == 4 ? 0x7fc5a5a5u : 0x7fc5u);
   std::size_t count_;
   std::size_t begin_;
-  std::vector<float> memory_;
+  std::vector<State> memory_;
 };
+using Guarded = GuardedOf<float>;
 
 // Rows of a feature map that a kernel writes: [blocks][rows, surplus ones behind them][width * 16].
-class Rows : public Guarded {
+template <typename State>
+class RowsOf : public GuardedOf<State> {
  public:
-  Rows(int blocks, std::ptrdiff_t block_stride, std::ptrdiff_t row, bool misaligned)
-      : Guarded(blocks * block_stride, misaligned), block_stride_(block_stride), row_(row) {}
+  RowsOf(int blocks, std::ptrdiff_t block_stride, std::ptrdiff_t row, bool misaligned)
+      : GuardedOf<State>(blocks * block_stride, misaligned), block_stride_(block_stride), row_(row) {}
 
   // Calls kernel(output, scratch), whose scratch holds nothing.
   template <typename Kernel>
   void write(Guarded& scratch, const std::string& name, Kernel kernel) {
     scratch.poison();
-    kernel(get(), scratch.get());
-    CHECK(scratch.guards_intact() && guards_intact(), "%s writes outside its memory", name.c_str());
+    kernel(this->get(), scratch.get());
+    CHECK(scratch.guards_intact() && this->guards_intact(), "%s writes outside its memory", name.c_str());
   }
   bool untouched_outside(int begin, int end) const {
-    for (std::size_t i = 0; i < size(); ++i) {
+    for (std::size_t i = 0; i < this->size(); ++i) {
       const auto y = static_cast<std::ptrdiff_t>(i) % block_stride_ / row_;
-      if ((y < begin || y >= end) && !untouched(i)) return false;
+      if ((y < begin || y >= end) && !this->untouched(i)) return false;
     }
     return true;
   }
@@ -105,12 +144,11 @@ class Rows : public Guarded {
  private:
   std::ptrdiff_t block_stride_, row_;
 };
+using Rows = RowsOf<float>;
 
-inline bool same_bits(const float* a, const float* b, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) {
-    if (std::bit_cast<std::uint32_t>(a[i]) != std::bit_cast<std::uint32_t>(b[i])) return false;
-  }
-  return true;
+template <typename State>
+bool same_bits(const State* a, const State* b, std::size_t count) {
+  return std::memcmp(a, b, count * sizeof(State)) == 0;
 }
 
 // A value computed in float64, and the sum of the absolute values of the products it consists of.
@@ -125,12 +163,13 @@ struct Exact {
   void add(double product) { add(product, std::abs(product)); }
 };
 
-// Whether `actual` differs from `expected` by at most `roundings` roundings of every product, and is NaN or infinite
-// exactly when it is.
-inline bool within(float actual, const Exact& expected, int roundings) {
+// Whether `actual` differs from `expected` by at most `roundings` roundings of every product to a float and `halvings` to
+// half precision, and is NaN or infinite exactly when it is; in half precision an infinity may have met a zero weight.
+inline bool within(float actual, const Exact& expected, int roundings, int halvings = 0) {
+  if (halvings > 0 && !std::isfinite(expected.value)) return !std::isfinite(actual);
   if (std::isnan(expected.value)) return std::isnan(actual);
   if (std::isinf(expected.value)) return actual == static_cast<float>(expected.value);
-  const double n = roundings * 0x1p-24;
+  const double n = roundings * 0x1p-24 + halvings * 0x1p-8;
   return std::abs(actual - expected.value) <= n / (1.0 - n) * expected.magnitude;
 }
 

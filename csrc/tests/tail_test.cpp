@@ -10,36 +10,38 @@ namespace {
 
 constexpr float kUnusual[] = {0.0f, kNan, std::numeric_limits<float>::infinity()};  // 0: an ordinary value
 
+template <typename State>
 void global_depthwise(int channels, int pixels, float planted, Random& random) {
   const bool misaligned = random.chance(2);
-  const int blocks = blocks_of(channels), roundings = pixels + 2;
+  const int blocks = blocks_of(channels), roundings = pixels + 2, halvings = sizeof(State) == 4 ? 0 : 1;
   std::vector<float> input = random.reals(static_cast<std::size_t>(channels) * pixels, -2.0f, 2.0f);
   input[random.integer(0, channels * pixels - 1)] = planted;
+  input = rounded<State>(input);
   const std::vector<float> slope = random.reals(channels, -0.5f, 1.5f);
   const std::vector<float> weights = random.reals(input.size(), -1.0f, 1.0f);
   const std::vector<float> bias = random.reals(channels, -1.0f, 1.0f);
 
-  const Constants packed_input(to_blocks(input, channels, pixels), misaligned);
+  const ConstantsOf<State> packed_input(to_blocks(input, channels, pixels), misaligned);
   const Constants packed_slope(to_blocks(slope, channels, 1), misaligned);
   const Constants packed_weights(to_blocks(weights, channels, pixels), misaligned);
   const Constants packed_bias(to_blocks(bias, channels, 1), misaligned);
-  Guarded output(static_cast<std::size_t>(blocks) * kBlock, misaligned);
-  const GlobalDepthwise args = {pixels,
-                                packed_input.get(),
-                                static_cast<std::ptrdiff_t>(pixels) * kBlock,
-                                packed_slope.get(),
-                                packed_weights.get(),
-                                packed_bias.get(),
-                                output.get()};
+  GuardedOf<State> output(static_cast<std::size_t>(blocks) * kBlock, misaligned);
+  const GlobalDepthwiseOf<State> args = {pixels,
+                                         packed_input.get(),
+                                         static_cast<std::ptrdiff_t>(pixels) * kBlock,
+                                         packed_slope.get(),
+                                         packed_weights.get(),
+                                         packed_bias.get(),
+                                         output.get()};
   const int begin = random.integer(0, blocks - 1), end = random.integer(begin + 1, blocks);
 
-  for (const KernelSet& set : compiled_kernels()) {
+  for (const auto& set : kernel_sets(State{})) {
     if (!set.available) continue;
     output.poison();
     set.global_depthwise(args, begin, end);
     CHECK(output.guards_intact(), "%s %dx%d writes outside its memory", set.name, channels, pixels);
     for (int c = 0; c < blocks * kBlock; ++c) {
-      const float actual = output.get()[c];
+      const float actual = to_float(output.get()[c]);
       if (c < begin * kBlock || c >= end * kBlock) {
         CHECK(output.untouched(c), "%s %dx%d writes besides its blocks", set.name, channels, pixels);
         continue;
@@ -55,30 +57,32 @@ void global_depthwise(int channels, int pixels, float planted, Random& random) {
         expected.add(weights[static_cast<std::size_t>(c) * pixels + p] *
                      (std::signbit(value) ? value * slope[c] : value));
       }
-      CHECK(within(actual, expected, roundings), "%s %dx%d: channel %d is %.9g, not %.9g", set.name, channels, pixels,
-            c, actual, expected.value);
+      CHECK(within(actual, expected, roundings, halvings), "%s %dx%d: channel %d is %.9g, not %.9g", set.name, channels,
+            pixels, c, actual, expected.value);
     }
   }
 }
 
+template <typename State>
 void linear(int inputs, int outputs, bool accumulate, float planted, Random& random) {
   const bool misaligned = random.chance(2);
   const int blocks = blocks_of(outputs), roundings = inputs + 2;
   std::vector<float> input = random.reals(inputs, -2.0f, 2.0f);
   input[random.integer(0, inputs - 1)] = planted;
+  input = rounded<State>(input);
   const std::vector<float> weights = random.reals(static_cast<std::size_t>(outputs) * inputs, -1.0f, 1.0f);
   const std::vector<float> bias = random.reals(outputs, -1.0f, 1.0f);
   const std::vector<float> before = random.reals(outputs, -1.0f, 1.0f);
 
-  const Constants exact_input(input, misaligned);
+  const ConstantsOf<State> exact_input(input, misaligned);
   const Constants packed_weights(to_blocks(weights, outputs, inputs), misaligned);
   const Constants packed_bias(to_blocks(bias, outputs, 1), misaligned);
   Guarded output(outputs, misaligned);
-  const Linear args = {inputs,       exact_input.get(), packed_weights.get(), packed_bias.get(), outputs,
-                       output.get(), accumulate};
+  const LinearOf<State> args = {inputs,       exact_input.get(), packed_weights.get(), packed_bias.get(), outputs,
+                                output.get(), accumulate};
   const int begin = random.integer(0, blocks - 1), end = random.integer(begin + 1, blocks);
 
-  for (const KernelSet& set : compiled_kernels()) {
+  for (const auto& set : kernel_sets(State{})) {
     if (!set.available) continue;
     output.poison();
     for (int n = begin * kBlock; accumulate && n < outputs && n < end * kBlock; ++n) output.get()[n] = before[n];
@@ -109,11 +113,17 @@ int main() {
   Random random(1);
   for (const float planted : kUnusual) {
     for (const int channels : {1, 16, 20, 64, 130}) {
-      for (const int pixels : {1, 2, 3, 4, 5, 7, 16, 49, 50}) global_depthwise(channels, pixels, planted, random);
+      for (const int pixels : {1, 2, 3, 4, 5, 7, 16, 49, 50}) {
+        global_depthwise<float>(channels, pixels, planted, random);
+        global_depthwise<pnf::Bf16>(channels, pixels, planted, random);
+      }
     }
     for (const int inputs : {16, 48, 512}) {
       for (const int outputs : {1, 15, 16, 17, 40, 64, 128, 129, 200, 512}) {
-        for (const bool accumulate : {false, true}) linear(inputs, outputs, accumulate, planted, random);
+        for (const bool accumulate : {false, true}) {
+          linear<float>(inputs, outputs, accumulate, planted, random);
+          linear<pnf::Bf16>(inputs, outputs, accumulate, planted, random);
+        }
       }
     }
   }

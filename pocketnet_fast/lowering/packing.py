@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from pocketnet_fast.lowering.plan import BLOCK, blocks_of
 
@@ -19,6 +20,16 @@ def pack_vector(vector: np.ndarray) -> np.ndarray:
     return _pad(vector, 0)
 
 
+def pair_words(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Two arrays, rounded to bfloat16, as the lower and the upper halves of words, seen as float32."""
+
+    def halves(array: np.ndarray) -> np.ndarray:
+        rounded = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(torch.bfloat16)
+        return rounded.view(torch.int16).numpy().view(np.uint16).astype(np.uint32)
+
+    return (halves(low) | halves(high) << 16).view(np.float32)
+
+
 def pack_pointwise(weight: np.ndarray) -> np.ndarray:
     """C_out x C_in to out_blocks x in_blocks x 16 (in) x 16 (out)."""
     padded = _pad(_pad(weight, 0), 1)
@@ -26,10 +37,28 @@ def pack_pointwise(weight: np.ndarray) -> np.ndarray:
     return padded.reshape(out_blocks, BLOCK, in_blocks, BLOCK).transpose(0, 2, 3, 1)
 
 
+def pack_pointwise_pairs(weight: np.ndarray) -> np.ndarray:
+    """C_out x C_in to out_blocks x in_blocks x 8 (in) x 16 (out) words of two input channels."""
+    packed = pack_pointwise(weight)
+    return pair_words(packed[:, :, 0::2], packed[:, :, 1::2])
+
+
 def pack_depthwise(weight: np.ndarray) -> np.ndarray:
     """C x k x k to blocks x k*k x 16."""
     padded = _pad(weight.reshape(weight.shape[0], -1), 0)
     return padded.reshape(-1, BLOCK, padded.shape[1]).transpose(0, 2, 1)
+
+
+def pack_depthwise_pairs(weight: np.ndarray) -> np.ndarray:
+    """C x k x k to blocks x (k + 1) / 2 x k x 16 words of two taps of a column.
+
+    The last tap of a column is the upper half of its word, with a zero below.
+    """
+    kernel = weight.shape[1]
+    packed = pack_depthwise(weight).reshape(-1, kernel, kernel, BLOCK)
+    upper, last = packed[:, 1::2], packed[:, -1:]
+    lower = np.concatenate([packed[:, : kernel - 1 : 2], np.zeros_like(last)], 1)
+    return pair_words(lower, np.concatenate([upper, last], 1))
 
 
 def pack_stem(weight: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor
 BLOCK = 16
 MAX_TERMS = 16
 _MAGIC = 0x31464E50
-_VERSION = 1
+_VERSIONS = {"fp32": 1, "bf16": 2}
 
 
 class TermKind(IntEnum):
@@ -160,9 +160,14 @@ class Group:
 
 @dataclass
 class Plan:
-    """A lowered network. ``str(plan)`` is a readable table."""
+    """A lowered network. ``str(plan)`` is a readable table.
+
+    ``precision`` is that of the states and of the convolutions' weights: ``"fp32"`` or ``"bf16"``. Sizes and
+    offsets of states count elements, those of weights 32-bit words, whatever it is.
+    """
 
     model_name: str
+    precision: str
     height: int
     width: int
     bgr: bool
@@ -177,6 +182,11 @@ class Plan:
         """All steps in the order in which they are encoded and profiled."""
         for group in self.groups:
             yield from group.steps
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of an element of a state."""
+        return 2 if self.precision == "bf16" else 4
 
     @property
     def macs(self) -> int:
@@ -205,7 +215,7 @@ class Plan:
                 body += _encode_step(step)
         header = [
             _MAGIC,
-            _VERSION,
+            _VERSIONS[self.precision],
             12 + len(body),
             self.height,
             self.width,
@@ -235,8 +245,8 @@ class Plan:
                         "macs": step.macs,
                         "memory": "result"
                         if output is None
-                        else f"{'band' if output.in_band else 'arena'}+{4 * output.offset}",
-                        "bytes": 4 * self.embedding_dim if output is None else 4 * output.floats,
+                        else f"{'band' if output.in_band else 'arena'}+{self.state_bytes * output.offset}",
+                        "bytes": 4 * self.embedding_dim if output is None else self.state_bytes * output.floats,
                     }
                 )
         return table
@@ -277,7 +287,8 @@ class Plan:
             lines.append("  ".join(fields).rstrip())
         lines.append(
             f"{self.model_name}: {len(table)} steps in {len(self.groups)} groups, {self.macs:,} MACs, "
-            f"arena {4 * self.arena_floats:,} bytes, band {4 * self.band_floats:,} bytes, "
+            f"arena {self.state_bytes * self.arena_floats:,} bytes, "
+            f"band {self.state_bytes * self.band_floats:,} bytes, "
             f"weights {4 * self.weights.size:,} bytes"
         )
         return "\n".join(lines)

@@ -73,8 +73,12 @@ def _slope(prelu: nn.Module, channels: int) -> np.ndarray:
 
 
 class _Lowering:
-    def __init__(self, model: PocketNet, bgr: bool, bands: bool) -> None:
+    def __init__(self, model: PocketNet, bgr: bool, bands: bool, precision: str) -> None:
         self.model = model
+        self.precision = precision
+        pairs = precision == "bf16"
+        self.pack_depthwise = packing.pack_depthwise_pairs if pairs else packing.pack_depthwise
+        self.pack_pointwise = packing.pack_pointwise_pairs if pairs else packing.pack_pointwise
         self.bgr = bgr
         self.bands = bands
         self.store = packing.WeightStore()
@@ -254,8 +258,8 @@ class _Lowering:
             stride,
             out_blocks=blocks_of(weight.shape[0]),
             slope=self.store.add(packing.pack_vector(_slope(prelu, channels))),
-            depthwise=self.store.add(packing.pack_depthwise(_conv(depthwise)[:, 0])),
-            pointwise=self.store.add(packing.pack_pointwise(weight * scale[:, None])),
+            depthwise=self.store.add(self.pack_depthwise(_conv(depthwise)[:, 0])),
+            pointwise=self.store.add(self.pack_pointwise(weight * scale[:, None])),
             macs=pixels * (channels * kernel * kernel + weight.size),
         )
         return [term], shift
@@ -314,7 +318,7 @@ class _Lowering:
                     first_block,
                     blocks_of(rows.shape[0]),
                     slope=self.store.add(packing.pack_vector(slope[columns])),
-                    pointwise=self.store.add(packing.pack_pointwise(rows[:, columns])),
+                    pointwise=self.store.add(self.pack_pointwise(rows[:, columns])),
                     macs=pixels * weight.shape[0] * buffer.channels,
                 )
             )
@@ -388,6 +392,7 @@ class _Lowering:
         height, width = self.model.input_spec.size
         return Plan(
             self.model.model_name,
+            self.precision,
             height,
             width,
             self.bgr,
@@ -400,7 +405,9 @@ class _Lowering:
         )
 
 
-def lower(model: nn.Module, *, color: str = "rgb", bands: bool = True) -> Plan:
+def lower(
+    model: nn.Module, *, color: str = "rgb", bands: bool = True, precision: str = "fp32"
+) -> Plan:
     """Lower a trained PocketNet to a plan.
 
     Args:
@@ -408,6 +415,8 @@ def lower(model: nn.Module, *, color: str = "rgb", bands: bool = True) -> Plan:
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
         bands: Let steps that follow one another work on a few rows at a time, as a cache of the CPU holds;
             without, each step is a group of its own and every state lies in the arena, as on a GPU.
+        precision: Of the states and of the weights of depthwise and pointwise convolutions, ``"fp32"`` or
+            ``"bf16"``; sums are float32 in both.
 
     Returns:
         The plan, with the weights packed once for every instruction set.
@@ -421,4 +430,6 @@ def lower(model: nn.Module, *, color: str = "rgb", bands: bool = True) -> Plan:
         )
     if color not in ("rgb", "bgr"):
         raise PocketNetError(f"unknown channel order {color!r}; expected 'rgb' or 'bgr'")
-    return _Lowering(model, color != model.input_spec.color, bands).run()
+    if precision not in ("fp32", "bf16"):
+        raise PocketNetError(f"precision is {precision!r}; a plan has 'fp32' or 'bf16'")
+    return _Lowering(model, color != model.input_spec.color, bands, precision).run()

@@ -41,21 +41,25 @@ def extension() -> ModuleType:
     return _C
 
 
-def compiled_isa() -> str:
+def compiled_isa(precision: str = "fp32") -> str:
     """Name of the instruction set whose kernels run: ``avx512``, ``avx2``, ``neon`` or ``scalar``.
 
     The best one that the CPU has, or the one that the environment variable ``PNF_FORCE_ISA`` names.
 
+    Args:
+        precision: ``"bf16"`` asks for the kernels of half precision, which have ``avx512_bf16`` as well;
+            floats run on ``avx512`` where it is in use.
+
     Raises:
         RuntimeError: If ``PNF_FORCE_ISA`` names a set that this build or CPU lacks.
     """
-    name: str = extension().compiled_isa()
+    name: str = extension().compiled_isa(precision == "bf16")
     return name
 
 
-def available_isas() -> list[str]:
-    """Instruction sets that this build and CPU have, best first."""
-    return [name for name, available in extension().isas().items() if available]
+def available_isas(precision: str = "fp32") -> list[str]:
+    """Instruction sets of a precision that this build and CPU have, best first."""
+    return [name for name, available in extension().isas(precision == "bf16").items() if available]
 
 
 def force_isa(name: str) -> None:

@@ -3,8 +3,18 @@
 namespace pnf::PNF_ISA {
 namespace {
 
+template <typename State, int K>
+PNF_INLINE Vec tap_weight(const float* weights, int ky, int kx, int lane) {
+  if constexpr (sizeof(State) == sizeof(float)) {
+    return load(weights + (ky * K + kx) * kBlock + lane);
+  } else {
+    const Vec pairs = load(weights + (ky / 2 * K + kx) * kBlock + lane);
+    return ky % 2 == 0 && ky + 1 < K ? low_half(pairs) : high_half(pairs);
+  }
+}
+
 // Each input pixel is loaded once per row and serves up to K outputs.
-template <int K, int S, int T>
+template <typename State, int K, int S, int T>
 PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_end, int x, const float* weights,
                                float* out) {
 #pragma GCC unroll 1
@@ -17,7 +27,7 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
       const float* in = rows[ky] + x * S * kBlock + v * kLanes;
       Vec w[K];
 #pragma GCC unroll 8
-      for (int kx = 0; kx < K; ++kx) w[kx] = load(weights + (ky * K + kx) * kBlock + v * kLanes);
+      for (int kx = 0; kx < K; ++kx) w[kx] = tap_weight<State, K>(weights, ky, kx, v * kLanes);
 #pragma GCC unroll 64
       for (int i = 0; i < (T - 1) * S + K; ++i) {
         const Vec value = load(in + i * kBlock);
@@ -33,34 +43,35 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
   }
 }
 
-template <int K, int S>
+template <typename State, int K, int S>
 void depthwise_row(const float* const* rows, int ky_begin, int ky_end, int width, const float* weights, float* out) {
   int x = 0;
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
-    depthwise_tile<K, S, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, out);
+    depthwise_tile<State, K, S, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, out);
   }
   if constexpr (kDepthwisePixels > 7) {
-    for (; x + 7 <= width; x += 7) depthwise_tile<K, S, 7>(rows, ky_begin, ky_end, x, weights, out);
+    for (; x + 7 <= width; x += 7) depthwise_tile<State, K, S, 7>(rows, ky_begin, ky_end, x, weights, out);
   }
-  for (; x < width; ++x) depthwise_tile<K, S, 1>(rows, ky_begin, ky_end, x, weights, out);
+  for (; x < width; ++x) depthwise_tile<State, K, S, 1>(rows, ky_begin, ky_end, x, weights, out);
 }
 
 using DepthwiseRow = void (*)(const float* const*, int, int, int, const float*, float*);
 
+template <typename State>
 DepthwiseRow depthwise_row_of(int kernel, int stride) {
   switch (kernel * 2 + stride) {
     case 3 * 2 + 1:
-      return depthwise_row<3, 1>;
+      return depthwise_row<State, 3, 1>;
     case 3 * 2 + 2:
-      return depthwise_row<3, 2>;
+      return depthwise_row<State, 3, 2>;
     case 5 * 2 + 1:
-      return depthwise_row<5, 1>;
+      return depthwise_row<State, 5, 1>;
     case 5 * 2 + 2:
-      return depthwise_row<5, 2>;
+      return depthwise_row<State, 5, 2>;
     case 7 * 2 + 1:
-      return depthwise_row<7, 1>;
+      return depthwise_row<State, 7, 1>;
     default:
-      return depthwise_row<7, 2>;
+      return depthwise_row<State, 7, 2>;
   }
 }
 

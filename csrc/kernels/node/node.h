@@ -11,6 +11,12 @@
 // pre-processing of a cell has one kPointwise term per state of the concatenation it reads, so the
 // concatenation never exists; a factorised reduction is two strided kPointwise terms over disjoint channels.
 //
+// In half precision, states are Bf16 and the weights of the convolutions are pairs, two taps of a column (the last tap of
+// an odd window has a zero before it) or two input channels in a word:
+//   depthwise  [blocks][(kernel + 1) / 2][kernel][16]        pointwise  [out_blocks][blocks][8][16 out]
+// Every sum is fp32; what goes to the pointwise product may be rounded to Bf16 on the way (PReLU's result and the
+// depthwise result, each by 2^-8), and the sum is when it is stored.
+//
 // Layout: see layout.h. No pointer needs alignment. Every sum is accumulated in fp32 with fused multiply-adds
 // (scalar: separately rounded). To first order, the error of an output is at most
 // (k * k + 16 * panels + terms + 4) * 2^-24 of its sum of absolute products, with k the widest window (pooling: 3)
@@ -26,7 +32,8 @@ inline constexpr int kMaxTerms = 16;
 
 enum class TermKind : int { kPointwise = 0, kDepthwise = 1, kMaxPool = 2, kAvgPool = 3, kIdentity = 4 };
 
-struct Term {
+template <typename State>
+struct TermOf {
   TermKind kind;
   int kernel;                 // depthwise: 3, 5 or 7
   int stride;                 // 1 or 2
@@ -34,7 +41,7 @@ struct Term {
   int height, width;          // of the input
   int blocks;                 // of input channels
   int first_out, out_blocks;  // the output blocks a convolution contributes to
-  const float* input;         // row y of block b at input + b * block_stride + y * width * 16
+  const State* input;         // row y of block b at input + b * block_stride + y * width * 16
   std::ptrdiff_t block_stride;
   const float* slope;      // [blocks][16]: PReLU
   const float* depthwise;  // [blocks][kernel * kernel][16]
@@ -42,28 +49,38 @@ struct Term {
   const float* scale;      // [blocks][16]: pooling
 };
 
-struct Node {
+using Term = TermOf<float>;
+
+template <typename State>
+struct NodeOf {
   int height, width;  // of the output
   int blocks;         // of output channels
-  float* output;      // row y of block b at output + b * block_stride + y * width * 16
+  State* output;      // row y of block b at output + b * block_stride + y * width * 16
   std::ptrdiff_t block_stride;
   const float* bias;  // [blocks][16]
   int terms;
-  Term term[kMaxTerms];
+  TermOf<State> term[kMaxTerms];
 };
 
-// Floats of scratch that node_rows needs; the pointers in `node` are not read.
+using Node = NodeOf<float>;
+
+// Floats of scratch that node_rows needs, in either precision; the pointers in `node` are not read.
 std::size_t node_scratch(const Node& node);
 
 // Computes output rows [row_begin, row_end).
-#define PNF_DECLARE(isa)                                                        \
-  namespace isa {                                                               \
-  void node_rows(const Node& node, int row_begin, int row_end, float* scratch); \
+#define PNF_DECLARE(isa)                                                                \
+  namespace isa {                                                                       \
+  void node_rows(const Node& node, int row_begin, int row_end, float* scratch);         \
+  void node_rows(const NodeOf<Bf16>& node, int row_begin, int row_end, float* scratch); \
   }
 PNF_DECLARE(scalar)
 PNF_DECLARE(avx2)
 PNF_DECLARE(avx512)
 PNF_DECLARE(neon)
 #undef PNF_DECLARE
+
+namespace avx512_bf16 {
+void node_rows(const NodeOf<Bf16>& node, int row_begin, int row_end, float* scratch);
+}
 
 }  // namespace pnf

@@ -13,17 +13,32 @@ struct Run {
   int panels;
 };
 
-struct TileOut {
+// A panel's weights in words, by the type of the states.
+template <typename State>
+constexpr int kPanelWords = kBlock * kBlock / (sizeof(float) / sizeof(State));
+
+template <typename State>
+PNF_INLINE Vec panel_weight(const float* weights, int k, int lane) {
+  if constexpr (sizeof(State) == sizeof(float)) {
+    return load(weights + k * kBlock + lane);
+  } else {
+    const Vec pairs = load(weights + k / 2 * kBlock + lane);
+    return k % 2 == 0 ? low_half(pairs) : high_half(pairs);
+  }
+}
+
+template <typename State>
+struct TileOutOf {
   const float* bias;    // [blocks][16]
   const float* addend;  // null, or [blocks][pixels][16] with `addend_stride` floats between blocks
   std::ptrdiff_t addend_stride;
-  float* output;
+  State* output;
   std::ptrdiff_t output_stride;  // between blocks
 };
+using TileOut = TileOutOf<float>;
 
-template <int P, int NB>
-PNF_INLINE void pointwise_tile(const Run* runs, int n_runs, const TileOut& out, int pixel) {
-  Vec acc[P][NB * kVecs];
+template <int P, int NB, typename State>
+PNF_INLINE void start_tile(const TileOutOf<State>& out, int pixel, Vec (&acc)[P][NB * kVecs]) {
 #pragma GCC unroll 2
   for (int b = 0; b < NB; ++b) {
 #pragma GCC unroll 16
@@ -46,6 +61,25 @@ PNF_INLINE void pointwise_tile(const Run* runs, int n_runs, const TileOut& out, 
       }
     }
   }
+}
+
+template <int P, int NB, typename State>
+PNF_INLINE void store_tile(const TileOutOf<State>& out, int pixel, const Vec (&acc)[P][NB * kVecs]) {
+#pragma GCC unroll 2
+  for (int b = 0; b < NB; ++b) {
+    State* output = out.output + b * out.output_stride + pixel * kBlock;
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVecs; ++v) store(output + p * kBlock + v * kLanes, acc[p][b * kVecs + v]);
+    }
+  }
+}
+
+template <int P, int NB, typename State>
+PNF_INLINE void pointwise_tile(const Run* runs, int n_runs, const TileOutOf<State>& out, int pixel) {
+  Vec acc[P][NB * kVecs];
+  start_tile<P, NB>(out, pixel, acc);
   for (int r = 0; r < n_runs; ++r) {
     const Run& run = runs[r];
     const float* weights = run.weights;
@@ -58,7 +92,7 @@ PNF_INLINE void pointwise_tile(const Run* runs, int n_runs, const TileOut& out, 
         for (int b = 0; b < NB; ++b) {
 #pragma GCC unroll 16
           for (int v = 0; v < kVecs; ++v) {
-            w[b * kVecs + v] = load(weights + b * run.weights_stride + k * kBlock + v * kLanes);
+            w[b * kVecs + v] = panel_weight<State>(weights + b * run.weights_stride, k, v * kLanes);
           }
         }
 #pragma GCC unroll 16
@@ -68,22 +102,14 @@ PNF_INLINE void pointwise_tile(const Run* runs, int n_runs, const TileOut& out, 
           for (int v = 0; v < NB * kVecs; ++v) acc[p][v] = fma(x, w[v], acc[p][v]);
         }
       }
-      weights += kBlock * kBlock;
+      weights += kPanelWords<State>;
     }
   }
-#pragma GCC unroll 2
-  for (int b = 0; b < NB; ++b) {
-    float* output = out.output + b * out.output_stride + pixel * kBlock;
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 16
-      for (int v = 0; v < kVecs; ++v) store(output + p * kBlock + v * kLanes, acc[p][b * kVecs + v]);
-    }
-  }
+  store_tile<P, NB>(out, pixel, acc);
 }
 
-template <int NB, int P>
-void pointwise_tile_of(int size, const Run* runs, int n_runs, const TileOut& out, int pixel) {
+template <int NB, int P, typename State>
+void pointwise_tile_of(int size, const Run* runs, int n_runs, const TileOutOf<State>& out, int pixel) {
   if constexpr (P > 1) {
     if (size < P) return pointwise_tile_of<NB, P - 1>(size, runs, n_runs, out, pixel);
   }
@@ -94,8 +120,8 @@ PNF_INLINE int tiles_of(int pixels) { return (pixels + kTilePixels - 1) / kTileP
 
 // All pixels of NB output blocks. Tiles differ by one pixel at most, so that none is left nearly empty. Calls
 // before_tile() in front of each.
-template <int NB, typename BeforeTile>
-void pointwise_pixels(const Run* runs, int n_runs, const TileOut& out, int pixels, BeforeTile before_tile) {
+template <int NB, typename State, typename BeforeTile>
+void pointwise_pixels(const Run* runs, int n_runs, const TileOutOf<State>& out, int pixels, BeforeTile before_tile) {
   const int tiles = tiles_of(pixels);
   const int size = pixels / tiles, larger = pixels % tiles;
   int pixel = 0;

@@ -6,16 +6,27 @@
 namespace pnf {
 
 // Enough pixels for the weights of a block to be read from the second-level cache a few times only.
-static inline int band_rows(const Node& node) {
+template <typename State>
+static inline int band_rows(const NodeOf<State>& node) {
   constexpr int kBandPixels = 56;
   const int rows = kBandPixels / node.width;
   return rows < 1 ? 1 : (rows > node.height ? node.height : rows);
 }
 
-static inline int ring_width(const Term& term) { return term.width + 2 * (term.kernel / 2); }
+template <typename State>
+static inline int ring_width(const TermOf<State>& term) {
+  return term.width + 2 * (term.kernel / 2);
+}
 
-static inline std::ptrdiff_t ring_floats(const Term& term) {
+template <typename State>
+static inline std::ptrdiff_t ring_floats(const TermOf<State>& term) {
   return static_cast<std::ptrdiff_t>(term.blocks) * term.kernel * ring_width(term) * kBlock;
+}
+
+// A row of the input, which the kernels of half precision keep.
+template <typename State>
+static inline std::ptrdiff_t row_floats(const TermOf<State>& term) {
+  return static_cast<std::ptrdiff_t>(term.blocks) * term.width * kBlock / 2;
 }
 
 }  // namespace pnf

@@ -1,6 +1,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include "kernels/layout.h"
+
 #define PNF_INLINE static inline __attribute__((always_inline))
 
 namespace pnf::avx2 {
@@ -18,6 +20,25 @@ PNF_INLINE Vec load_u8(const unsigned char* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 PNF_INLINE void store(float* p, Vec x) { _mm256_storeu_ps(p, x); }
+PNF_INLINE Vec low_half(Vec pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pairs), 16)); }
+PNF_INLINE Vec high_half(Vec pairs) {
+  return _mm256_and_ps(pairs, _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+PNF_INLINE Vec load(const Bf16* p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+// To the nearest, ties to even; a NaN stays one.
+PNF_INLINE void store(Bf16* p, Vec x) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  const __m256i upper = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+}
 PNF_INLINE Vec splat(float x) { return _mm256_set1_ps(x); }
 PNF_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 PNF_INLINE Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }

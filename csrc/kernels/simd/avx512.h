@@ -1,9 +1,14 @@
 #pragma once
 #include <immintrin.h>
 
-#define PNF_INLINE static inline __attribute__((always_inline))
+#include "kernels/layout.h"
 
-namespace pnf::avx512 {
+#define PNF_INLINE static inline __attribute__((always_inline))
+#ifndef PNF_AVX512
+#define PNF_AVX512 avx512
+#endif
+
+namespace pnf::PNF_AVX512 {
 
 using Vec = __m512;
 constexpr int kLanes = 16;
@@ -17,6 +22,27 @@ PNF_INLINE Vec load_u8(const unsigned char* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 PNF_INLINE void store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
+PNF_INLINE Vec low_half(Vec pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16)); }
+PNF_INLINE Vec high_half(Vec pairs) {
+  return _mm512_and_ps(pairs, _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+PNF_INLINE Vec load(const Bf16* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+// To the nearest, ties to even; a NaN stays one.
+PNF_INLINE void store(Bf16* p, Vec x) {
+#ifdef __AVX512BF16__
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+#else
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i kept =
+      _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), bits, _mm512_set1_epi32(0x400000));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
+#endif
+}
 PNF_INLINE Vec splat(float x) { return _mm512_set1_ps(x); }
 PNF_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 PNF_INLINE Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
@@ -47,4 +73,4 @@ PNF_INLINE Vec interleave_high(Vec a, Vec b) {
   return _mm512_permutex2var_ps(a, order, b);
 }
 
-}  // namespace pnf::avx512
+}  // namespace pnf::PNF_AVX512

@@ -1,6 +1,8 @@
 #pragma once
 #include <arm_neon.h>
 
+#include "kernels/layout.h"
+
 #define PNF_INLINE static inline __attribute__((always_inline))
 
 namespace pnf::neon {
@@ -18,6 +20,21 @@ PNF_INLINE Vec load_u8(const unsigned char* p) {
   return vcvtq_f32_u32(bytes);
 }
 PNF_INLINE void store(float* p, Vec x) { vst1q_f32(p, x); }
+PNF_INLINE Vec low_half(Vec pairs) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(pairs), 16)); }
+PNF_INLINE Vec high_half(Vec pairs) {
+  return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(pairs), vdupq_n_u32(0xffff0000u)));
+}
+PNF_INLINE Vec load(const Bf16* p) {
+  return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p)), 16));
+}
+// To the nearest, ties to even; a NaN stays one.
+PNF_INLINE void store(Bf16* p, Vec x) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(x);
+  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+  const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+  vst1_u16(reinterpret_cast<std::uint16_t*>(p), vshrn_n_u32(vbslq_u32(vceqq_f32(x, x), rounded, quiet), 16));
+}
 PNF_INLINE Vec splat(float x) { return vdupq_n_f32(x); }
 PNF_INLINE Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
 PNF_INLINE Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }

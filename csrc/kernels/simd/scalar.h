@@ -1,4 +1,5 @@
 #pragma once
+#include "kernels/layout.h"
 
 #define PNF_INLINE static inline __attribute__((always_inline))
 
@@ -13,6 +14,16 @@ constexpr int kDepthwisePixels = 2;
 PNF_INLINE Vec load(const float* p) { return *p; }
 PNF_INLINE Vec load_u8(const unsigned char* p) { return static_cast<float>(*p); }
 PNF_INLINE void store(float* p, Vec x) { *p = x; }
+PNF_INLINE Vec low_half(float pair) { return __builtin_bit_cast(float, __builtin_bit_cast(std::uint32_t, pair) << 16); }
+PNF_INLINE Vec high_half(float pair) {
+  return __builtin_bit_cast(float, __builtin_bit_cast(std::uint32_t, pair) & 0xffff0000u);
+}
+PNF_INLINE Vec load(const Bf16* p) { return __builtin_bit_cast(float, static_cast<std::uint32_t>(*p) << 16); }
+PNF_INLINE void store(Bf16* p, Vec x) {
+  const std::uint32_t bits = __builtin_bit_cast(std::uint32_t, x);
+  const std::uint32_t rounded = x == x ? bits + 0x7fffu + (bits >> 16 & 1u) : bits | 0x400000u;
+  *p = static_cast<Bf16>(rounded >> 16);
+}
 PNF_INLINE Vec splat(float x) { return x; }
 PNF_INLINE Vec add(Vec a, Vec b) { return a + b; }
 PNF_INLINE Vec mul(Vec a, Vec b) { return a * b; }

@@ -21,7 +21,8 @@ struct Image {
   bool mirror;
 };
 
-struct Stem {
+template <typename State>
+struct StemOf {
   int height, width;  // of the image; the output is (height + 1) / 2 x (width + 1) / 2
   int blocks;
   const float* weights;  // [blocks][ky][colour][kx][16]
@@ -29,16 +30,19 @@ struct Stem {
   const float* mean;     // [3], in pixel values
   const float* scale;    // [3]
   bool bgr;              // the interleaved colours come as blue, green, red
-  float* output;         // row y of block b at output + b * block_stride + y * out_width * 16
+  State* output;         // row y of block b at output + b * block_stride + y * out_width * 16
   std::ptrdiff_t block_stride;
 };
+
+using Stem = StemOf<float>;
 
 // Three padded rows of three colours.
 std::size_t stem_scratch(const Stem& stem);
 
-#define PNF_DECLARE(isa)                                                                            \
-  namespace isa {                                                                                   \
-  void stem_rows(const Stem& stem, const Image& image, int row_begin, int row_end, float* scratch); \
+#define PNF_DECLARE(isa)                                                                                    \
+  namespace isa {                                                                                           \
+  void stem_rows(const Stem& stem, const Image& image, int row_begin, int row_end, float* scratch);         \
+  void stem_rows(const StemOf<Bf16>& stem, const Image& image, int row_begin, int row_end, float* scratch); \
   }
 PNF_DECLARE(scalar)
 PNF_DECLARE(avx2)

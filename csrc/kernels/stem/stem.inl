@@ -11,9 +11,13 @@ namespace {
 constexpr int kVecs = kBlock / kLanes;
 
 // Floats of one staged row of all colours.
-int staged_floats(const Stem& stem) { return 3 * (stem.width + 2); }
+template <typename State>
+int staged_floats(const StemOf<State>& stem) {
+  return 3 * (stem.width + 2);
+}
 
-void stage_planar(const Stem& stem, const float* image, int iy, float* out) {
+template <typename State>
+void stage_planar(const StemOf<State>& stem, const float* image, int iy, float* out) {
   for (int c = 0; c < 3; ++c) {
     const float* in = image + (static_cast<std::ptrdiff_t>(c) * stem.height + iy) * stem.width;
     *out++ = 0.0f;
@@ -22,7 +26,8 @@ void stage_planar(const Stem& stem, const float* image, int iy, float* out) {
   }
 }
 
-void stage_interleaved(const Stem& stem, const std::uint8_t* image, int iy, float* out) {
+template <typename State>
+void stage_interleaved(const StemOf<State>& stem, const std::uint8_t* image, int iy, float* out) {
   // Three registers hold every phase of the period of three colours.
   float minus_mean[3 * kLanes], scale[3 * kLanes];
   for (int i = 0; i < 3 * kLanes; ++i) {
@@ -44,7 +49,8 @@ void stage_interleaved(const Stem& stem, const std::uint8_t* image, int iy, floa
 }
 
 // Row iy of the image lies in slot (iy + 3) % 3.
-void stage_row(const Stem& stem, const Image& image, int iy, float* ring) {
+template <typename State>
+void stage_row(const StemOf<State>& stem, const Image& image, int iy, float* ring) {
   float* out = ring + static_cast<std::ptrdiff_t>((iy + 3) % 3) * staged_floats(stem);
   if (iy < 0 || iy >= stem.height) {
     for (int i = 0; i < staged_floats(stem); ++i) out[i] = 0.0f;
@@ -57,8 +63,8 @@ void stage_row(const Stem& stem, const Image& image, int iy, float* ring) {
 
 // `planes` points, per row and colour, at the first tap of output pixel 0; Step is the distance of a pixel from the
 // next one to the right.
-template <int P, int NB, int Step>
-PNF_INLINE void stem_tile(const Stem& stem, const float* const* planes, int block, int x, float* output) {
+template <int P, int NB, int Step, typename State>
+PNF_INLINE void stem_tile(const StemOf<State>& stem, const float* const* planes, int block, int x, State* output) {
   Vec acc[P][NB * kVecs];
   const float* weights = stem.weights + static_cast<std::ptrdiff_t>(block) * 27 * kBlock;
 #pragma GCC unroll 32
@@ -100,8 +106,8 @@ PNF_INLINE void stem_tile(const Stem& stem, const float* const* planes, int bloc
   }
 }
 
-template <int NB, int Step>
-void stem_row(const Stem& stem, const float* const* planes, int block, int width, float* output) {
+template <int NB, int Step, typename State>
+void stem_row(const StemOf<State>& stem, const float* const* planes, int block, int width, State* output) {
   int x = 0;
   for (; x + kTilePixels <= width; x += kTilePixels) {
     stem_tile<kTilePixels, NB, Step>(stem, planes, block, x, output);
@@ -112,8 +118,8 @@ void stem_row(const Stem& stem, const float* const* planes, int block, int width
   for (; x < width; ++x) stem_tile<1, NB, Step>(stem, planes, block, x, output);
 }
 
-template <int Step>
-void stem_blocks(const Stem& stem, const float* const* planes, int width, float* output) {
+template <int Step, typename State>
+void stem_blocks(const StemOf<State>& stem, const float* const* planes, int width, State* output) {
   int block = 0;
   for (; block + kTileBlocks <= stem.blocks; block += kTileBlocks) {
     stem_row<kTileBlocks, Step>(stem, planes, block, width, output + block * stem.block_stride);
@@ -123,9 +129,8 @@ void stem_blocks(const Stem& stem, const float* const* planes, int width, float*
   }
 }
 
-}  // namespace
-
-void stem_rows(const Stem& stem, const Image& image, int row_begin, int row_end, float* scratch) {
+template <typename State>
+void stem_rows_of(const StemOf<State>& stem, const Image& image, int row_begin, int row_end, float* scratch) {
   const bool planar = image.planar != nullptr;
   const int out_width = (stem.width + 1) / 2;
   const int right = planar ? 1 : 3;
@@ -139,13 +144,23 @@ void stem_rows(const Stem& stem, const Image& image, int row_begin, int row_end,
       planes[j] = scratch + (2 * y + 2 + j / 3) % 3 * staged_floats(stem) + c * plane;
       if (image.mirror) planes[j] += (stem.width + 1) * right;
     }
-    float* row = stem.output + static_cast<std::ptrdiff_t>(y) * out_width * kBlock;
+    State* row = stem.output + static_cast<std::ptrdiff_t>(y) * out_width * kBlock;
     if (planar) {
       image.mirror ? stem_blocks<-1>(stem, planes, out_width, row) : stem_blocks<1>(stem, planes, out_width, row);
     } else {
       image.mirror ? stem_blocks<-3>(stem, planes, out_width, row) : stem_blocks<3>(stem, planes, out_width, row);
     }
   }
+}
+
+}  // namespace
+
+void stem_rows(const Stem& stem, const Image& image, int row_begin, int row_end, float* scratch) {
+  stem_rows_of(stem, image, row_begin, row_end, scratch);
+}
+
+void stem_rows(const StemOf<Bf16>& stem, const Image& image, int row_begin, int row_end, float* scratch) {
+  stem_rows_of(stem, image, row_begin, row_end, scratch);
 }
 
 }  // namespace pnf::PNF_ISA

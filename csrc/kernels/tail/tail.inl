@@ -6,16 +6,19 @@ namespace {
 
 constexpr int kVecs = kBlock / kLanes;
 
+PNF_INLINE float as_float(float x) { return x; }
+PNF_INLINE float as_float(Bf16 x) { return __builtin_bit_cast(float, static_cast<std::uint32_t>(x) << 16); }
+
 // Blocks of outputs side by side: enough independent sums to hide the latency of a fused multiply-add.
-template <int NB>
-void linear_blocks(const Linear& args, int block) {
+template <int NB, typename State>
+void linear_blocks(const LinearOf<State>& args, int block) {
   const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(args.inputs) * kBlock;
   const float* weights = args.weights + block * stride;
   Vec acc[NB * kVecs];
 #pragma GCC unroll 64
   for (int i = 0; i < NB * kVecs; ++i) acc[i] = load(args.bias + block * kBlock + i * kLanes);
   for (int k = 0; k < args.inputs; ++k) {
-    const Vec x = splat(args.input[k]);
+    const Vec x = splat(as_float(args.input[k]));
 #pragma GCC unroll 8
     for (int b = 0; b < NB; ++b) {
 #pragma GCC unroll 16
@@ -32,12 +35,11 @@ void linear_blocks(const Linear& args, int block) {
   for (int i = 0; i < count; ++i) out[i] = args.accumulate ? out[i] + result[i] : result[i];
 }
 
-}  // namespace
-
-void global_depthwise(const GlobalDepthwise& args, int block_begin, int block_end) {
+template <typename State>
+void global_depthwise_of(const GlobalDepthwiseOf<State>& args, int block_begin, int block_end) {
   constexpr int kSums = 4;
   for (int block = block_begin; block < block_end; ++block) {
-    const float* in = args.input + block * args.block_stride;
+    const State* in = args.input + block * args.block_stride;
     const float* weights = args.weights + static_cast<std::ptrdiff_t>(block) * args.pixels * kBlock;
     for (int lane = 0; lane < kBlock; lane += kLanes) {
       const Vec slope = load(args.slope + block * kBlock + lane);
@@ -59,11 +61,26 @@ void global_depthwise(const GlobalDepthwise& args, int block_begin, int block_en
   }
 }
 
-void linear(const Linear& args, int block_begin, int block_end) {
+template <typename State>
+void linear_of(const LinearOf<State>& args, int block_begin, int block_end) {
   constexpr int kGroup = 8 / kVecs > 1 ? 8 / kVecs : 1;
   int block = block_begin;
   for (; block + kGroup <= block_end; block += kGroup) linear_blocks<kGroup>(args, block);
   for (; block < block_end; ++block) linear_blocks<1>(args, block);
 }
+
+}  // namespace
+
+void global_depthwise(const GlobalDepthwise& args, int block_begin, int block_end) {
+  global_depthwise_of(args, block_begin, block_end);
+}
+
+void linear(const Linear& args, int block_begin, int block_end) { linear_of(args, block_begin, block_end); }
+
+void global_depthwise(const GlobalDepthwiseOf<Bf16>& args, int block_begin, int block_end) {
+  global_depthwise_of(args, block_begin, block_end);
+}
+
+void linear(const LinearOf<Bf16>& args, int block_begin, int block_end) { linear_of(args, block_begin, block_end); }
 
 }  // namespace pnf::PNF_ISA

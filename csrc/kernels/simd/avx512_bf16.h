@@ -1,0 +1,54 @@
+#pragma once
+#define PNF_AVX512 avx512_bf16
+#include "kernels/simd/avx512.h"
+
+namespace pnf::avx512_bf16 {
+
+// Two pixels of a block, 32 Bf16.
+PNF_INLINE __m512i load_two(const Bf16* p) { return _mm512_loadu_si512(p); }
+PNF_INLINE void store_two(Bf16* p, __m512i x) { _mm512_storeu_si512(p, x); }
+
+// Slopes as prelu_two meets them: those of even and of odd channels, for either pixel.
+struct TwoSlopes {
+  Vec even, odd;
+};
+PNF_INLINE TwoSlopes two_slopes(const float* slope) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+  const Vec s = load(slope);
+  return {_mm512_permutexvar_ps(even, s), _mm512_permutexvar_ps(_mm512_add_epi32(even, _mm512_set1_epi32(1)), s)};
+}
+PNF_INLINE __m512i prelu_two(__m512i x, const TwoSlopes& slopes) {
+  const __m512i in_turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                            21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const Vec even = mul(low_half(_mm512_castsi512_ps(x)), slopes.even);
+  const Vec odd = mul(high_half(_mm512_castsi512_ps(x)), slopes.odd);
+  const __m512i product = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even));
+  return _mm512_mask_mov_epi16(x, _mm512_movepi16_mask(x), _mm512_permutexvar_epi16(in_turns, product));
+}
+// Words of the same channel of `low` and of `high`: those of the first pixel and those of the second.
+PNF_INLINE void store_pairs_of_two(float* out, __m512i low, __m512i high) {
+  const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
+                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+  _mm512_storeu_si512(out, _mm512_permutex2var_epi16(low, first, high));
+  _mm512_storeu_si512(out + kLanes, _mm512_permutex2var_epi16(low, second, high));
+}
+// The same of one pixel.
+PNF_INLINE void store_pairs(float* out, const Bf16* low, const Bf16* high) {
+  const __m512i l = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(low)));
+  const __m512i h = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(high)));
+  _mm512_storeu_si512(out, _mm512_or_si512(l, _mm512_slli_epi32(h, 16)));
+}
+
+// c plus both products of a word's halves.
+PNF_INLINE Vec dot(Vec a, Vec b, Vec c) {
+  return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+}
+
+// The same with one word for all lanes of a, which an integer broadcast brings along with the product.
+PNF_INLINE Vec dot_word(const float* a, Vec b, Vec c) {
+  const __m512i word = _mm512_set1_epi32(__builtin_bit_cast(int, *a));
+  return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(b), reinterpret_cast<__m512bh>(word));
+}
+
+}  // namespace pnf::avx512_bf16
