@@ -61,18 +61,29 @@ def golden(shared_dir: Path) -> Callable[[str], Golden]:
     return load
 
 
-def _isas() -> list[str]:
+def _isas(precision: str) -> list[str]:
     from pocketnet_fast.ops.native import available_isas
 
-    return available_isas()
+    return available_isas(precision)
 
 
-@pytest.fixture(params=_isas())
+@pytest.fixture(params=_isas("fp32"))
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once per instruction set that this machine has."""
     from pocketnet_fast.ops.native import compiled_isa, force_isa
 
     force_isa(request.param)
     assert compiled_isa() == request.param
+    yield request.param
+    force_isa("")
+
+
+@pytest.fixture(params=_isas("bf16"))
+def bf16_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once per instruction set that half precision has on this machine."""
+    from pocketnet_fast.ops.native import compiled_isa, force_isa
+
+    force_isa(request.param)
+    assert compiled_isa("bf16") == request.param
     yield request.param
     force_isa("")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import io
+import time
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import Golden
 from helpers import random_genotype, randomize_, relative_error
-from torch import Tensor
+from torch import Tensor, nn
 
 import pocketnet_fast
+from pocketnet_fast.data.records import RecordDataset
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.lowering.precision import choose_precision
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
 
@@ -131,6 +136,76 @@ def test_the_model_may_change_afterwards(pixels: Tensor) -> None:
 def test_repr_says_what_runs(isa: str, model: PocketNet) -> None:
     assert f"isa={isa}" in repr(pocketnet_fast.compile(model))
     assert "precision=fp32" in repr(pocketnet_fast.compile(model))
+
+
+def test_half_precision_says_what_runs(bf16_isa: str, model: PocketNet, pixels: Tensor) -> None:
+    fused = pocketnet_fast.compile(model, precision="bf16")
+    assert f"precision=bf16, isa={bf16_isa}" in repr(fused)
+    assert ("products of fp32" in repr(fused)) == (bf16_isa != "avx512_bf16")
+    assert relative_error(fused(pixels), pocketnet_fast.compile(model)(pixels)) < 0.1
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(fused), buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.jit.load(buffer)(pixels), fused(pixels))
+
+
+def test_half_precision_of_trained_weights_on_faces(bf16_isa: str, shared_dir: Path) -> None:
+    if bf16_isa == "scalar":
+        pytest.skip("takes minutes; the operator's tests cover it")
+    faces = RecordDataset(shared_dir / "data" / "transfer")
+    chosen = range(0, len(faces.labels), len(faces.labels) // 200)
+    pixels = torch.from_numpy(np.stack([faces.image(i) for i in chosen]))
+    network = pocketnet_fast.create_model("pocketnet_s128", pretrained=True)
+    cosine = torch.cosine_similarity(
+        pocketnet_fast.compile(network)(pixels), pocketnet_fast.compile(network, precision="bf16")(pixels)
+    )
+    assert float(cosine.mean()) > 0.9995
+    assert float(cosine.min()) > 0.998
+
+
+def test_auto_takes_the_fastest_that_is_faithful(
+    model: PocketNet, pixels: Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # No precision but fp32 has a cosine of 1 to it.
+    fused = pocketnet_fast.compile(model, precision="auto", calibration=pixels, min_cosine=1.0)
+    assert fused.precision == "fp32"
+    said = capsys.readouterr().err
+    assert "precision fp32: the fastest whose cosine stays above 1.0 (fp32 " in said
+    assert "bf16 " in said
+    taken = []
+
+    def build(precision: str) -> nn.Module:
+        taken.append(precision)
+        return Slow(0.02 if precision == "fp32" else 0.0)
+
+    network, choice = choose_precision(build, pixels, 0.9)
+    assert taken == ["fp32", "bf16"]
+    assert choice.precision == "bf16"
+    assert network.seconds == 0.0
+    assert choice.milliseconds["fp32"] > choice.milliseconds["bf16"]
+
+
+class Slow(nn.Module):
+    """The same embedding for every image, after a while."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return torch.ones(len(x), 4)
+
+
+def test_auto_renders_faces_if_it_has_none(model: PocketNet) -> None:
+    assert pocketnet_fast.compile(model, precision="auto").precision in ("fp32", "bf16")
+
+
+def test_auto_checks_its_options(model: PocketNet, pixels: Tensor) -> None:
+    with pytest.raises(PocketNetError, match=r"min_cosine is 1\.5"):
+        pocketnet_fast.compile(model, precision="auto", min_cosine=1.5)
+    with pytest.raises(PocketNetError, match="at least one image"):
+        pocketnet_fast.compile(model, precision="auto", calibration=pixels[:0])
 
 
 def test_options_are_checked(model: PocketNet) -> None:

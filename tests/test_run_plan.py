@@ -61,6 +61,43 @@ def test_random_genotypes(isa: str, channels: int, layers: int, embedding: int, 
     assert relative_error(run_plan(normalized(pixels), program, weights, embedding), expected) < TOLERANCE
 
 
+@functools.cache
+def half_of(
+    channels: int, layers: int, embedding: int, seed: int
+) -> tuple[tuple[Tensor, Tensor], Tensor, float]:
+    """A program of half precision, what it computes but for rounding, and how far off eager bfloat16 is."""
+    model = randomize_(PocketNet(random_genotype(seed), channels, layers, embedding), seed)
+    program = lower(model, precision="bf16").encode()
+    pixels = normalized(images(2, seed))
+    with torch.no_grad():
+        true = model.double()(pixels.double())
+        eager = model.to(torch.bfloat16)(pixels.bfloat16())
+    expected = run_plan_reference(pixels, *program)
+    # The program's own weights, rounded, are a part of eager's error, too.
+    assert relative_error(expected, true) < relative_error(eager, true)
+    return program, expected, relative_error(eager, true)
+
+
+@pytest.mark.parametrize(("channels", "layers", "embedding"), NETWORKS)
+def test_half_precision(bf16_isa: str, channels: int, layers: int, embedding: int) -> None:
+    """No further from exact sums of its weights than eager bfloat16 is from those of its own."""
+    program, expected, eager = half_of(channels, layers, embedding, seed=0)
+    pixels = images(2)
+    for given in (pixels, normalized(pixels)):
+        assert relative_error(run_plan(given, *program, embedding), expected) < eager
+
+
+def test_half_precision_on_threads_and_mirrored(bf16_isa: str) -> None:
+    program, _, _ = half_of(16, 6, 128, 0)
+    pixels = images(4)
+    alone = run_plan(pixels, *program, 128, threads=1)
+    mirrored = run_plan(pixels.flip(2), *program, 128, threads=1)
+    for threads in (2, 3):
+        assert torch.equal(run_plan(pixels, *program, 128, threads=threads), alone)
+        flipped = run_plan(pixels, *program, 128, threads=threads, flip=True)
+        assert torch.equal(flipped, alone + mirrored)
+
+
 def test_colour_order_and_flip(isa: str) -> None:
     program, weights = encoded(16, 4, 64, seed=5, color="bgr")
     pixels = images(3)
@@ -200,7 +237,7 @@ def test_bad_constants_are_named(small: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(RuntimeError, match="damaged program"):
         run_plan(pixels, torch.zeros_like(program), weights, 32)
     newer = program.clone()
-    newer[1] += 1
+    newer[1] += 2
     with pytest.raises(RuntimeError, match=r"program of version \d+; this library runs"):
         run_plan(pixels, newer, weights, 32)
 

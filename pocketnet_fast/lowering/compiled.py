@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering.compiled_cuda import CompiledCudaModel, compile_cuda
 from pocketnet_fast.lowering.plan import Plan
 from pocketnet_fast.lowering.pocketnet import lower
+from pocketnet_fast.lowering.precision import MIN_COSINE, PRECISIONS, choose_precision
 
 _MAX_THREADS = 1024
 
@@ -29,6 +32,7 @@ class CompiledModel(nn.Module):
         self.register_buffer("program", program)
         self.register_buffer("weights", weights)
         self.embedding_dim = plan.embedding_dim
+        self.precision = plan.precision
         self.threads = threads
         self.flip = flip
 
@@ -51,10 +55,13 @@ class CompiledModel(nn.Module):
 
     def extra_repr(self) -> str:
         """Say what runs."""
-        from pocketnet_fast.ops.native import compiled_isa
+        from pocketnet_fast.ops.native import compiled_isa, multiplies_bf16
 
         threads = self.threads or "torch's"
-        facts = f"embedding_dim={self.embedding_dim}, precision=fp32, isa={compiled_isa()}"
+        isa = compiled_isa(self.precision)
+        facts = f"embedding_dim={self.embedding_dim}, precision={self.precision}, isa={isa}"
+        if self.precision == "bf16" and not multiplies_bf16(isa):
+            facts += " (states of bf16, products of fp32)"
         return f"{facts}, threads={threads}, flip={self.flip}"
 
 
@@ -66,19 +73,25 @@ def compile(
     threads: int | None = None,
     color: str = "rgb",
     flip: bool = False,
+    calibration: Tensor | None = None,
+    min_cosine: float = MIN_COSINE,
 ) -> CompiledModel | CompiledCudaModel:
     """Lower ``model`` to the fused kernels.
 
     Args:
         model: A PocketNet. It is read, not changed, and may be discarded.
         device: ``"cpu"``, or ``"cuda"`` or ``"cuda:INDEX"`` for the Triton kernels.
-        precision: ``"fp32"``; on CUDA also ``"tf32"``, ``"bf16"`` or ``"fp16"`` for states and products. Sums
-            are float32 in each.
+        precision: ``"fp32"`` or ``"bf16"``; on CUDA also ``"tf32"`` or ``"fp16"``, for states and products.
+            Sums are float32 in each. On a CPU without products of bf16 its states are bf16 all the same, and
+            the result is as good, but no sooner there. ``"auto"``, on the CPU: the fastest whose embeddings
+            stay within ``min_cosine`` of those of fp32; what was chosen and why is printed to stderr.
         threads: On the CPU: threads of one call; None follows ``torch.set_num_threads``. The result is the
             same.
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
         flip: Return the sum of the embeddings of the image and of its mirror image, the embedding of the
             verification protocol.
+        calibration: For ``"auto"``: images as the module takes them; None for rendered faces.
+        min_cosine: For ``"auto"``: the smallest cosine to fp32 that an image of the calibration may have.
 
     Returns:
         A module from float32 N,3,112,112 (normalised RGB) or uint8 N,112,112,3 to float32
@@ -96,8 +109,18 @@ def compile(
         return compile_cuda(lower(model, color=color, bands=False), str(device), precision, flip)
     if str(device) != "cpu":
         raise PocketNetError(f"device is {device!r}; the fused kernels run on 'cpu' and 'cuda'")
-    if precision != "fp32":
-        raise PocketNetError(f"precision is {precision!r}; available on the CPU: 'fp32'")
+    if precision not in (*PRECISIONS, "auto"):
+        raise PocketNetError(
+            f"precision is {precision!r}; available on the CPU: {', '.join(PRECISIONS)} and auto"
+        )
     if threads is not None and not 1 <= threads <= _MAX_THREADS:
         raise PocketNetError(f"threads is {threads}; expected 1 to {_MAX_THREADS}, or None for torch's")
-    return CompiledModel(lower(model, color=color), threads or 0, flip).eval()
+
+    def build(precision: str) -> CompiledModel:
+        return CompiledModel(lower(model, color=color, precision=precision), threads or 0, flip).eval()
+
+    if precision != "auto":
+        return build(precision)
+    network, choice = choose_precision(build, calibration, min_cosine)
+    print(choice, file=sys.stderr)
+    return network

@@ -246,7 +246,9 @@ class Plan:
                         "memory": "result"
                         if output is None
                         else f"{'band' if output.in_band else 'arena'}+{self.state_bytes * output.offset}",
-                        "bytes": 4 * self.embedding_dim if output is None else self.state_bytes * output.floats,
+                        "bytes": 4 * self.embedding_dim
+                        if output is None
+                        else self.state_bytes * output.floats,
                     }
                 )
         return table

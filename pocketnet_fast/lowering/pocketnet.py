@@ -405,9 +405,7 @@ class _Lowering:
         )
 
 
-def lower(
-    model: nn.Module, *, color: str = "rgb", bands: bool = True, precision: str = "fp32"
-) -> Plan:
+def lower(model: nn.Module, *, color: str = "rgb", bands: bool = True, precision: str = "fp32") -> Plan:
     """Lower a trained PocketNet to a plan.
 
     Args:

@@ -62,6 +62,11 @@ def available_isas(precision: str = "fp32") -> list[str]:
     return [name for name, available in extension().isas(precision == "bf16").items() if available]
 
 
+def multiplies_bf16(isa: str) -> bool:
+    """Whether an instruction set multiplies pairs of bfloat16; others widen them to fp32 first."""
+    return isa == "avx512_bf16"
+
+
 def force_isa(name: str) -> None:
     """Use the named kernels in this process from now on; ``""`` returns to the default.
 

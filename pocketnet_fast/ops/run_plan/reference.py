@@ -6,6 +6,7 @@ equations in ``csrc/kernels/*/*.h``, and shares no code with them or with the lo
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK = 16
+_HALF = 2  # the version of programs of half precision
 _GROUP, _STEM, _NODE, _GLOBAL_DEPTHWISE, _LINEAR = range(5)
 _POINTWISE, _DEPTHWISE, _MAX_POOL, _AVG_POOL, _IDENTITY = range(5)
 
@@ -41,7 +43,8 @@ def run_plan_reference(
     Args:
         pixels: Floating-point N,3,H,W, normalised RGB, or uint8 N,H,W,3 in the program's colour order.
         program: int32 words.
-        weights: float32 constants, used as ``dtype``.
+        weights: float32 constants, used as ``dtype``; in a program of half precision those of convolutions
+            are pairs of bfloat16. Nothing but them is rounded to it.
         flip: Add the embeddings of the mirror images.
         dtype: Precision of the arithmetic and of the result.
 
@@ -67,6 +70,13 @@ def run_plan_reference(
             size *= side
         return constants[offset : offset + size].view(shape)
 
+    def pairs(offset: int, *shape: int) -> Tensor:
+        count = math.prod(shape)
+        words = weights[offset : offset + count].contiguous().view(torch.bfloat16)
+        return words.to(dtype).view(*shape, 2).movedim(-1, -2)
+
+    filters = pairs if header[1] == _HALF else constant
+
     def vector(offset: int, block_count: int) -> Tensor:
         return constant(offset, block_count * _BLOCK)
 
@@ -84,7 +94,7 @@ def run_plan_reference(
             out, bias, count = words.take(3)
             total = vector(bias, blocks[out]).view(1, -1, 1, 1)
             for _ in range(count):
-                total = total + _term(words.take(11), states, blocks[out], constant)
+                total = total + _term(words.take(11), states, blocks[out], constant, filters)
             states[out] = total
         elif kind == _GLOBAL_DEPTHWISE:
             source, out, slope, weight, bias = words.take(5)
@@ -117,7 +127,7 @@ def _prelu(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x < 0, x * slope.view(1, -1, 1, 1), x)
 
 
-def _term(words: list[int], states: dict[int, Tensor], blocks: int, constant: Any) -> Tensor:
+def _term(words: list[int], states: dict[int, Tensor], blocks: int, constant: Any, filters: Any) -> Tensor:
     kind, source, kernel, stride, shift, first_out, out_blocks, slope, depthwise, pointwise, scale = words
     x = states[source]
     channels = x.shape[1]
@@ -133,13 +143,30 @@ def _term(words: list[int], states: dict[int, Tensor], blocks: int, constant: An
         return pooled * factor
     x = _prelu(x, constant(slope, channels))
     if kind == _DEPTHWISE:
-        taps = constant(depthwise, in_blocks, kernel * kernel, _BLOCK).transpose(1, 2)
-        x = F.conv2d(x, taps.reshape(channels, 1, kernel, kernel), None, stride, kernel // 2, groups=channels)
+        taps = _taps(filters, depthwise, in_blocks, kernel, half=filters is not constant)
+        x = F.conv2d(x, taps, None, stride, kernel // 2, groups=channels)
     else:
         x = x[:, :, shift::stride, shift::stride]
-    packed = constant(pointwise, out_blocks, in_blocks, _BLOCK, _BLOCK)  # out block, in block, in, out
+    # out block, in block, in, out; in half precision two inputs to a word
+    if filters is constant:
+        packed = constant(pointwise, out_blocks, in_blocks, _BLOCK, _BLOCK)
+    else:
+        packed = filters(pointwise, out_blocks, in_blocks, _BLOCK // 2, _BLOCK)
+        packed = packed.reshape(out_blocks, in_blocks, _BLOCK, _BLOCK)
     matrix = packed.permute(0, 3, 1, 2).reshape(out_blocks * _BLOCK, channels)
     product = torch.einsum("oc,nchw->nohw", matrix, x)
     before = first_out * _BLOCK
     after = (blocks - first_out - out_blocks) * _BLOCK
     return F.pad(product, (0, 0, 0, 0, before, after))
+
+
+def _taps(filters: Any, offset: int, blocks: int, kernel: int, *, half: bool) -> Tensor:
+    """Depthwise weights, channels x 1 x kernel x kernel."""
+    if not half:
+        taps = filters(offset, blocks, kernel * kernel, _BLOCK).transpose(1, 2)
+        return taps.reshape(blocks * _BLOCK, 1, kernel, kernel)
+    # Two rows to a word, the last one above a zero.
+    words = filters(offset, blocks, (kernel + 1) // 2, kernel, _BLOCK)  # block, pair, kx, half, channel
+    rows = words.movedim(3, 2).reshape(blocks, kernel + 1, kernel, _BLOCK)
+    rows = torch.cat([rows[:, : kernel - 1], rows[:, kernel:]], 1)
+    return rows.permute(0, 3, 1, 2).reshape(blocks * _BLOCK, 1, kernel, kernel)
