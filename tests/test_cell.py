@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
+from cell_problems import (
+    CELLS,
+    NODE,
+    RESIDUAL,
+    SEPARABLE,
+    TOLERANCE,
+    Problem,
+    distance,
+    problem,
+)
+from cell_problems import assert_agrees as agrees
+from cell_problems import evaluate as evaluate_by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,176 +30,13 @@ from pocketnet_fast.ops.cell.reference import cell_reference
 from pocketnet_fast.ops.cell.structure import decode, encode
 from pocketnet_fast.ops.native import available_isas, force_isa
 
-SEPARABLE, RESIDUAL, SCALED = Kind.SEPARABLE, Kind.RESIDUAL, Kind.SCALED
 
-# Of a result's norm. Sums of up to some thousand products, normalised; eager float32 is as far off.
-TOLERANCE = 5e-6
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A cell with weights and inputs, and the gradients of its sums (None: nothing depends on it)."""
-
-    inputs: list[Tensor]
-    parameters: list[Tensor]
-    operations: Sequence[Operation]
-    gradients: list[Tensor | None]
-
-
-def problem(
-    operations: Sequence[Operation],
-    shapes: Sequence[tuple[int, int, int]],
-    widths: Sequence[int],
-    *,
-    images: int = 3,
-    seed: int = 0,
-    unused: Sequence[int] = (),
-) -> Problem:
-    """Draw a cell with ``widths`` output channels per operation; the sums ``unused`` have no gradient."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=generator)
-
-    inputs = [normal(images, *shape) for shape in shapes]
-    channels = [shape[0] for shape in shapes]
-    parameters = []
-    for operation, width in zip(operations, widths, strict=True):
-        read = channels[operation.first_state] * operation.parts
-        if operation.kind is SEPARABLE:
-            kernel = operation.kernel
-            parameters += [normal(read) * 0.4, normal(read, 1, kernel, kernel), normal(width, read, 1, 1)]
-        if operation.kind is SCALED:
-            parameters.append(normal(width))
-        if operation.kind.normalizes:
-            parameters += [1.0 + 0.3 * normal(width), normal(width)]
-        if len(channels) == len(shapes) + operation.sum:
-            channels.append(0)
-        channels[-1] = max(channels[-1], operation.first_out + width)
-    sums, _, _ = cell_reference(inputs, parameters, operations)
-    gradients = [None if i in unused else normal(*s.shape) for i, s in enumerate(sums)]
-    return Problem(inputs, parameters, operations, gradients)
-
-
-def evaluate(given: Problem, function: object = cell, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Sums, moments, and the gradients of inputs and parameters."""
-    inputs = [x.to(dtype).detach().requires_grad_() for x in given.inputs]
-    parameters = [p.to(dtype).detach().requires_grad_() for p in given.parameters]
-    sums, mean, variance = function(inputs, parameters, given.operations)  # type: ignore[operator]
-    chosen = [(s, g.to(dtype)) for s, g in zip(sums, given.gradients, strict=True) if g is not None]
-    torch.autograd.backward([s for s, _ in chosen], [g for _, g in chosen])
-    gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in inputs + parameters]
-    return [s.detach() for s in sums] + [mean.detach(), variance.detach()] + gradients
-
-
-def distance(actual: Tensor, expected: Tensor) -> float:
-    return float((actual.double() - expected).norm() / (expected.norm() + 1e-300))
+def evaluate(given: Problem) -> list[Tensor]:
+    return evaluate_by(given, cell)
 
 
 def assert_agrees(given: Problem, tolerance: float = TOLERANCE) -> None:
-    found = evaluate(given)
-    expected = evaluate(given, cell_reference, torch.float64)
-    eager = evaluate(given, cell_reference)
-    for ours, theirs, true in zip(found, eager, expected, strict=True):
-        assert ours.shape == true.shape
-        # A gradient that vanishes, as that of one weight in front of a normalisation, is all rounding.
-        assert distance(ours, true) < max(tolerance, 10.0 * distance(theirs, true))
-
-
-NODE = [Operation(0, SEPARABLE, 0, kernel=3), Operation(0, SEPARABLE, 1)]
-
-
-def mixed(total: int, state: int, stride: int = 1) -> list[Operation]:
-    """All candidate operations of a searched edge but the strided skip connection."""
-    pools = [Operation(total, kind, state, 1, 3, stride) for kind in (Kind.MAX_POOL, Kind.AVG_POOL)]
-    filters = [Operation(total, SEPARABLE, state, 1, kernel, stride) for kernel in (3, 5, 7, 1)]
-    return [*pools, *([Operation(total, SCALED, state)] if stride == 1 else []), *filters]
-
-
-CELLS = {
-    "node": problem(NODE, [(16, 14, 14)] * 2, [16, 16]),
-    "preprocessing": problem([Operation(0, SEPARABLE, 0, parts=4)], [(16, 9, 11)] * 4, [16]),
-    "narrow": problem([Operation(0, SEPARABLE, 0, parts=3)], [(5, 9, 11)] * 3, [3]),
-    "wide": problem([Operation(0, SEPARABLE, 0, kernel=5)], [(70, 6, 7)], [83]),
-    "reduce": problem(
-        [Operation(0, SEPARABLE, 0, 2, 1, 2, 0, 0), Operation(0, SEPARABLE, 0, 2, 1, 2, 1, 7)],
-        [(24, 8, 10)] * 2,
-        [7, 9],
-    ),
-    "reduce_within_a_block": problem(
-        [Operation(0, SEPARABLE, 0, 1, 1, 2, 0, 0), Operation(0, SEPARABLE, 0, 1, 1, 2, 1, 8)],
-        [(16, 8, 6)],
-        [8, 8],
-    ),
-    "chain": problem(
-        [
-            Operation(0, SEPARABLE, 0, kernel=3),
-            Operation(0, SEPARABLE, 1),
-            Operation(1, SEPARABLE, 2, kernel=5),
-            Operation(1, RESIDUAL, 2),
-            Operation(2, SEPARABLE, 3, kernel=7),
-            Operation(2, RESIDUAL, 0),
-        ],
-        [(18, 15, 13)] * 2,
-        [18] * 6,
-        unused=[0],
-    ),
-    "pools": problem(
-        [
-            Operation(0, Kind.MAX_POOL, 0, kernel=3),
-            Operation(0, Kind.AVG_POOL, 1, kernel=3),
-            Operation(1, Kind.MAX_POOL, 2, kernel=3, stride=2),
-            Operation(1, Kind.AVG_POOL, 0, kernel=3, stride=2),
-            Operation(1, SEPARABLE, 1, kernel=3, stride=2),
-        ],
-        [(21, 9, 12)] * 2,
-        [21] * 5,
-    ),
-    "searched": problem(
-        [*mixed(0, 0), *mixed(0, 1), *mixed(1, 2), *mixed(1, 0), Operation(1, RESIDUAL, 1)],
-        [(16, 7, 9)] * 2,
-        [16] * 29,
-    ),
-    "searched_reduction": problem(
-        [
-            *mixed(0, 0, 2),
-            Operation(0, SEPARABLE, 0, 1, 1, 2, 0, 0),
-            Operation(0, SEPARABLE, 0, 1, 1, 2, 1, 10),
-            *mixed(0, 1, 2),
-            *mixed(1, 2),
-            *mixed(1, 0, 2),
-        ],
-        [(20, 8, 10)] * 2,
-        [20] * 6 + [10, 10] + [20] * 19,
-    ),
-    "normalize": problem([Operation(0, Kind.NORMALIZE, 0)], [(37, 8, 5)], [37]),
-    "residuals": problem(
-        [Operation(0, SEPARABLE, 0), Operation(1, RESIDUAL, 0), Operation(1, RESIDUAL, 1)],
-        [(16, 5, 6)],
-        [16] * 3,
-    ),
-    "scaled": problem(
-        [
-            Operation(0, SCALED, 1),
-            Operation(0, SEPARABLE, 0, kernel=5),
-            Operation(1, Kind.MAX_POOL, 0, kernel=3),
-            Operation(1, SCALED, 2),
-            Operation(1, RESIDUAL, 2),
-            Operation(2, SCALED, 3),
-        ],
-        [(19, 7, 8)] * 2,
-        [19] * 6,
-    ),
-    "scaled_only": problem([Operation(0, SCALED, 0)], [(16, 5, 6)], [16]),
-    "residuals_only": problem(
-        [Operation(0, RESIDUAL, 0), Operation(0, RESIDUAL, 1)], [(16, 5, 6)] * 2, [16, 16]
-    ),
-    "a_part_that_another_operation_reads": problem(
-        [Operation(0, SEPARABLE, 1, kernel=3), Operation(1, SEPARABLE, 0, parts=3)],
-        [(16, 6, 6)] * 2,
-        [16, 20],
-    ),
-}
+    agrees(given, cell, tolerance)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -257,8 +105,8 @@ def test_as_good_as_eager_at_the_networks_size(isa: str) -> None:
     """Per result, at the size of the first cells and a batch of 8; the reference is judged alike."""
     given_cell = problem(NODE, [(16, 56, 56)] * 2, [16, 16], images=8)
     found = evaluate(given_cell)
-    eager = evaluate(given_cell, cell_reference)
-    expected = evaluate(given_cell, cell_reference, torch.float64)
+    eager = evaluate_by(given_cell, cell_reference)
+    expected = evaluate_by(given_cell, cell_reference, torch.float64)
     for ours, theirs, true in zip(found, eager, expected, strict=True):
         assert distance(ours, true) <= max(2.0 * distance(theirs, true), 3e-7)
 

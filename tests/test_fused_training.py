@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import pickle
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from helpers import random_genotype
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pocketnet_fast import create_model
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.models.fused_training import obstacle
 from pocketnet_fast.models.genotypes import Genotype
 from pocketnet_fast.models.pocketnet import PocketNet
 
@@ -168,6 +171,23 @@ def test_obstacles_are_named() -> None:
         model.fused = True
         with pytest.raises(PocketNetError, match=f"fused=True, but {message}"):
             model(given)
+
+
+def test_obstacles_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network().train()
+    with FakeTensorMode():
+        x = torch.empty(2, 3, 112, 112, device="cuda")
+    assert obstacle(model, x) == "a parameter is torch.float32 on cpu, not float32 on cuda:0"
+    assert obstacle(model, x.to("meta")) == "the input is on meta, and the kernels are for the CPU and CUDA"
+    with FakeTensorMode():
+        there = network().train()
+        for module in there.modules():
+            for name, value in module._parameters.items():
+                if value is not None:
+                    module._parameters[name] = nn.Parameter(torch.empty(value.shape, device="cuda"))
+    assert obstacle(there, x) is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert str(obstacle(model, x)).startswith("triton is not installed")
 
 
 def test_auto_falls_back_where_it_must() -> None:

@@ -138,9 +138,9 @@ def _obstacle(implementation: Implementation, embedding: Tensor, kernel: Tensor)
 
 
 def _interpreted() -> bool:
-    from pocketnet_fast.ops.margin_cross_entropy import triton_kernels
+    from pocketnet_fast.ops.triton_numerics import INTERPRETED
 
-    return bool(triton_kernels.INTERPRETED)
+    return bool(INTERPRETED.value)
 
 
 def check_inputs(embedding: Tensor, kernel: Tensor, label: Tensor) -> None:

@@ -8,6 +8,7 @@ variance for the running one.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -49,19 +50,21 @@ def parts_obstacle(network: nn.Module, parts: Sequence[nn.Module], x: Tensor) ->
     """Why ``parts`` of the network cannot train fused on input ``x``; None if they can."""
     if not network.training:
         return "the network is in eval mode"
-    if x.device.type != "cpu":
-        return f"the input is on {x.device.type}, and the kernels are for the CPU"
+    if x.device.type not in ("cpu", "cuda"):
+        return f"the input is on {x.device.type}, and the kernels are for the CPU and CUDA"
+    if x.device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed, which the kernels for CUDA need (pip install 'pocketnet_fast[gpu]')"
     if not x.is_floating_point() or x.dtype == torch.float64:
         return f"the input is {x.dtype}, not float32"
     for part in parts:
         for module in part.modules():
-            reason = _module_obstacle(module)
+            reason = _module_obstacle(module, x.device)
             if reason is not None:
                 return reason
     return None
 
 
-def _module_obstacle(module: nn.Module) -> str | None:
+def _module_obstacle(module: nn.Module, device: torch.device) -> str | None:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         if type(module) is not nn.BatchNorm2d:
             return f"a normalisation is {type(module).__name__}, not BatchNorm2d"
@@ -75,9 +78,20 @@ def _module_obstacle(module: nn.Module) -> str | None:
     ):
         return f"a {type(module).__name__} has hooks, which the fused cells would not call"
     for parameter in module._parameters.values():
-        if parameter is not None and (parameter.dtype != torch.float32 or parameter.device.type != "cpu"):
-            return f"a parameter is {parameter.dtype} on {parameter.device}, not float32 on the CPU"
+        if parameter is not None and (parameter.dtype != torch.float32 or parameter.device != device):
+            return f"a parameter is {parameter.dtype} on {parameter.device}, not float32 on {device}"
     return None
+
+
+def _operator(device: torch.device) -> Callable[..., tuple[list[Tensor], Tensor, Tensor]]:
+    """The device's entry to the operator."""
+    if device.type == "cuda":
+        from pocketnet_fast.ops.cell import triton_launch
+
+        return triton_launch.cell
+    from pocketnet_fast.ops.cell import cpu
+
+    return cpu.cell
 
 
 @dataclass
@@ -233,9 +247,7 @@ class CellCall:
 
     def compute(self, statistics: RunningStatistics) -> list[Tensor]:
         """The sums."""
-        from pocketnet_fast.ops.cell.cpu import cell
-
-        sums, mean, variance = cell(self.inputs, self.parameters, self.operations)
+        sums, mean, variance = _operator(self.inputs[0].device)(self.inputs, self.parameters, self.operations)
         counts = [s.shape[0] * s.shape[2] * s.shape[3] for s in sums]
         if 1 in counts:
             raise ValueError(
@@ -271,32 +283,31 @@ def fused_forward(network: PocketNet, x: Tensor, maps: dict[str, Sequence[Tensor
     """The embeddings of a batch; call it where ``obstacle`` is None.
 
     ``maps`` receives the feature maps that ``EmbeddingModel.forward_maps`` names, in parts by channels. Up to
-    the tail's depthwise convolution everything but the stem's convolution is float32, under autocast too. The
-    running statistics are updated.
+    the tail's depthwise convolution every map but the stem's convolution is float32, under autocast too; on
+    CUDA autocast's type is that of the operands of matrix products. The running statistics are updated.
 
     Raises:
         ValueError: If a normalisation has one value per channel only, as torch's own does.
     """
     statistics = RunningStatistics()
     convolved = network.stem[0](x.contiguous(memory_format=torch.channels_last))
-    with torch.autocast("cpu", enabled=False):
-        stem = CellCall([convolved.float()])
-        stem.next_sum()
-        norm = network.stem[1]
-        assert isinstance(norm, nn.BatchNorm2d)
-        stem.normalize(norm)
-        before = previous = stem.compute(statistics)
+    stem = CellCall([convolved.float()])
+    stem.next_sum()
+    norm = network.stem[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    stem.normalize(norm)
+    before = previous = stem.compute(statistics)
+    if maps is not None:
+        maps[str(previous[0].shape[2])] = previous
+    for module in network.cells:
+        before, previous = previous, _cell(module, before, previous, statistics)  # type: ignore[arg-type]
         if maps is not None:
             maps[str(previous[0].shape[2])] = previous
-        for module in network.cells:
-            before, previous = previous, _cell(module, before, previous, statistics)  # type: ignore[arg-type]
-            if maps is not None:
-                maps[str(previous[0].shape[2])] = previous
-        activation, pointwise, norm, *rest = network.tail
-        tail = CellCall(previous)
-        tail.next_sum()
-        tail.projection(activation, pointwise, norm, len(previous))  # type: ignore[arg-type]
-        (middle,) = tail.compute(statistics)
+    activation, pointwise, norm, *rest = network.tail
+    tail = CellCall(previous)
+    tail.next_sum()
+    tail.projection(activation, pointwise, norm, len(previous))  # type: ignore[arg-type]
+    (middle,) = tail.compute(statistics)
     statistics.write()
     activation, depthwise, *rest = rest
     assert isinstance(depthwise, nn.Conv2d)

@@ -177,8 +177,9 @@ class PocketNet(EmbeddingModel):
         embedding_dim: Length of the embedding. The tail's middle has 512 channels, and 1024 for embeddings
             longer than 256.
         fused: Whether training runs the cells on the fused kernels: ``"auto"`` where they can, which is in
-            training mode with float32 parameters and inputs on the CPU; True to make it an error where they
-            cannot; False for plain PyTorch, which alone can be differentiated twice. An attribute, too.
+            training mode with float32 parameters and inputs on one device, the CPU or CUDA; True to make it
+            an error where they cannot; False for plain PyTorch, which alone can be differentiated twice. An
+            attribute, too.
 
     Raises:
         PocketNetError: If a size is not positive, or if fewer than four cells leave no room for three

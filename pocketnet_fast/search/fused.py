@@ -64,8 +64,8 @@ def _cell(
 def fused_forward(network: SearchNetwork, x: Tensor) -> Tensor:
     """The logits of a batch; call it where ``obstacle`` is None.
 
-    Up to the tail's 7x7 convolution everything but the stem's convolution is float32, under autocast too. The
-    running statistics are updated.
+    Up to the tail's 7x7 convolution every map but the stem's convolution is float32, under autocast too; on
+    CUDA autocast's type is that of the operands of matrix products. The running statistics are updated.
 
     Raises:
         ValueError: If a normalisation has one value per channel only, as torch's own does.
@@ -73,24 +73,23 @@ def fused_forward(network: SearchNetwork, x: Tensor) -> Tensor:
     net = network.net
     statistics = RunningStatistics()
     convolved = net.stem[0](x.contiguous(memory_format=torch.channels_last))
-    with torch.autocast(x.device.type, enabled=False):
-        stem = CellCall([convolved.float()])
-        stem.next_sum()
-        stem.normalize(net.stem[1])  # type: ignore[arg-type]
-        before = previous = stem.compute(statistics)
-        weights = [network.operation_weights(reduction=reduction) for reduction in (False, True)]
-        factors: dict[tuple[bool, int], list[list[tuple[Tensor, ...]]]] = {}
-        for module in net.cells:
-            assert isinstance(module.reduction, bool)
-            key = (module.reduction, module.channels_out // network.nodes)
-            if key not in factors:
-                factors[key] = _factors(weights[module.reduction], key[1])
-            before, previous = previous, _cell(module, before, previous, factors[key], statistics)
-        activation, pointwise, norm, *rest = net.tail
-        tail = CellCall(previous)
-        tail.next_sum()
-        tail.projection(activation, pointwise, norm, len(previous))  # type: ignore[arg-type]
-        (middle,) = tail.compute(statistics)
+    stem = CellCall([convolved.float()])
+    stem.next_sum()
+    stem.normalize(net.stem[1])  # type: ignore[arg-type]
+    before = previous = stem.compute(statistics)
+    weights = [network.operation_weights(reduction=reduction) for reduction in (False, True)]
+    factors: dict[tuple[bool, int], list[list[tuple[Tensor, ...]]]] = {}
+    for module in net.cells:
+        assert isinstance(module.reduction, bool)
+        key = (module.reduction, module.channels_out // network.nodes)
+        if key not in factors:
+            factors[key] = _factors(weights[module.reduction], key[1])
+        before, previous = previous, _cell(module, before, previous, factors[key], statistics)
+    activation, pointwise, norm, *rest = net.tail
+    tail = CellCall(previous)
+    tail.next_sum()
+    tail.projection(activation, pointwise, norm, len(previous))  # type: ignore[arg-type]
+    (middle,) = tail.compute(statistics)
     statistics.write()
     for module in rest:
         middle = module(middle)

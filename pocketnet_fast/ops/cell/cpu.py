@@ -1,4 +1,4 @@
-"""Registration of ``pocketnet_fast::cell`` in Python; the kernels are in ``csrc/``."""
+"""The CPU's entry to ``pocketnet_fast::cell``; the kernels are in ``csrc/``."""
 
 from __future__ import annotations
 
@@ -8,54 +8,9 @@ import torch
 from torch import Tensor
 
 from pocketnet_fast.ops.cell.autograd import register
-from pocketnet_fast.ops.cell.structure import Operation, decode, encode
+from pocketnet_fast.ops.cell.structure import Operation, encode
 
 register()
-
-
-@torch.library.register_fake("pocketnet_fast::cell")
-def _fake(
-    inputs: list[Tensor], parameters: list[Tensor], structure: list[int], epsilon: list[float]
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    states = [(x.shape[1], x.shape[2], x.shape[3]) for x in inputs]
-    sums: list[tuple[int, int, int]] = []
-    remaining = iter(parameters)
-    normalized = 0
-    for operation in decode(structure):
-        channels, height, width = (states + sums)[operation.first_state]
-        channels *= operation.parts
-        own = [next(remaining) for _ in range(operation.kind.parameters)]
-        if own:
-            channels = own[-1].shape[0]
-        if operation.kind.normalizes:
-            normalized += channels
-        reached = operation.first_out + channels
-        if operation.sum < len(sums):
-            reached = max(reached, sums.pop()[0])
-        stride = operation.stride
-        sums.append((reached, -(-height // stride), -(-width // stride)))
-    like = inputs[0]
-    results = [
-        torch.empty((like.shape[0], *size), device=like.device, memory_format=torch.channels_last)
-        for size in sums
-    ]
-    mean = like.new_empty((normalized,), dtype=torch.float64)
-    return results, mean, torch.empty_like(mean)
-
-
-@torch.library.register_fake("pocketnet_fast::cell_backward")
-def _fake_backward(
-    grads: list[Tensor],
-    states: list[Tensor],
-    parameters: list[Tensor],
-    mean: Tensor,
-    variance: Tensor,
-    structure: list[int],
-    epsilon: list[float],
-) -> list[Tensor]:
-    inputs = states[: len(states) - len(grads)]
-    by_inputs = [torch.empty_like(x, memory_format=torch.channels_last) for x in inputs]
-    return by_inputs + [p.new_empty(p.shape) for p in parameters]
 
 
 def cell(

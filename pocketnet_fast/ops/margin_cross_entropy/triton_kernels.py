@@ -24,9 +24,8 @@ import triton
 import triton.language as tl
 
 from pocketnet_fast.ops.margin_cross_entropy.reference import EPSILON
+from pocketnet_fast.ops.triton_numerics import product, rounded
 
-# The interpreter multiplies the bit patterns of bfloat16, and truncates where it should round.
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 ZERO_LENGTH = tl.constexpr(EPSILON)
 
 
@@ -39,31 +38,13 @@ def _tile(matrix, row, column):
 
 
 @triton.jit
-def _product(a, b, sums, PRECISION: tl.constexpr):
-    if INTERPRETED:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, sums, input_precision=PRECISION)
-
-
-@triton.jit
-def _rounded(x, dtype: tl.constexpr):
-    """``x``, float32, to the nearest of a type that may be narrower, ties to even."""
-    if INTERPRETED and dtype == tl.bfloat16:
-        bits = x.to(tl.int32, bitcast=True)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
-        x = bits.to(tl.float32, bitcast=True)
-    return x.to(dtype)
-
-
-@triton.jit
 def _dots(embeddings, centres, n, c, DIMS: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr):
     """<e_n, w_j> of a tile."""
     sums = tl.zeros((n.shape[0], c.shape[0]), tl.float32)
     for first in range(0, DIMS, INNER):
         d = first + tl.arange(0, INNER)
         e = _tile(embeddings, n, d)
-        sums = _product(e, _tile(centres, d, c).to(e.dtype), sums, PRECISION)
+        sums = product(e, _tile(centres, d, c).to(e.dtype), sums, PRECISION)
     return sums
 
 
@@ -192,7 +173,7 @@ def grad_rows_kernel(
         dots = _dots(embeddings, centres, n, c, DIMS, INNER, PRECISION)
         g = _others_gradient(dots, r, q, target, z_shift, z_weight, c, end, scale) * q[None, :]
         w = _tile(centres, d, c).to(dtype)
-        sums = _product(_rounded(g, dtype), tl.trans(w), sums, PRECISION)
+        sums = product(rounded(g, dtype), tl.trans(w), sums, PRECISION)
     at = (tl.program_id(1).to(tl.int64) * samples + n[:, None]) * DIMS + d[None, :]
     tl.store(row_sums + at, sums, mask=(n[:, None] < samples) & (d[None, :] < DIMS))
 
@@ -243,10 +224,10 @@ def grad_kernel_kernel(
         z_weight = _load(weight, n, samples, 0.0)
         dots = _dots(embeddings, centres, n, c, DIMS, INNER, PRECISION)
         g = _others_gradient(dots, r, q, target, z_shift, z_weight, c, classes, scale)
-        g = _rounded(g * r[:, None], dtype)
+        g = rounded(g * r[:, None], dtype)
         # <sum_n g r e, w>, of the rounded g: what is removed is what the product adds.
         along += tl.sum(g.to(tl.float32) * dots, 0)
-        sums = _product(tl.trans(_tile(embeddings, n, d)), g, sums, PRECISION)
+        sums = product(tl.trans(_tile(embeddings, n, d)), g, sums, PRECISION)
     w = _tile(centres, d, c).to(tl.float32)
     gradient = (sums - w * q[None, :] * (q * along)[None, :]) * q[None, :]
     end = tl.load(label_ends + tl.program_id(0) + 1)
@@ -256,4 +237,4 @@ def grad_kernel_kernel(
         gradient += tl.where(c[None, :] == tl.load(label + n), terms[:, None], 0.0)
     at = d[:, None].to(tl.int64) * classes + c[None, :]
     inside = (d[:, None] < DIMS) & (c[None, :] < classes)
-    tl.store(grad_kernel + at, _rounded(gradient, grad_kernel.dtype.element_ty), mask=inside)
+    tl.store(grad_kernel + at, rounded(gradient, grad_kernel.dtype.element_ty), mask=inside)

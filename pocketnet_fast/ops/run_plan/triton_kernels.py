@@ -15,8 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# The interpreter multiplies the bit patterns of bfloat16, and truncates where it should round.
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+from pocketnet_fast.ops.triton_numerics import prelu, product, rounded
 
 POINTWISE = tl.constexpr(0)
 DEPTHWISE = tl.constexpr(1)
@@ -24,30 +23,6 @@ MAX_POOL = tl.constexpr(2)
 AVG_POOL = tl.constexpr(3)
 IDENTITY = tl.constexpr(4)
 PART_WORDS = tl.constexpr(7)
-
-
-@triton.jit
-def _rounded(x, dtype: tl.constexpr):
-    """``x``, float32, to the nearest of a type that may be narrower, ties to even."""
-    if INTERPRETED and dtype == tl.bfloat16:
-        bits = x.to(tl.int32, bitcast=True)
-        even = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
-        # The carry would make another number of some NaNs.
-        x = tl.where(x - x == 0.0, even.to(tl.float32, bitcast=True), x)
-    return x.to(dtype)
-
-
-@triton.jit
-def _product(a, b, sums, PRECISION: tl.constexpr):
-    if INTERPRETED:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, sums, input_precision=PRECISION)
-
-
-@triton.jit
-def _prelu(x, slope):
-    return tl.where(x < 0, x * slope, x)
 
 
 @triton.jit
@@ -112,7 +87,7 @@ def stem_kernel(
                 )
                 sums += value[:, None] * weight[None, :]
     place = n[:, None] * image + output + _place(c, HEIGHT, WIDTH, y, x)
-    value = _rounded(sums, arena.dtype.element_ty)
+    value = rounded(sums, arena.dtype.element_ty)
     tl.store(arena + place, value, mask=valid[:, None] & known[None, :])
 
 
@@ -148,7 +123,7 @@ def _window(
             tap = ky * KERNEL + kx
             at = depthwise + ((c // 16) * (KERNEL * KERNEL) + tap) * 16 + c % 16
             weight = tl.load(constants + at, mask=known, other=0.0)
-            sums += _prelu(value.to(tl.float32), slope[None, :]) * weight[None, :]
+            sums += prelu(value.to(tl.float32), slope[None, :]) * weight[None, :]
     return sums
 
 
@@ -245,11 +220,11 @@ def _edge(
                     sx = x * STRIDE + SHIFT
                     inside = (valid & (sy < height) & (sx < width))[:, None] & known[None, :]
                     value = tl.load(arena + base + _place(c, height, width, sy, sx), mask=inside, other=0.0)
-                    value = _prelu(value.to(tl.float32), slope[None, :])
+                    value = prelu(value.to(tl.float32), slope[None, :])
                 row = (c // 16)[:, None] * 256 + (c % 16)[:, None] * 16
                 at = pointwise + (to // 16)[None, :] * (BLOCKS * 256) + row + (to % 16)[None, :]
                 weight = tl.load(matrices + at, mask=known[:, None] & wanted[None, :], other=0.0)
-                sums = _product(_rounded(value, weight.dtype), weight, sums, PRECISION)
+                sums = product(rounded(value, weight.dtype), weight, sums, PRECISION)
         else:
             known = out < OUT_BLOCKS * 16
             if KIND == IDENTITY:
@@ -323,7 +298,7 @@ def node_kernel(
             EDGE3, OUT_BLOCKS, PIXELS, INNER, OUTER, PRECISION,
         )  # fmt: skip
     place = n[:, None] * image + output + _place(out, HEIGHT, WIDTH, y, x)
-    value = _rounded(sums, arena.dtype.element_ty)
+    value = rounded(sums, arena.dtype.element_ty)
     tl.store(arena + place, value, mask=valid[:, None] & known[None, :])
 
 
@@ -351,10 +326,10 @@ def global_depthwise_kernel(
     value = tl.load(arena + base + source + at, mask=inside, other=0.0).to(tl.float32)
     weight = tl.load(constants + weights + at, mask=inside, other=0.0)
     slopes = tl.load(constants + slope + block * 16 + lane)
-    sums = tl.sum(_prelu(value, slopes[None, :]) * weight, 0)
+    sums = tl.sum(prelu(value, slopes[None, :]) * weight, 0)
     sums += tl.load(constants + bias + block * 16 + lane)
     place = arena + base + output + block * 16 + lane
-    tl.store(place, _rounded(sums, arena.dtype.element_ty))
+    tl.store(place, rounded(sums, arena.dtype.element_ty))
 
 
 @triton.jit
@@ -390,7 +365,7 @@ def linear_kernel(
         value = tl.load(row + k[None, :], mask=valid[:, None] & inside[None, :], other=0.0)
         at = weights + ((out // 16)[None, :] * FEATURES + k[:, None]) * 16 + (out % 16)[None, :]
         weight = tl.load(matrices + at, mask=inside[:, None] & known[None, :], other=0.0)
-        sums = _product(value, weight, sums, PRECISION)
+        sums = product(value, weight, sums, PRECISION)
     place = result + n[:, None] * EMBEDDING + out[None, :]
     mask = valid[:, None] & known[None, :]
     if ADD:

@@ -23,6 +23,7 @@ from triton import next_power_of_2
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.ops.run_plan import triton_kernels as kernels
 from pocketnet_fast.ops.run_plan.triton_tiles import Shape, stem_tiles, tiles_for
+from pocketnet_fast.ops.triton_numerics import INTERPRETED
 
 NAME: Final = "pocketnet_fast::run_plan_triton"
 
@@ -180,7 +181,7 @@ def _blocks(count: int, size: int) -> int:
 
 
 def _interpreted() -> bool:
-    return bool(kernels.INTERPRETED.value)
+    return bool(INTERPRETED.value)
 
 
 def _launchable(kernel: Any) -> Any:

@@ -1,0 +1,463 @@
+"""``pocketnet_fast::cell`` for CUDA, by the kernels of ``triton_kernels``.
+
+Every operation of a sum writes its products and the moments of runs of tiles, one launch; a second combines
+the moments; then one launch adds the sum's operations up. Backwards, sum by sum from the last: the products
+are computed again, with the sums of the gradient that their own gradient needs; then the weights' and the
+states' gradients, which are gathered pixel by pixel. Nothing but states and moments lives longer than the
+operation. Products are float32 by the ordinary units, or by the tensor cores where
+``torch.backends.cuda.matmul.allow_tf32`` permits; autocast's type, where it is on, holds for the operands of
+matrix products and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pocketnet_fast.ops.cell import triton_kernels as kernels
+from pocketnet_fast.ops.cell.autograd import NAME, autocast_to, product_dtype, register
+from pocketnet_fast.ops.cell.operands import Operands, Term, read, require
+from pocketnet_fast.ops.cell.structure import Kind, Operation, encode
+from pocketnet_fast.ops.cell.triton_tiles import Tiles, lane_tiles, product_tiles
+from pocketnet_fast.ops.triton_numerics import INTERPRETED
+
+# Rows of a table of partial sums, and channels, that one step of its reduction takes.
+_TABLE: Final = {"RUNS": 32, "LANES": 16, "num_warps": 4}
+_MODES: Final = {Kind.RESIDUAL: int(kernels.RESIDUAL.value), Kind.SCALED: int(kernels.SCALED.value)}
+
+
+def _window_kind(kind: Kind) -> int:
+    """What ``window_kernel`` reads: a scaled state is taken as it is, as a normalised one."""
+    return int(Kind.NORMALIZE if kind is Kind.SCALED else kind)
+
+
+def _programs(device: torch.device) -> int:
+    """Programs that keep a device busy; under the interpreter a few, so that it divides sums as well."""
+    if device.type == "cpu":
+        return 3
+    return 8 * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _blocks(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """How the pixels of a result are divided among programs: ``count`` runs of ``tiles`` tiles."""
+
+    count: int
+    tiles: int
+    pixels: int
+
+    @classmethod
+    def of(cls, pixels: int, tile: int, columns: int, device: torch.device) -> _Runs:
+        all_tiles = _blocks(pixels, tile)
+        tiles = _blocks(all_tiles, max(1, _programs(device) // columns))
+        return cls(_blocks(all_tiles, tiles), tiles, tiles * tile)
+
+
+@dataclass(frozen=True)
+class _Products:
+    """What an operation's first pass leaves.
+
+    Attributes:
+        values: pixels,out float32; the state itself where an operation takes it as it is.
+        table: 2,runs,out float64 (see ``products_kernel``).
+        runs: Of the table.
+        filtered: pixels,in of the products' type, if it was kept.
+        winners: pixels,channels int8 of a maximum.
+    """
+
+    values: Tensor
+    table: Tensor
+    runs: _Runs
+    filtered: Tensor
+    winners: Tensor
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A sum's gradient, pixels,stride; an operation's own begin at ``first``."""
+
+    values: Tensor
+    stride: int
+    first: int
+
+
+class _Cell:
+    """The launches of one call."""
+
+    def __init__(self, given: Operands, states: Sequence[Tensor]) -> None:
+        self.given, self.states, self.device = given, list(states), states[0].device
+        self.dtype = product_dtype(self.device.type)
+        tensor_cores = self.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+        self.precision = "tf32" if tensor_cores else "ieee"
+        self.none = torch.empty(1, dtype=torch.float32, device=self.device)
+        self.no_filtered = torch.empty(1, dtype=self.dtype, device=self.device)
+
+    def empty(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(size, dtype=dtype, device=self.device)
+
+    def pixels(self, term: Term) -> int:
+        return self.given.images * term.height * term.width
+
+    def _places(self, term: Term) -> tuple[int, int, int, int, int]:
+        source = term.source
+        return self.pixels(term), source.height, source.width, term.height, term.width
+
+    def _product_tiles(self, kernel: str, term: Term) -> tuple[Tiles, dict[str, Any]]:
+        inner = term.source.channels if kernel != "filtered_gradient" else term.channels_in
+        tiles = product_tiles(kernel, inner, term.out, self.dtype)
+        return tiles, {
+            "PIXELS": tiles.pixels,
+            "INNER": tiles.inner,
+            "OUTER": tiles.outer,
+            "PRECISION": self.precision,
+            "num_warps": tiles.warps,
+            "num_stages": tiles.stages,
+        }
+
+    @staticmethod
+    def _lane_tiles(kernel: str, channels: int) -> tuple[Tiles, dict[str, Any]]:
+        tiles = lane_tiles(kernel, channels)
+        return tiles, {"PIXELS": tiles.pixels, "LANES": tiles.outer, "num_warps": tiles.warps}
+
+    def products(self, term: Term, mean: Tensor, gradient: _Slice | None = None) -> _Products:
+        """The products of an operation, and the moments of its runs; with a gradient, that one's sums."""
+        o, pixels = term.operation, self.pixels(term)
+        backward = gradient is not None
+        given = gradient or _Slice(self.none, 0, 0)
+        parts = tuple(self.states[o.first_state : o.first_state + o.parts])
+        if o.kind is Kind.SEPARABLE:
+            tiles, options = self._product_tiles("products", term)
+            columns = _blocks(term.out, tiles.outer)
+            runs = _Runs.of(pixels, tiles.pixels, columns, self.device)
+            slope, depthwise, pointwise = term.parameters[:3]
+            keep = backward and o.kernel > 1
+            filtered = self.empty(pixels, term.channels_in, dtype=self.dtype) if keep else self.no_filtered
+            found = _Products(
+                self.empty(pixels, term.out), self._table(runs, term), runs, filtered, self.none
+            )
+            kernels.products_kernel[(runs.count, columns)](
+                parts, slope, depthwise, pointwise, filtered, found.values, given.values, mean, found.table,
+                *self._places(term), given.stride, given.first, runs.tiles,
+                CHANNELS=term.source.channels, OUT=term.out, KERNEL=o.kernel, STRIDE=o.stride,
+                OFFSET=o.offset, KEEP=keep, BACKWARD=backward, **options,
+            )  # fmt: skip
+            return found
+        tiles, options = self._lane_tiles("window", term.out)
+        columns = _blocks(term.out, tiles.outer)
+        runs = _Runs.of(pixels, tiles.pixels, columns, self.device)
+        pools = o.kind in (Kind.MAX_POOL, Kind.AVG_POOL)
+        keep = backward and o.kind is Kind.MAX_POOL
+        found = _Products(
+            self.empty(pixels, term.out) if pools else parts[0],
+            self._table(runs, term),
+            runs,
+            self.no_filtered,
+            self.empty(pixels, term.out, dtype=torch.int8) if keep else self.none,
+        )
+        kernels.window_kernel[(runs.count, columns)](
+            parts[0], found.values, found.winners, given.values, mean, found.table,
+            *self._places(term), given.stride, given.first, runs.tiles,
+            CHANNELS=term.out, KIND=_window_kind(o.kind), STRIDE=o.stride,
+            CENTRED=backward and o.kind.normalizes, BACKWARD=backward, **options,
+        )  # fmt: skip
+        return found
+
+    def _table(self, runs: _Runs, term: Term) -> Tensor:
+        return self.empty(2, runs.count, term.out, dtype=torch.float64)
+
+    def moments(self, term: Term, products: _Products, mean: Tensor, variance: Tensor) -> Tensor:
+        """Write the moments of the batch; returns scale and shift, 2,out."""
+        vectors = self.empty(2, term.out)
+        kernels.moments_kernel[(_blocks(term.out, _TABLE["LANES"]),)](
+            products.table, *term.parameters[-2:], mean, variance, vectors,
+            products.runs.count, self.pixels(term), products.runs.pixels, term.operation.epsilon,
+            OUT=term.out, **_TABLE,
+        )  # fmt: skip
+        return vectors
+
+    def add(self, terms: Sequence[Term], values: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
+        """A sum, N,C,H,W."""
+        first = terms[0]
+        size = self.given.states[self.given.inputs + first.operation.sum]
+        result = torch.empty(
+            (self.given.images, size.channels, size.height, size.width),
+            dtype=torch.float32,
+            device=self.device,
+            memory_format=torch.channels_last,
+        )
+        tiles, options = self._lane_tiles("sum", size.channels)
+        pixels = self.pixels(first)
+        modes = sum(4**i * _MODES.get(term.operation.kind, 0) for i, term in enumerate(terms))
+        kernels.sum_kernel[(_blocks(pixels, tiles.pixels), _blocks(size.channels, tiles.outer))](
+            tuple(values), tuple(vectors), tuple(term.operation.first_out for term in terms),
+            tuple(term.out for term in terms), result, pixels, CHANNELS=size.channels, MODES=modes, **options,
+        )  # fmt: skip
+        return result
+
+    def factors(
+        self, term: Term, products: _Products, mean: Tensor, variance: Tensor, results: Sequence[Tensor]
+    ) -> Tensor:
+        """Factors of the products' gradient, 4,out; writes the gradients of what follows the products."""
+        if term.operation.kind is Kind.SCALED:
+            results[0].copy_(products.table[1].sum(0))
+            factors = torch.zeros((4, term.out), dtype=torch.float32, device=self.device)
+            factors[1] = term.parameters[0]
+            return factors
+        factors = self.empty(4, term.out)
+        kernels.factors_kernel[(_blocks(term.out, _TABLE["LANES"]),)](
+            products.table, term.parameters[-2], mean, variance, factors, *results[-2:],
+            products.runs.count, self.pixels(term), term.operation.epsilon, OUT=term.out, **_TABLE,
+        )  # fmt: skip
+        return factors
+
+    def differentiate(
+        self,
+        term: Term,
+        gradient: _Slice,
+        mean: Tensor,
+        variance: Tensor,
+        results: Sequence[Tensor],
+        grad_states: list[Tensor | None],
+    ) -> None:
+        """Write the gradients of an operation's parameters, and add to those of the states that it reads."""
+        products = self.products(term, mean, gradient)
+        factors = self.factors(term, products, mean, variance, results)
+        source = gradient.values, products.values, factors
+        if term.operation.kind is Kind.SEPARABLE:
+            self._differentiate_separable(term, gradient, products, source, results, grad_states)
+            return
+        o = term.operation
+        tiles, options = self._lane_tiles("window_gradient", term.out)
+        out, accumulate = self._grad_state(o.first_state, grad_states)
+        pixels = self.given.images * term.source.height * term.source.width
+        kernels.window_gradient_kernel[(_blocks(pixels, tiles.pixels), _blocks(term.out, tiles.outer))](
+            *source, products.winners, out, pixels, *self._places(term)[1:], gradient.stride, gradient.first,
+            CHANNELS=term.out, KIND=_window_kind(o.kind), STRIDE=o.stride, ACCUMULATE=accumulate, **options,
+        )  # fmt: skip
+
+    def _grad_state(self, index: int, grad_states: list[Tensor | None]) -> tuple[Tensor, bool]:
+        """The gradient of a state, and whether it has been written."""
+        found = grad_states[index]
+        if found is not None:
+            return found, True
+        found = torch.empty_like(self.states[index], memory_format=torch.channels_last)
+        grad_states[index] = found
+        return found, False
+
+    def _differentiate_separable(
+        self,
+        term: Term,
+        gradient: _Slice,
+        products: _Products,
+        source: tuple[Tensor, Tensor, Tensor],
+        results: Sequence[Tensor],
+        grad_states: list[Tensor | None],
+    ) -> None:
+        o, inner, channels = term.operation, term.channels_in, term.source.channels
+        slope, depthwise, pointwise = term.parameters[:3]
+        window = {"STRIDE": o.stride, "OFFSET": o.offset}
+        pixels = self.pixels(term)
+
+        # One launch for the whole of what was kept, or one a state.
+        kept = o.kernel > 1
+        width = inner if kept else channels
+        tiles, options = self._product_tiles("pointwise_weight", term)
+        rows, columns = _blocks(term.out, tiles.outer), _blocks(width, tiles.inner)
+        runs = _Runs.of(pixels, tiles.pixels, rows * columns, self.device)
+        table = self.empty(runs.count, term.out, inner)
+        for part in range(1 if kept else o.parts):
+            kernels.pointwise_weight_kernel[(runs.count, rows, columns)](
+                self.states[o.first_state + part], slope, depthwise, products.filtered, *source, table,
+                *self._places(term), gradient.stride, gradient.first, part * channels, runs.tiles,
+                CHANNELS=width, IN=inner, OUT=term.out, KEPT=kept, **window, **options,
+            )  # fmt: skip
+        results[2].copy_(_total(table).view_as(results[2]))
+
+        # What was kept has been read for the last time.
+        by_filtered = products.filtered if kept else self.empty(pixels, inner, dtype=self.dtype)
+        tiles, options = self._product_tiles("filtered_gradient", term)
+        kernels.filtered_gradient_kernel[(_blocks(pixels, tiles.pixels), _blocks(inner, tiles.inner))](
+            pointwise, *source, by_filtered, pixels, gradient.stride, gradient.first,
+            IN=inner, OUT=term.out, **options,
+        )  # fmt: skip
+
+        tiles, options = self._lane_tiles("depthwise_gradient", channels)
+        read_pixels = self.given.images * term.source.height * term.source.width
+        count = _blocks(read_pixels, tiles.pixels)
+        slopes, filters = self.empty(count, inner), self.empty(count, inner, o.kernel * o.kernel)
+        for part in range(o.parts):
+            index = o.first_state + part
+            out, accumulate = self._grad_state(index, grad_states)
+            kernels.depthwise_gradient_kernel[(count, _blocks(channels, tiles.outer))](
+                self.states[index], slope, depthwise, by_filtered, out, slopes, filters,
+                read_pixels, *self._places(term)[1:], part * channels,
+                CHANNELS=channels, IN=inner, KERNEL=o.kernel, ACCUMULATE=accumulate, **window, **options,
+            )  # fmt: skip
+        results[0].copy_(_total(slopes))
+        results[1].copy_(_total(filters).view_as(results[1]))
+
+
+def _total(table: Tensor) -> Tensor:
+    """The sum over programs, in float64."""
+    return table.sum(0, dtype=torch.float64)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def forward(
+    inputs: list[Tensor], parameters: list[Tensor], structure: list[int], epsilon: list[float]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The operator as ``cpu.cell`` describes it.
+
+    Raises:
+        RuntimeError: As on the CPU.
+    """
+    given = read(inputs, parameters, structure, epsilon)
+    mean = torch.zeros(given.moments, dtype=torch.float64, device=inputs[0].device)
+    variance = torch.zeros_like(mean)
+    with torch.cuda.device_of(inputs[0]):
+        cell = _Cell(given, [_channels_last(x) for x in inputs])
+        for total in range(len(given.states) - given.inputs):
+            if given.images == 0:
+                size = given.states[given.inputs + total]
+                empty = mean.new_empty((0, size.channels, size.height, size.width), dtype=torch.float32)
+                cell.states.append(_channels_last(empty))
+                continue
+            terms = given.of_sum(total)
+            values, vectors = [], []
+            for term in terms:
+                if not term.operation.kind.normalizes:
+                    values.append(cell.states[term.operation.first_state])
+                    vectors.append(term.parameters[0] if term.parameters else cell.none)
+                    continue
+                own = slice(term.first_moment, term.first_moment + term.out)
+                products = cell.products(term, mean)
+                values.append(products.values)
+                vectors.append(cell.moments(term, products, mean[own], variance[own]))
+            cell.states.append(cell.add(terms, values, vectors))
+    return cell.states[given.inputs :], mean, variance
+
+
+def backward(
+    grads: list[Tensor],
+    states: list[Tensor],
+    parameters: list[Tensor],
+    mean: Tensor,
+    variance: Tensor,
+    structure: list[int],
+    epsilon: list[float],
+) -> list[Tensor]:
+    """Gradients of inputs and parameters; an empty vector in ``grads`` stands for one that is zero.
+
+    Raises:
+        RuntimeError: As ``forward``.
+    """
+    require(len(states) > len(grads), "states must be the inputs and the sums")
+    given = read(states[: len(states) - len(grads)], parameters, structure, epsilon)
+    require(
+        len(given.states) == len(states),
+        f"there are {len(grads)} gradients for {len(given.states) - given.inputs} sums",
+    )
+    for index, (state, size) in enumerate(zip(states, given.states, strict=True)):
+        shape = given.images, size.channels, size.height, size.width
+        require(tuple(state.shape) == shape, f"state {index} has the shape {list(state.shape)}")
+        if index >= given.inputs:
+            outer = grads[index - given.inputs]
+            require(
+                outer.dtype == torch.float32 and (outer.numel() == 0 or tuple(outer.shape) == shape),
+                f"the gradient of sum {index - given.inputs} is {outer.dtype} {list(outer.shape)}",
+            )
+    results = [torch.zeros(p.shape, dtype=torch.float32, device=p.device) for p in parameters]
+    with torch.cuda.device_of(states[0]):
+        cell = _Cell(given, [_channels_last(x) for x in states])
+        grad_states: list[Tensor | None] = [None] * len(states)
+        for total in reversed(range(len(grads))):
+            index = given.inputs + total
+            grad, grad_states[index] = grad_states[index], None
+            if grads[total].numel() > 0:
+                outer = _channels_last(grads[total])
+                grad = outer if grad is None else grad.add_(outer)
+            if grad is None:
+                continue
+            for term in given.of_sum(total):
+                o = term.operation
+                if o.kind is Kind.RESIDUAL:
+                    sources, accumulate = cell._grad_state(o.first_state, grad_states)
+                    sources.add_(grad) if accumulate else sources.copy_(grad)
+                    continue
+                channels = slice(term.first_moment, term.first_moment + term.out)
+                own = [
+                    results[term.first_parameter + i][term.first_channel :][: len(p)]
+                    for i, p in enumerate(term.parameters)
+                ]
+                gradient = _Slice(grad, given.states[index].channels, o.first_out)
+                cell.differentiate(term, gradient, mean[channels], variance[channels], own, grad_states)
+        found = [
+            torch.zeros_like(state, memory_format=torch.channels_last) if grad is None else grad
+            for state, grad in zip(states[: given.inputs], grad_states, strict=False)
+        ]
+    return found + results
+
+
+class _Interpreted(torch.autograd.Function):
+    """The operator on CPU tensors, where the dispatcher would choose the C++ kernels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: int, structure: list[int], epsilon: list[float], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        given, parameters = list(tensors[:inputs]), list(tensors[inputs:])
+        sums, mean, variance = forward(given, parameters, structure, epsilon)
+        ctx.inputs, ctx.sums, ctx.structure, ctx.epsilon = inputs, len(sums), structure, epsilon
+        ctx.product_dtype = product_dtype("cpu")
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*given, *sums, *parameters, mean, variance)
+        return *sums, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, mean, variance = ctx.saved_tensors
+        states = ctx.inputs + ctx.sums
+        given = [mean.new_empty(0, dtype=torch.float32) if g is None else g for g in grads[: ctx.sums]]
+        with autocast_to(ctx.product_dtype, "cpu"):
+            found = backward(
+                given, tensors[:states], tensors[states:], mean, variance, ctx.structure, ctx.epsilon
+            )
+        return None, None, None, *found
+
+
+def cell(
+    inputs: Sequence[Tensor], parameters: Sequence[Tensor], operations: Sequence[Operation]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """As ``cpu.cell``, on CUDA, or under Triton's interpreter on the CPU.
+
+    Equal inputs give equal bits on equal devices. Where autocast is on for the device, its type is that of
+    the operands of matrix products, in the backward pass of the call too; states, sums and moments are as
+    without.
+
+    Raises:
+        RuntimeError: As on the CPU.
+    """
+    structure, epsilon = encode(operations)
+    if INTERPRETED.value and inputs and inputs[0].device.type == "cpu":
+        *sums, mean, variance = _Interpreted.apply(len(inputs), structure, epsilon, *inputs, *parameters)
+        return sums, mean, variance
+    sums, mean, variance = torch.ops.pocketnet_fast.cell(list(inputs), list(parameters), structure, epsilon)
+    return sums, mean, variance
+
+
+register()
+torch.library.impl(NAME, "cuda", forward)
+torch.library.impl(f"{NAME}_backward", "cuda", backward)

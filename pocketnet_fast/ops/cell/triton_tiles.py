@@ -1,0 +1,59 @@
+"""How much one program of a training kernel computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from triton import next_power_of_2
+
+# Most values of a tile of the kernels without matrix products, by kernel.
+_VALUES: Final = {"depthwise_gradient": 8192}
+_DEFAULT_VALUES: Final = 4096
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Shape of a program's tile, powers of two of at least 16, and its threads.
+
+    Attributes:
+        pixels: Rows.
+        inner: Channels of the states that one product takes.
+        outer: Channels of the result, or of a kernel without products.
+        warps: Warps of a program.
+        stages: Depth of the software pipeline.
+    """
+
+    pixels: int
+    inner: int
+    outer: int
+    warps: int
+    stages: int
+
+
+def _padded(channels: int, most: int) -> int:
+    return min(most, max(16, next_power_of_2(channels)))
+
+
+def product_tiles(kernel: str, channels_in: int, channels_out: int, dtype: torch.dtype) -> Tiles:
+    """The tiles of a kernel with a matrix product by rule, not yet measured on a chip.
+
+    Args:
+        kernel: ``"products"``, ``"pointwise_weight"`` or ``"filtered_gradient"``.
+        channels_in: Of the product's smaller operand: of one state.
+        channels_out: Of the operation's result.
+        dtype: Of the operands.
+    """
+    widest = 64 if dtype == torch.float32 else 128
+    most = {"products": 32, "pointwise_weight": 64, "filtered_gradient": widest}[kernel]
+    inner, outer = _padded(channels_in, most), _padded(channels_out, 64 if kernel != "products" else widest)
+    rows = 64 if max(inner, outer) > 32 else 128
+    return Tiles(rows, inner, outer, 4, 2)
+
+
+def lane_tiles(kernel: str, channels: int) -> Tiles:
+    """Likewise of ``"window"``, ``"window_gradient"``, ``"depthwise_gradient"`` or ``"sum"``."""
+    lanes = _padded(channels, 32)
+    values = _VALUES.get(kernel, _DEFAULT_VALUES)
+    return Tiles(values // lanes, 0, lanes, values // 1024, 1)

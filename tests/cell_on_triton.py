@@ -1,0 +1,308 @@
+"""The Triton kernels that train a cell against the float64 reference.
+
+On the CPU under TRITON_INTERPRET=1, on CUDA without it. ``test_cell_triton.py`` runs these tests in processes
+of their own, because Triton decides between its interpreter and its compiler once, when it is imported.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import math
+import os
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from cell_problems import CELLS, NODE, RESIDUAL, SEPARABLE, TOLERANCE, Problem, distance, problem
+from cell_problems import assert_agrees as agrees
+from cell_problems import evaluate as evaluate_by
+from torch import Tensor, nn
+
+from pocketnet_fast.models import fused_training
+from pocketnet_fast.models.genotypes import Genotype
+from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.ops.cell import Kind, Operation, triton_launch, triton_tiles
+from pocketnet_fast.ops.cell.reference import cell_reference
+from pocketnet_fast.ops.cell.triton_launch import cell
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+
+def enlarge_tiles(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
+    """Under the interpreter, which takes the same time for a tile of any size."""
+    if INTERPRETED:
+        larger = functools.partial(dataclasses.replace, pixels=pixels)
+        for name in ("product_tiles", "lane_tiles"):
+            tiles = getattr(triton_tiles, name)
+            monkeypatch.setattr(triton_launch, name, lambda *a, t=tiles: larger(t(*a)))
+
+
+@pytest.fixture(autouse=True)
+def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles a program still, and several programs."""
+    enlarge_tiles(monkeypatch, 128)
+
+
+def moved(given: Problem) -> Problem:
+    return Problem(
+        [x.to(DEVICE) for x in given.inputs],
+        [p.to(DEVICE) for p in given.parameters],
+        given.operations,
+        [g if g is None else g.to(DEVICE) for g in given.gradients],
+    )
+
+
+def evaluate(given: Problem) -> list[Tensor]:
+    return evaluate_by(moved(given), cell)
+
+
+def assert_agrees(given: Problem, tolerance: float = TOLERANCE) -> None:
+    agrees(moved(given), cell, tolerance)
+
+
+def train_once(model: PocketNet, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings; all gradients; all running statistics."""
+    model = copy.deepcopy(model).train()
+    embedding = model(x)
+    target = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(7))
+    (embedding * target.to(embedding)).sum().backward()
+    gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    assert len(gradients) == len(list(model.parameters()))
+    return embedding.detach(), torch.cat(gradients), torch.cat([b.flatten() for b in model.buffers()])
+
+
+def test_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole network trains on the kernels, as closely to float64 as plain PyTorch."""
+    enlarge_tiles(monkeypatch, 16384)
+    chosen = fused_training._operator
+    monkeypatch.setattr(fused_training, "_operator", lambda device: cell if INTERPRETED else chosen(device))
+    # Without a maximum and with slopes of one: on which side of a kink a value lies is a matter of rounding.
+    edges = [[("dw_conv_3x3", 0), ("avg_pool_3x3", 1)], [("skip_connect", 2), ("dw_conv_1x1", 0)]]
+    torch.manual_seed(3)
+    model = PocketNet(Genotype(edges, (2, 3), edges, (2, 3)), 4, 4, 16).to(DEVICE)
+    for module in model.modules():
+        if isinstance(module, nn.PReLU):
+            nn.init.ones_(module.weight)
+    x = torch.randn(4, 3, 112, 112, generator=torch.Generator().manual_seed(5)).to(DEVICE)
+    model.fused = True
+    found = train_once(model, x)
+    model.fused = False
+    eager = train_once(model, x)
+    exact = train_once(copy.deepcopy(model).double(), x.double())
+    for ours, theirs, true in zip(found, eager, exact, strict=True):
+        assert distance(ours, true) < max(1e-5, 3.0 * distance(theirs, true))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells(name: str) -> None:
+    assert_agrees(CELLS[name])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("kernel", "size"), [(1, (7, 5)), (3, (1, 9)), (5, (9, 6)), (7, (2, 3))])
+def test_windows(kernel: int, stride: int, size: tuple[int, int]) -> None:
+    height, width = size
+    operations = [Operation(0, SEPARABLE, 0, kernel=kernel, stride=stride)]
+    # A large difference is as much a failure as a tap that is missing: few values may be normalised.
+    assert_agrees(problem(operations, [(9, height, width)], [17], images=8, seed=kernel), tolerance=5e-5)
+
+
+@pytest.mark.parametrize(("channels", "width"), [(1, 1), (130, 70)])
+def test_channels(channels: int, width: int) -> None:
+    """Fewer than a tile has, and more."""
+    operations = [Operation(0, SEPARABLE, 0, kernel=3), Operation(1, Kind.AVG_POOL, 0, kernel=3)]
+    assert_agrees(problem(operations, [(channels, 5, 3)], [width, channels], seed=channels))
+
+
+def test_several_parts_of_pools_and_normalisations() -> None:
+    operations = [
+        Operation(0, Kind.NORMALIZE, 0, 2),
+        Operation(0, Kind.MAX_POOL, 0, 3, kernel=3, first_out=5),
+        Operation(1, Kind.AVG_POOL, 1, 2, kernel=3, first_out=2),
+    ]
+    assert_agrees(problem(operations, [(7, 5, 4)] * 3, [14, 21, 14]))
+
+
+def test_parts_of_a_window() -> None:
+    assert_agrees(problem([Operation(0, SEPARABLE, 0, 2, kernel=3)], [(9, 5, 4)] * 2, [17]))
+
+
+def test_mean_far_from_zero() -> None:
+    """Moments do not cancel: a spread of 1 about 1000, in float32."""
+    given = moved(problem([Operation(0, Kind.NORMALIZE, 0)], [(20, 20, 20)], [20]))
+    given.inputs[0].add_(1000.0)
+    _, mean, variance = cell(given.inputs, given.parameters, given.operations)
+    expected = cell_reference([x.double() for x in given.inputs], given.parameters, given.operations)
+    assert distance(variance, expected[2]) < 1e-6
+    assert distance(mean, expected[1]) < 1e-9
+
+
+def test_zeros_and_ties() -> None:
+    """PReLU's derivative at zero and a maximum's first pixel are torch's."""
+    operations = [Operation(0, SEPARABLE, 0), Operation(1, Kind.MAX_POOL, 0, kernel=3)]
+    given = problem(operations, [(17, 8, 8)], [17, 17])
+    given.inputs[0].round_()
+    assert (given.inputs[0] == 0).any()
+    assert_agrees(given)
+
+
+def test_gamma_beside_a_large_sum() -> None:
+    given = problem([Operation(0, SEPARABLE, 0)], [(16, 9, 9)], [16])
+    given.parameters[3][:4] = torch.tensor([1e-6, 0.0, -2.0, 0.05])
+    given.parameters[4][:4] = torch.tensor([1.0, 0.5, 1.0, 3.0])
+    assert_agrees(given)
+
+
+def test_empty_batch() -> None:
+    given = moved(problem(NODE, [(16, 4, 4)] * 2, [16, 16], images=2))
+    inputs = [x[:0].requires_grad_() for x in given.inputs]
+    parameters = [p.requires_grad_() for p in given.parameters]
+    (out,), mean, variance = cell(inputs, parameters, given.operations)
+    assert out.shape == (0, 16, 4, 4)
+    assert not mean.any()
+    assert not variance.any()
+    out.sum().backward()
+    assert all(x.grad is not None and x.grad.shape == x.shape for x in inputs)
+    assert all(p.grad is not None and not p.grad.any() for p in parameters)
+
+
+SMALL = problem(
+    [
+        Operation(0, SEPARABLE, 0, kernel=3),
+        Operation(0, Kind.MAX_POOL, 1, kernel=3),
+        Operation(0, RESIDUAL, 0),
+        Operation(1, SEPARABLE, 2),
+    ],
+    [(16, 6, 5)] * 2,
+    [16] * 4,
+    images=20,
+)
+
+
+def test_strides_and_layout() -> None:
+    expected = evaluate(SMALL)
+    wide = torch.full((20, 32, 6, 10), math.nan)
+    wide[:, ::2, :, ::2] = SMALL.inputs[0]
+    strided = replace(
+        SMALL,
+        inputs=[wide[:, ::2, :, ::2], SMALL.inputs[1].contiguous(memory_format=torch.channels_last)],
+        gradients=[g.transpose(2, 3).contiguous().transpose(2, 3) for g in SMALL.gradients if g is not None],
+        parameters=[p.repeat_interleave(2, 0)[::2] for p in SMALL.parameters],
+    )
+    assert not strided.inputs[0].is_contiguous()
+    found = evaluate(strided)
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    for actual, true in zip(found, expected, strict=True):
+        assert torch.equal(actual, true)
+
+
+def test_equal_bits_and_nothing_read_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = evaluate(SMALL)
+    for name in ("empty", "empty_like"):
+        made = getattr(torch, name)
+
+        def poisoned(*sizes: Any, make: Any = made, **options: Any) -> Tensor:
+            tensor: Tensor = make(*sizes, **options)
+            return tensor.fill_(math.nan if tensor.is_floating_point() else 5)
+
+        monkeypatch.setattr(triton_launch.torch, name, poisoned)
+    for actual, true in zip(evaluate(SMALL), clean, strict=True):
+        assert torch.equal(actual, true)
+
+
+def test_a_nan_reaches_the_whole_batch_and_no_other_channel() -> None:
+    given = problem([Operation(0, Kind.AVG_POOL, 0, kernel=3)], [(18, 6, 6)], [18])
+    given.inputs[0][1, 4, 2, 2] = math.nan
+    found = evaluate(given)
+    out, by_input = found[0], found[3]
+    assert out[:, 4].isnan().all()
+    assert by_input[:, 4].isnan().all()
+    others = [c for c in range(18) if c != 4]
+    assert torch.isfinite(out[:, others]).all()
+    assert torch.isfinite(by_input[:, others]).all()
+
+
+def test_autocast_is_as_good_as_eagers() -> None:
+    """Its type is that of the operands of products, in the backward pass as well, which runs outside it."""
+    given = moved(problem(NODE, [(16, 9, 9)] * 2, [16, 16], images=8))
+
+    def under_autocast(function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            with torch.autocast(DEVICE, torch.bfloat16):
+                return function(*arguments)
+
+        return call
+
+    found = evaluate_by(given, under_autocast(cell))
+    full = evaluate_by(given, cell)
+    eager = evaluate_by(given, under_autocast(cell_reference))
+    expected = evaluate_by(given, cell_reference, torch.float64)
+    for ours, exactly, theirs, true in zip(found, full, eager, expected, strict=True):
+        assert ours.dtype == exactly.dtype
+        # Sums of a batch's gradients cancel in front of a normalisation; there eager's error is luck as well.
+        assert distance(ours, true) < max(1.5 * distance(theirs, true), 1e-6)
+    by_pointwise = 3 + len(given.inputs) + 2
+    assert distance(found[0], full[0].double()) > 1e-4
+    assert distance(found[by_pointwise], full[by_pointwise].double()) > 1e-4
+
+
+def test_second_derivative_is_refused() -> None:
+    given = moved(SMALL)
+    inputs = [x.clone().requires_grad_() for x in given.inputs]
+    sums, _, _ = cell(inputs, given.parameters, given.operations)
+    (gradient,) = torch.autograd.grad(sums[0].square().sum(), inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|cannot be differentiated twice"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kernel": 4}, "kernel size must be odd"),
+        ({"kernel": 9}, "kernel size is 9; it must lie in 1..7"),
+        ({"stride": 3}, "stride is 3; it must lie in 1..2"),
+        ({"offset": 1}, "offset is 1; it must lie in 0..0"),
+        ({"first_state": 5}, "first state is 5; it must lie in 0..1"),
+        ({"parts": 3}, "number of states is 3; it must lie in 1..2"),
+        ({"sum": 2}, "sum is 2; it must lie in 0..0"),
+        ({"first_out": -1}, "first output channel is -1"),
+        ({"epsilon": 0.0}, "epsilon must be positive and finite"),
+        ({"epsilon": math.nan}, "epsilon must be positive and finite"),
+    ],
+)
+def test_unsound_operations(change: dict[str, Any], message: str) -> None:
+    given = moved(CELLS["node"])
+    operations = [replace(given.operations[0], **change), given.operations[1]]
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        cell(given.inputs, given.parameters, operations)
+
+
+def test_bad_tensors() -> None:
+    given = moved(CELLS["node"])
+    x, parameters, operations = given.inputs[0], given.parameters, given.operations
+    refused: list[tuple[list[Tensor], list[Tensor], str]] = [
+        ([x.double(), x], parameters, f"an input must be float32 on {x.device}, got torch.float64"),
+        ([x[0], x], parameters, "inputs must be N, C, H, W with one N"),
+        ([x[:2], x], parameters, "inputs must be N, C, H, W with one N"),
+        ([x[:, :0], x], parameters, "channels is 0"),
+        ([x[:, :, :5], x], parameters, "give 5 x 14 and 14 x 14 pixels"),
+        ([x, x], parameters[:-1], "there are 9 parameters; the operations have more"),
+        ([x, x], [*parameters, x], "there are 11 parameters; the operations have 10"),
+        ([x, x], [parameters[0][1:], *parameters[1:]], "slope must have the shape [16], got [15]"),
+        ([x, x], [*parameters[:2], parameters[2].double(), *parameters[3:]], "pointwise must be float32"),
+        ([x, x, x], parameters, "no operation reads one of the inputs"),
+    ]
+    for inputs, given_parameters, message in refused:
+        with pytest.raises(RuntimeError, match=re.escape(message)):
+            cell(inputs, given_parameters, operations)
+    if not INTERPRETED:
+        with pytest.raises(RuntimeError, match=r"float32 on cuda:0, got torch\.float32 on cpu"):
+            cell([x, x.cpu()], parameters, operations)
+    residual = [*operations, Operation(0, RESIDUAL, 2)]
+    with pytest.raises(RuntimeError, match="a residual must have the channels of its sum"):
+        cell([x, x, torch.zeros(3, 4, 14, 14, device=DEVICE)], parameters, residual)

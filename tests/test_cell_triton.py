@@ -1,0 +1,204 @@
+"""The Triton kernels that train a cell: interpreted, on a GPU, compiled without one; and their choice."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cell_problems import CELLS
+from native import run_triton_suite
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pocketnet_fast.ops.cell import Kind
+from pocketnet_fast.ops.cell.structure import encode
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+compiling = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="it takes the compiler's place")
+SUITE = Path(__file__).with_name("cell_on_triton.py")
+
+
+@needs_triton
+@pytest.mark.slow
+def test_interpreted() -> None:
+    run_triton_suite(SUITE, interpreted=True)
+
+
+@needs_triton
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_the_gpu() -> None:
+    run_triton_suite(SUITE, interpreted=False)
+
+
+POINTERS = {
+    **dict.fromkeys(("mean", "variance"), "*fp64"),
+    **dict.fromkeys(("filtered", "grad_filtered"), "*operand"),
+    "winners": "*i8",
+}
+INTEGERS = {
+    "pixels", "height", "width", "out_height", "out_width", "stride", "first_out", "first_in", "tiles",
+    "runs", "run_pixels",
+}  # fmt: skip
+
+
+def signature_of(kernel: Any, operand: str, constants: dict[str, Any], parts: int) -> dict[str, Any]:
+    """Types of a kernel's arguments, as a launch with float32 states and ``operand`` products has them."""
+    types: dict[str, Any] = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            types[name] = "constexpr"
+        elif name in ("parts", "terms", "vectors") and parts:
+            types[name] = ("*fp32",) * parts
+        elif name in ("firsts", "widths"):
+            types[name] = ("i32",) * parts
+        elif name == "epsilon":
+            types[name] = "fp32"
+        elif name == "table" and kernel.__name__ != "pointwise_weight_kernel":
+            types[name] = "*fp64"
+        else:
+            types[name] = (
+                "i32" if name in INTEGERS else POINTERS.get(name, "*fp32").replace("operand", operand)
+            )
+    return types
+
+
+def compile_kernel(kernel: Any, operand: str, options: dict[str, Any], parts: int = 0) -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    settings = {k: v for k, v in options.items() if k in ("num_warps", "num_stages")}
+    constants = {k: v for k, v in options.items() if k not in settings}
+    compiled = triton.compile(
+        ASTSource(kernel, signature_of(kernel, operand, constants, parts), constants),
+        target=GPUTarget("cuda", 90, 32),
+        options=settings,
+    )
+    assert compiled.asm["cubin"]
+    assert compiled.metadata.shared <= 99 * 1024
+
+
+@needs_triton
+@compiling
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_compile_without_a_gpu(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the interpreter accepts the compiler may not; the tiles fit the shared memory of every GPU.
+
+    The narrowest and the widest cells of PocketNetM-128, and an odd one of several parts.
+    """
+    from pocketnet_fast.ops.cell import triton_kernels as kernels
+    from pocketnet_fast.ops.cell.triton_tiles import product_tiles
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    operand = "bf16" if dtype == torch.bfloat16 else "fp32"
+    for channels, out, kernel, parts in ((16, 16, 7, 1), (256, 256, 3, 1), (21, 13, 1, 3)):
+        inner = channels * parts
+
+        def options(name: str, width: int, out: int = out, **constants: Any) -> dict[str, Any]:
+            tiles = product_tiles(name, width, out, dtype)
+            sizes = {"PIXELS": tiles.pixels, "INNER": tiles.inner, "OUTER": tiles.outer}
+            threads = {"num_warps": tiles.warps, "num_stages": tiles.stages}
+            return {**constants, **sizes, **threads, "PRECISION": "ieee", "OUT": out}
+
+        window = {"STRIDE": 1, "OFFSET": 0}
+        for backward in (False, True):
+            constants = {"CHANNELS": channels, "KERNEL": kernel, "KEEP": backward and kernel > 1, **window}
+            compile_kernel(
+                kernels.products_kernel,
+                operand,
+                options("products", channels, **constants, BACKWARD=backward),
+                parts,
+            )
+        constants = {"CHANNELS": channels, "IN": inner, "KEPT": kernel > 1, **window}
+        compile_kernel(
+            kernels.pointwise_weight_kernel, operand, options("pointwise_weight", channels, **constants)
+        )
+        compile_kernel(
+            kernels.filtered_gradient_kernel, operand, options("filtered_gradient", inner, IN=inner)
+        )
+
+
+@needs_triton
+@compiling
+def test_others_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pocketnet_fast.ops.cell import triton_kernels as kernels
+    from pocketnet_fast.ops.cell.triton_tiles import lane_tiles
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+    def options(name: str, channels: int, **constants: Any) -> dict[str, Any]:
+        tiles = lane_tiles(name, channels)
+        sizes = {"PIXELS": tiles.pixels, "LANES": tiles.outer, "CHANNELS": channels}
+        return {**constants, **sizes, "num_warps": tiles.warps}
+
+    for kind, backward in itertools.product((Kind.MAX_POOL, Kind.AVG_POOL, Kind.NORMALIZE), (False, True)):
+        # A number that is 1 reaches the compiler as a constant.
+        constants = {"KIND": int(kind), "STRIDE": 1, "CENTRED": backward, "BACKWARD": backward, "tiles": 1}
+        compile_kernel(kernels.window_kernel, "fp32", options("window", 32, **constants))
+    for kind in (Kind.MAX_POOL, Kind.AVG_POOL, Kind.NORMALIZE):
+        constants = {"KIND": int(kind), "STRIDE": 2, "ACCUMULATE": True}
+        compile_kernel(kernels.window_gradient_kernel, "fp32", options("window_gradient", 21, **constants))
+    for operand, kernel, stride in (("fp32", 7, 1), ("bf16", 1, 2)):
+        constants = {"IN": 64, "KERNEL": kernel, "STRIDE": stride, "OFFSET": stride - 1, "ACCUMULATE": False}
+        compile_kernel(
+            kernels.depthwise_gradient_kernel, operand, options("depthwise_gradient", 64, **constants)
+        )
+    compile_kernel(kernels.sum_kernel, "fp32", options("sum", 16, MODES=1 + 4 * 2), parts=3)
+    for kernel in (kernels.moments_kernel, kernels.factors_kernel):
+        compile_kernel(kernel, "fp32", {"OUT": 16, "RUNS": 32, "LANES": 16, "num_warps": 4})
+        compile_kernel(
+            kernel, "fp32", {"OUT": 1, "RUNS": 32, "LANES": 16, "num_warps": 4, "runs": 1, "pixels": 1}
+        )
+
+
+@needs_triton
+def test_registered_for_cuda() -> None:
+    from pocketnet_fast.ops.cell import triton_launch
+
+    for name in (triton_launch.NAME, f"{triton_launch.NAME}_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+
+
+@needs_triton
+@compiling
+def test_shapes_on_cuda() -> None:
+    """What a trace sees."""
+    from pocketnet_fast.ops.cell.triton_launch import cell
+
+    given = CELLS["chain"]
+    structure, epsilon = encode(given.operations)
+    with FakeTensorMode():
+        inputs = [torch.empty(x.shape, device="cuda") for x in given.inputs]
+        parameters = [torch.empty(p.shape, device="cuda") for p in given.parameters]
+        sums, mean, variance = cell(inputs, parameters, given.operations)
+        assert [s.shape for s in sums] == [(3, 18, 15, 13)] * 3
+        assert mean.shape == variance.shape == (4 * 18,)
+        assert {t.device.type for t in (*sums, mean, variance)} == {"cuda"}
+        states = [*inputs, *sums]
+        found = torch.ops.pocketnet_fast.cell_backward(
+            sums, states, parameters, mean, variance, structure, epsilon
+        )
+        assert [t.shape for t in found] == [t.shape for t in inputs + parameters]
+        assert {t.device.type for t in found} == {"cuda"}
+
+
+@needs_triton
+@compiling
+def test_cpu_tensors() -> None:
+    """Without the interpreter, CPU tensors go to the kernels for the CPU."""
+    from pocketnet_fast.ops.cell import cpu, triton_launch
+
+    given = CELLS["node"]
+    (ours,), _, _ = triton_launch.cell(given.inputs, given.parameters, given.operations)
+    (theirs,), _, _ = cpu.cell(given.inputs, given.parameters, given.operations)
+    assert torch.equal(ours, theirs)
