@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,8 +18,9 @@ from search_runs import tiny_search
 from training_runs import lines, same_bits, write_faces
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.models.genotypes import format_genotype, parse_genotype, read_genotype
+from pocketnet_fast.models.genotypes import OPERATIONS, format_genotype, parse_genotype, read_genotype
 from pocketnet_fast.search.checkpoint import SearchFolder
+from pocketnet_fast.search.failure_signs import skip_shares
 from pocketnet_fast.search.searcher import SearchOutcome, search
 from pocketnet_fast.search.step import SearchStepper
 from pocketnet_fast.training.trainer import DivergedError
@@ -125,6 +127,31 @@ def test_second_order_and_late_alphas(faces: Path, tmp_path: Path) -> None:
     first, last = (line["operation_weights"]["reduce"] for line in lines(tmp_path / "run", "validation"))
     assert abs(first[0][0][0] - 1 / 8) < 2e-3
     assert max(abs(a - b) for a, b in zip(first[0][0], last[0][0], strict=True)) > 1e-3
+
+
+def test_latency_counts_in_gradient_and_choice(faces: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    # Skip connections are free and everything else takes a millisecond, wherever it stands.
+    entries = [
+        {"operation": operation, "channels": 2 * w, "stride": stride, "height": size, "width": size}
+        | {"ms": float(operation != "skip_connect")}
+        for operation in OPERATIONS
+        for w in (1, 2, 4, 8)
+        for stride in (1, 2)
+        for size in (56, 28, 14, 7)
+    ]
+    table.write_text(json.dumps({"machine": "none", "entries": entries}))
+    found = {}
+    for weight in (0.0, 1000.0):
+        values = {"architecture__latency_table": table, "architecture__latency_weight": weight}
+        found[weight] = search(tiny_search(faces, weights__epochs=3, **values), tmp_path / f"run{weight:g}")
+    light, heavy = (lines(found[weight].folder, "validation") for weight in found)
+    assert heavy[-1]["latency"] < min(light[-1]["latency"], heavy[0]["latency"])
+    shares = skip_shares(found[1000.0].genotype)
+    assert shares == {"normal": 1.0, "reduce": 1.0}
+    # The objective is nearly the latency alone, which falls from epoch to epoch.
+    assert found[1000.0].best_epoch == 3
+    assert lines(found[1000.0].folder, "step")[0]["latency"] > 0
 
 
 def test_skip_connections_end_a_search(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def search(
     """Search an architecture by a recipe (DARTS).
 
     The folder given by --out gets the resolved recipe, a log (log.jsonl), checkpoints, and the genotype of
-    the best validation accuracy as genotype.json, for `pocketnet train --genotype`; that of each epoch,
+    the best epoch by validation as genotype.json, for `pocketnet train --genotype`; that of each epoch,
     drawn, lies in epochs/. Ctrl-C ends the step, saves, and says how to go on. Several processes:
     torchrun --nproc-per-node 2 -m pocketnet_fast.cli search ...
 

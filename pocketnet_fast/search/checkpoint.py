@@ -5,7 +5,7 @@
     recipe.toml                     the resolved recipe
     log.jsonl, tensorboard/         see training.log; "validation" lines hold genotype and alphas of an epoch
     {step}state.safetensors         network, both optimisers, progress: a checkpoint, whole or not at all
-    best.safetensors                the network after the epoch of the best validation accuracy
+    best.safetensors                the network after the best epoch by validation
     genotype.txt, genotype.json     its genotype, for `pocketnet train --genotype`
     epochs/{epoch}.{txt,json,png,svg}    the genotype after each epoch, as text and drawn
     alphas_{normal,reduce}.{png,svg}     the softmax weights over the epochs
@@ -43,12 +43,15 @@ class SearchProgress(Progress):
     """How far a search has come.
 
     Attributes:
-        best_accuracy: Of the validation half, in 0..1; negative before the first.
-        best_epoch: Its epoch, from 1.
+        best_score: Of the best epoch so far: the validation half's accuracy, or, where latency counts,
+            minus the objective.
+        best_accuracy: That epoch's accuracy, in 0..1; negative before the first.
+        best_epoch: Its number, from 1.
         eigenvalues: The estimates so far.
         ended: Why the search ended early; empty if it did not.
     """
 
+    best_score: float = 0.0
     best_accuracy: float = -1.0
     best_epoch: int = 0
     eigenvalues: list[float] = field(default_factory=list)

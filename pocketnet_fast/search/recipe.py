@@ -138,7 +138,7 @@ class RunSection:
         device: "cpu", "cuda", or "auto": CUDA where there is one.
         threads: PyTorch's threads per process; default: its own choice.
         save_steps: Steps between saves within an epoch; 0: only at its end.
-        keep: Complete checkpoints kept; the best one by validation is kept besides.
+        keep: Complete checkpoints kept; the best network is kept besides.
         log_steps: Steps between lines of the log.
         max_skipped: Steps in a row without finite loss and gradient after which the run stops.
         drawings: Draw genotypes and alphas after each epoch.

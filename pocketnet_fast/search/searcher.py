@@ -59,7 +59,8 @@ class SearchOutcome:
 
     Attributes:
         folder: The search's.
-        genotype: The one of the best validation accuracy; None before the first epoch's end.
+        genotype: That of the best epoch by validation accuracy, or, where latency counts, by validation loss
+            and expected latency together, as they are weighed; None before the first epoch's end.
         genotype_file: Where it lies; None before the first epoch's end.
         epoch: Whole epochs done.
         step: Steps made.
@@ -342,10 +343,15 @@ class _Search:
         if every and progress.epoch % every == 0:
             values["eigenvalue"] = self._eigenvalue()
             progress.eigenvalues.append(values["eigenvalue"])
+        score = values["accuracy"]
+        weight = self.recipe.architecture.latency_weight
+        if weight > 0:
+            score = -(values["loss"] + weight * values["latency"])
         # Of equals the last, which has seen more.
-        improved = values["accuracy"] >= progress.best_accuracy
+        improved = progress.best_epoch == 0 or score >= progress.best_score
         if improved:
-            progress.best_accuracy, progress.best_epoch = values["accuracy"], progress.epoch
+            progress.best_score, progress.best_epoch = score, progress.epoch
+            progress.best_accuracy = values["accuracy"]
         progress.ended = self._reason_to_end(shares)
         if self.group.first:
             self._write(genotype, values, improved)
