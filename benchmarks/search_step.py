@@ -49,7 +49,9 @@ def work(subject: str, arguments: argparse.Namespace) -> None:
     ]
 
     def step() -> None:
-        architecture_gradient(network, *batches, xi=0.1, optimizer=optimizer, order=arguments.order)
+        architecture_gradient(
+            network, *batches, xi=0.1, optimizer=optimizer, order=arguments.order, hessian="published"
+        )
         optimizer.zero_grad(set_to_none=True)
         images, label = batches[0]
         cross_entropy(network(images), label).backward()

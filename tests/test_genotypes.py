@@ -12,9 +12,12 @@ from pocketnet_fast.models.genotypes import (
     Genotype,
     format_genotype,
     genotype_from_json,
+    genotype_from_name,
     genotype_to_json,
     parse_genotype,
+    read_genotype,
 )
+from pocketnet_fast.models.registry import create_model
 
 NODES = "[[('skip_connect', 0), ('dw_conv_3x3', 1)], [('max_pool_3x3', 2), ('avg_pool_3x3', 0)]]"
 TEXT = f"Genotype(normal={NODES}, normal_concat=range(2, 4), reduce={NODES}, reduce_concat=[3, 2])"
@@ -120,3 +123,38 @@ def test_refusal_of_an_operation_lists_the_accepted_ones():
 def test_other_json_is_refused(text):
     with pytest.raises(PocketNetError, match="genotype"):
         genotype_from_json(text)
+
+
+@pytest.mark.parametrize("write", [format_genotype, genotype_to_json])
+@pytest.mark.parametrize("suffix", [".txt", ".json"])
+def test_files_hold_either_form(tmp_path, write, suffix):
+    genotype = random_genotype(4)
+    path = tmp_path / f"found{suffix}"
+    path.write_text(f"\n{write(genotype)}\n")
+    assert read_genotype(path) == genotype
+    assert genotype_from_name(str(path)) == genotype
+    assert genotype_from_name(write(genotype)) == genotype
+    assert create_model("pocketnet", genotype=str(path), channels=2, layers=4).genotype == genotype
+    assert create_model("pocketnet", genotype=write(genotype), channels=2, layers=4).genotype == genotype
+
+
+def test_published_genotypes_have_names():
+    assert genotype_from_name("softmax_cifar10") == SOFTMAX_CIFAR10
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "g.json: cannot be read: No such file"),
+        (b"\xff\xfe", "g.json: is no text in UTF-8"),
+        (b"{}", "g.json: genotype: missing normal"),
+        (b"Genotype()", "g.json: genotype: missing"),
+        (b"x" * 100_000, "g.json: genotype: the text has 65537 characters"),
+    ],
+)
+def test_unusable_files_are_named(tmp_path, content, message):
+    path = tmp_path / "g.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(PocketNetError, match=message):
+        genotype_from_name(str(path))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.registry import create_model
-from pocketnet_fast.training.recipe import Recipe, differences, list_recipes, load_recipe
+from pocketnet_fast.training.recipe import Recipe, list_recipes, load_recipe
 from pocketnet_fast.training.teacher import build_model
+from pocketnet_fast.training.toml_recipe import differences
 
 NAMES = [
     "iresnet100_arcface",

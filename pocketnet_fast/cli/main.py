@@ -20,6 +20,7 @@ from pocketnet_fast.cli import (
     ijb,
     info,
     megaface,
+    search,
     train,
     verify,
 )
@@ -65,6 +66,7 @@ bench.register(app)
 data.register(app)
 train.register(app)
 distill.register(app)
+search.register(app)
 doctor.register(app)
 
 

@@ -35,6 +35,15 @@ def train(
     *,
     out: OutOption = None,
     data: DataOption = None,
+    genotype: Annotated[
+        str | None,
+        typer.Option(
+            help="Train a PocketNet of this genotype: a file of `pocketnet search`, a published one's name, "
+            "or its text. The recipe is then pocketnet_s128_arcface unless another is named."
+        ),
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="Width of a PocketNet's first cells.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Number of a PocketNet's cells.")] = None,
     teacher: TeacherOption = None,
     epochs: EpochsOption = None,
     batch_size: BatchOption = None,
@@ -58,8 +67,24 @@ def train(
 
     Example: [bold]pocketnet train synthetic_tiny --out runs/tiny[/bold]
     """
-    values = overrides(data, teacher, epochs, batch_size, lr, seed, workers, device, verify, changes)
+    values = _network(genotype, channels, layers)
+    values |= overrides(data, teacher, epochs, batch_size, lr, seed, workers, device, verify, changes)
+    if recipe is None and genotype is not None and not resume:
+        recipe = "pocketnet_s128_arcface"
     run(recipe, out, values, resume, force, dry_run, listing, as_json)
+
+
+def _network(genotype: str | None, channels: int | None, layers: int | None) -> dict[str, str]:
+    """The options as values of a recipe; the genotype as text, so that a run does not depend on its file."""
+    from pocketnet_fast.models.genotypes import format_genotype, genotype_from_name
+
+    given = {"model.channels": channels, "model.layers": layers}
+    values = {key: str(value) for key, value in given.items() if value is not None}
+    if genotype is not None or values:
+        values["model.name"] = "pocketnet"
+    if genotype is not None:
+        values["model.genotype"] = format_genotype(genotype_from_name(genotype))
+    return values
 
 
 def register(app: typer.Typer) -> None:

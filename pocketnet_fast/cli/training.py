@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,6 +79,16 @@ def overrides(
         "verification.bins": json.dumps(verify) if verify else None,
     }
     values = {key: str(value) for key, value in given.items() if value is not None}
+    return values | changed_values(changes)
+
+
+def changed_values(changes: list[str] | None) -> dict[str, str]:
+    """What ``--set`` says, by ``section.key``.
+
+    Raises:
+        PocketNetError: If one has no ``=``.
+    """
+    values = {}
     for change in changes or []:
         key, equals, value = change.partition("=")
         if not equals:
@@ -104,7 +116,7 @@ def run(
     from pocketnet_fast.training.recipe import Recipe, list_recipes, load_recipe
 
     if listing:
-        _list(list_recipes(), as_json)
+        print_recipes(list_recipes(), as_json)
         return
     if recipe is None and not resume:
         raise PocketNetError(f"no recipe: expected one of {', '.join(list_recipes())}, or a .toml file")
@@ -127,8 +139,23 @@ def _train(recipe: Recipe, out: Path, resume: bool, force: bool, as_json: bool) 
 
     from pocketnet_fast.training.trainer import train
 
-    try:
+    with explained_loading(out):
         outcome = train(recipe, out, resume=resume, force=force, console=Console(stderr=True))
+    if int(os.environ.get("RANK", "0")) == 0:
+        _report(outcome, as_json)
+    if outcome.signal:
+        raise typer.Exit(128 + outcome.signal)
+
+
+@contextlib.contextmanager
+def explained_loading(out: Path) -> Iterator[None]:
+    """Say in one line that a process which loads images has died, and how to go on.
+
+    Raises:
+        PocketNetError: If one has.
+    """
+    try:
+        yield
     except RuntimeError as error:
         # torch raises it wherever the main process is when one of its loader's processes dies.
         if not str(error).startswith("DataLoader worker"):
@@ -138,21 +165,21 @@ def _train(recipe: Recipe, out: Path, resume: bool, force: bool, as_json: bool) 
             f"a process that loads images has died (was there enough memory?): {reason} "
             f"The run goes on from its last checkpoint with --resume --out {out}"
         ) from None
-    if int(os.environ.get("RANK", "0")) == 0:
-        _report(outcome, as_json)
-    if outcome.signal:
-        raise typer.Exit(128 + outcome.signal)
+
+
+def say_stopped(command: str, step: int, out: Path) -> None:
+    """Say after which step a signal stopped the run, and how to go on."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    program = "pocketnet" if processes == 1 else "torchrun (as before) -m pocketnet_fast.cli"
+    typer.echo(
+        f"pocketnet: stopped after step {step:,}; go on with: {program} {command} --resume --out {out}",
+        err=True,
+    )
 
 
 def _report(outcome: Outcome, as_json: bool) -> None:
     if outcome.signal:
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        command = "pocketnet" if processes == 1 else "torchrun (as before) -m pocketnet_fast.cli"
-        typer.echo(
-            f"pocketnet: stopped after step {outcome.step:,}; go on with: "
-            f"{command} train --resume --out {outcome.folder}",
-            err=True,
-        )
+        say_stopped("train", outcome.step, outcome.folder)
     if as_json:
         content = {**asdict(outcome), "folder": str(outcome.folder), "weights": str(outcome.weights)}
         typer.echo(json.dumps(content, indent=1))
@@ -160,7 +187,8 @@ def _report(outcome: Outcome, as_json: bool) -> None:
         typer.echo(f"{outcome.weights}: the weights after {outcome.epoch} epochs, {outcome.step:,} steps")
 
 
-def _list(recipes: dict[str, str], as_json: bool) -> None:
+def print_recipes(recipes: dict[str, str], as_json: bool) -> None:
+    """Print the recipes of the package and what each says of itself."""
     if as_json:
         typer.echo(json.dumps(recipes, indent=1))
         return

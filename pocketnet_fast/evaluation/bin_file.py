@@ -5,40 +5,16 @@ from __future__ import annotations
 import codecs
 import os
 import pickle
-import pickletools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from pocketnet_fast.data.plain_pickle import RefusedPickle, load_plain
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.pairs import VerificationPairs
 from pocketnet_fast.files import atomic_write
-
-_MAX_SHOWN = 200
-
-
-class _Refused(Exception):
-    pass
-
-
-class _DataUnpickler(pickle.Unpickler):
-    """Builds bytes, booleans, lists and tuples; any class or function is refused by name.
-
-    The two exceptions are how Python 3 wrote bytes for Python 2: as a call of ``_codecs.encode``, and empty
-    ones as a call of ``bytes``.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return _Latin1()
-        if module in ("builtins", "__builtin__") and name == "bytes":
-            return _NoBytes()
-        raise _Refused(f"it names {module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("it refers to objects outside the file")
 
 
 class _NoBytes:
@@ -47,7 +23,7 @@ class _NoBytes:
 
     def __call__(self, *arguments: Any) -> bytes:
         if arguments:
-            raise _Refused("it calls bytes with arguments")
+            raise RefusedPickle("it calls bytes with arguments")
         return b""
 
 
@@ -56,8 +32,16 @@ class _Latin1:
 
     def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
         if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-            raise _Refused("it encodes something that is no latin1 text")
+            raise RefusedPickle("it encodes something that is no latin1 text")
         return codecs.encode(text, "latin1")
+
+
+# How Python 3 wrote bytes for Python 2: as a call of ``_codecs.encode``, and empty ones as one of ``bytes``.
+_NAMES = {
+    ("_codecs", "encode"): _Latin1,
+    ("builtins", "bytes"): _NoBytes,
+    ("__builtin__", "bytes"): _NoBytes,
+}
 
 
 def read_bin(path: str | os.PathLike[str]) -> VerificationPairs:
@@ -71,7 +55,7 @@ def read_bin(path: str | os.PathLike[str]) -> VerificationPairs:
     if not path.is_file():
         raise PocketNetError(f"{path}: no such verification file")
     with path.open("rb") as file:
-        content = _load(path, file)
+        content = load_plain(file, str(path), "verification file", _NAMES)
     if not isinstance(content, (tuple, list)) or len(content) != 2:
         raise PocketNetError(f"{path}: expected a pair of lists, found {type(content).__name__}")
     images, same = content
@@ -110,36 +94,3 @@ def write_bin(
             images.append(image)
             on_image()
         pickle.dump((images, pairs.same.tolist()), file, protocol=2)
-
-
-def _check_memo(file: BinaryIO) -> None:
-    """Refuse memo slots beyond the file's length.
-
-    Picklers number them consecutively; the unpickler reserves memory up to the highest, so that ten bytes
-    could take 64 GB.
-    """
-    for opcode, argument, position in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > (position or 0):
-            raise _Refused(f"it keeps an object in slot {argument}")
-    file.seek(0)
-
-
-def _load(path: Path, file: BinaryIO) -> Any:
-    try:
-        _check_memo(file)
-        return _DataUnpickler(file, encoding="bytes").load()
-    except _Refused as error:
-        raise PocketNetError(
-            f"{path}: refused, {_line(error)}; a verification file holds plain data only"
-        ) from None
-    except MemoryError:
-        raise PocketNetError(f"{path}: damaged: it states more data than fits into memory") from None
-    except Exception as error:
-        # A damaged pickle raises whatever its opcodes stumble over.
-        raise PocketNetError(f"{path}: damaged or no verification file: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    """What it says, on one line whatever the file put into it."""
-    text = str(error)[:_MAX_SHOWN]
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pocketnet_fast.errors import PocketNetError
@@ -207,6 +209,24 @@ def genotype_from_json(text: str) -> Genotype:
     return _from_fields(fields)
 
 
+def read_genotype(path: str | os.PathLike[str]) -> Genotype:
+    """Read a file that holds the text form or the JSON form.
+
+    Raises:
+        PocketNetError: If it cannot be read or holds neither; the message names the file.
+    """
+    try:
+        text = Path(path).read_bytes()[: _MAX_TEXT + 1].decode("utf-8").strip()
+    except OSError as error:
+        raise PocketNetError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PocketNetError(f"{path}: is no text in UTF-8") from None
+    try:
+        return genotype_from_json(text) if text.startswith("{") else parse_genotype(text)
+    except PocketNetError as error:
+        raise PocketNetError(f"{path}: {error}") from None
+
+
 SOFTMAX_CASIA = parse_genotype(
     "Genotype("
     "normal=[[('dw_conv_3x3', 0), ('dw_conv_1x1', 1)], [('dw_conv_3x3', 2), ('dw_conv_5x5', 0)], "
@@ -231,3 +251,22 @@ SOFTMAX_CIFAR10 = parse_genotype(
 
 PUBLISHED = {"softmax_casia": SOFTMAX_CASIA, "softmax_cifar10": SOFTMAX_CIFAR10}
 """The published genotypes by name."""
+
+
+def genotype_from_name(name: str) -> Genotype:
+    """Read a genotype however it is given.
+
+    Args:
+        name: A published genotype's name, the text form, the JSON form, or the path of a ``.txt`` or
+            ``.json`` file that holds one of the two.
+
+    Raises:
+        PocketNetError: If it is none of these, or the file cannot be read.
+    """
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    if name.lstrip().startswith("{"):
+        return genotype_from_json(name)
+    if name.endswith((".txt", ".json")):
+        return read_genotype(name)
+    return parse_genotype(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel
-from pocketnet_fast.models.genotypes import PUBLISHED, SOFTMAX_CASIA, Genotype, parse_genotype
+from pocketnet_fast.models.genotypes import SOFTMAX_CASIA, Genotype, genotype_from_name
 from pocketnet_fast.models.iresnet import IResNet
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
@@ -91,8 +91,8 @@ def create_model(
         pretrained: Load the weights that ship with the package.
         weights: Load this weight file instead (see ``load_weights``).
         embedding_dim: Length of the embedding, if not the architecture's own.
-        genotype: For ``"pocketnet"`` only: an object, the published text form, or the name of a published
-            genotype. Default: the one of the named PocketNets.
+        genotype: For ``"pocketnet"`` only: an object, or what ``genotype_from_name`` takes: the name of a
+            published genotype, the text or JSON form, a file. Default: the one of the named PocketNets.
         channels: For ``"pocketnet"`` only; default 16.
         layers: For ``"pocketnet"`` only; default 18.
 
@@ -132,7 +132,7 @@ def _build(
         if genotype is None:
             genotype = SOFTMAX_CASIA
         elif isinstance(genotype, str):
-            genotype = PUBLISHED.get(genotype) or parse_genotype(genotype)
+            genotype = genotype_from_name(genotype)
         return PocketNet(
             genotype,
             16 if channels is None else channels,

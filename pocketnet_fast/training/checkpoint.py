@@ -24,21 +24,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.weights import save_weights
 from pocketnet_fast.training.recipe import Recipe
+from pocketnet_fast.training.state_file import read_state, write_state
 
 RECIPE_NAME: Final = "recipe.toml"
 _KINDS: Final = ("backbone", "header", "ema", "maps", "state")
 _NAME: Final = re.compile(rf"(\d+)({'|'.join(_KINDS)})\.safetensors")
 _TEMPORARY: Final = re.compile(r"\..+\.tmp")
 _FORMAT: Final = "pocketnet_fast.training.1"
+
+
+ProgressT = TypeVar("ProgressT", bound="Progress")
 
 
 @dataclass
@@ -74,7 +77,7 @@ class Progress:
     epoch_weights: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, text: str) -> Progress:
+    def from_json(cls: type[ProgressT], text: str) -> ProgressT:
         """Read what ``json.dumps(asdict(progress))`` wrote."""
         content = json.loads(text)
         content["epoch_weights"] = {int(k): v for k, v in content["epoch_weights"].items()}
@@ -162,11 +165,11 @@ class RunFolder:
 
     def progress(self, step: int) -> Progress:
         """The progress of a checkpoint that ``latest`` found whole."""
-        return Progress.from_json(_read_state(self.file(step, "state"))[1]["progress"])
+        return Progress.from_json(read_state(self.file(step, "state"), _FORMAT)[1]["progress"])
 
     def optimizer_tensors(self, step: int) -> dict[str, Tensor]:
         """The optimiser's tensors of a checkpoint that ``latest`` found whole."""
-        return _read_state(self.file(step, "state"))[0]
+        return read_state(self.file(step, "state"), _FORMAT)[0]
 
     def columns(self, step: int, first: int, end: int) -> Tensor:
         """Classes ``first`` to ``end`` of the saved class centres, D x (end - first)."""
@@ -185,22 +188,17 @@ class RunFolder:
         Raises:
             PocketNetError: If a file cannot be written.
         """
-        from safetensors.torch import save
-
         step = contents.progress.step
         state_path = self.file(step, "state")
         if not state_path.is_file():
             self._save_weights(contents, step)
         files = [self.file(step, kind) for kind in _KINDS[:-1]]
-        tensors = {name: value.detach().cpu().contiguous() for name, value in contents.optimizer.items()}
         metadata = {
             "format": _FORMAT,
             "progress": json.dumps(asdict(contents.progress)),
             "files": json.dumps({path.name: _file_sha256(path) for path in files if path.is_file()}),
         }
-        metadata["sha256"] = _state_sha256(tensors, metadata)
-        with atomic_write(state_path) as file:
-            file.write(save(tensors, metadata))
+        write_state(state_path, contents.optimizer, metadata)
         self._remove_old(contents.progress, recipe)
 
     def forget_after(self, step: int) -> None:
@@ -238,7 +236,7 @@ class RunFolder:
         return {int(match[1]) for match in matches if match and match[2] == kind}
 
     def _checked(self, step: int) -> Progress:
-        metadata = _read_state(self.file(step, "state"))[1]
+        metadata = read_state(self.file(step, "state"), _FORMAT)[1]
         for name, digest in json.loads(metadata["files"]).items():
             path = self.path / name
             if not path.is_file():
@@ -286,30 +284,3 @@ def _file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _state_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name]
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    for key in sorted(set(metadata) - {"sha256"}):
-        digest.update(f"{key} {metadata[key]}\n".encode())
-    return digest.hexdigest()
-
-
-def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise PocketNetError(f"{path} is damaged: {error}") from None
-    if metadata.get("format") != _FORMAT:
-        raise PocketNetError(f"{path} is no state file of this version ({metadata.get('format')})")
-    if metadata.get("sha256") != _state_sha256(tensors, metadata):
-        raise PocketNetError(f"{path} is damaged: its content does not match its SHA-256")
-    return tensors, metadata

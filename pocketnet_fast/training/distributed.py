@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -42,6 +42,22 @@ class Processes:
         if self.ranks > 1:
             dist.all_reduce(values)
         return values
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one dtype by their averages over all processes, in one exchange."""
+        if self.ranks == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.ranks
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def take_first_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by the first process's."""
+        if self.ranks > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def wait(self) -> None:
         """Return once all processes are here."""

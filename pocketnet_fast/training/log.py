@@ -12,6 +12,8 @@ from pocketnet_fast.files import atomic_write
 
 LOG_NAME: Final = "log.jsonl"
 _TENSORBOARD: Final = "tensorboard"
+# Made after a step, and not a part of it.
+_TESTS: Final = ("verification", "validation")
 
 
 class RunLog:
@@ -71,7 +73,7 @@ def truncate_log(folder: Path, step: int, verified_step: int) -> None:
     Args:
         folder: The run's folder.
         step: Lines of later steps go.
-        verified_step: A verification of ``step`` goes too unless this is that step.
+        verified_step: A verification or validation of ``step`` goes too unless this is that step.
     """
     path = folder / LOG_NAME
     if not path.is_file():
@@ -83,7 +85,7 @@ def truncate_log(folder: Path, step: int, verified_step: int) -> None:
         try:
             entry = json.loads(line)
             later = entry["step"] > step
-            pending = entry["event"] == "verification" and entry["step"] == step != verified_step
+            pending = entry["event"] in _TESTS and entry["step"] == step != verified_step
         except (ValueError, KeyError, TypeError):
             raise PocketNetError(f"{path}: {line[:80]!r} is no line of a run's log") from None
         if not later and not pending:

@@ -6,26 +6,17 @@ A recipe file names only what differs from the defaults below, which are the pub
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.training.recipe_values import (
-    check_name,
-    checked_value,
-    limited,
-    parse_toml,
-    to_toml,
-    value_from_text,
-)
+from pocketnet_fast.training.recipe_values import limited
+from pocketnet_fast.training.toml_recipe import TomlRecipe, described_recipes, recipe_text
 
 _RECIPES: Final = Path(__file__).parent / "recipes"
-_SUFFIX: Final = ".toml"
 
 
 @dataclass(frozen=True)
@@ -237,7 +228,7 @@ class RunRecipe:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(TomlRecipe):
     """A training run's settings; ``from_toml`` and ``load_recipe`` check every value.
 
     Attributes are the sections, of which the TOML text has one table each.
@@ -316,66 +307,10 @@ class Recipe:
                 + ("" if self.distillation.multi_step else " or a TorchScript file")
             )
 
-    def to_toml(self) -> str:
-        """Every value as TOML that ``from_toml`` reads back to an equal recipe; unset ones are left out."""
-        tables = []
-        for section in dataclasses.fields(self):
-            values = vars(getattr(self, section.name))
-            lines = [f"{key} = {to_toml(value)}" for key, value in values.items() if value is not None]
-            tables.append("\n".join([f"[{section.name}]", *lines]))
-        return "\n\n".join(tables) + "\n"
-
-    @classmethod
-    def from_toml(cls, text: str, name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
-        """Read a recipe, strictly.
-
-        Args:
-            text: TOML, one table per section.
-            name: How errors call it.
-            overrides: Values by ``section.key``, as TOML writes them, except that text needs no quotes;
-                "none" unsets a value that may be left out.
-
-        Raises:
-            PocketNetError: On broken TOML, an unknown section or key (with the closest ones), a value of the
-                wrong type or out of its range (with what is accepted), or values that contradict each other.
-        """
-        content = parse_toml(text, name)
-        for section, table in content.items():
-            check_name(section, _SECTIONS, f"{name}: unknown section")
-            if not isinstance(table, dict):
-                raise PocketNetError(f"{name}: {section} is a table of values, not a value")
-        chosen: dict[str, dict[str, Any]] = {}
-        for section, kind in _SECTIONS.items():
-            hints = typing.get_type_hints(kind)
-            chosen[section] = {}
-            for key, value in content.get(section, {}).items():
-                check_name(key, hints, f"{name}: unknown key", section)
-                chosen[section][key] = checked_value(value, kind, key, f"{name}: {section}.{key}")
-        for path, value in (overrides or {}).items():
-            section, _, key = path.partition(".")
-            if not key:
-                raise PocketNetError(f"{path!r} is no key; expected section.key, such as optimizer.lr")
-            check_name(section, _SECTIONS, "unknown section")
-            kind = _SECTIONS[section]
-            check_name(key, typing.get_type_hints(kind), "unknown key", section)
-            chosen[section][key] = checked_value(value_from_text(value, kind, key), kind, key, path)
-        return cls(**{section: kind(**chosen[section]) for section, kind in _SECTIONS.items()})
-
-
-_SECTIONS: Final[dict[str, Any]] = typing.get_type_hints(Recipe)
-
 
 def list_recipes() -> dict[str, str]:
     """The recipes of the package and what each says of itself (the comment at its head)."""
-    found = {}
-    for path in sorted(_RECIPES.glob(f"*{_SUFFIX}")):
-        head = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if not line.startswith("#"):
-                break
-            head.append(line.removeprefix("#").strip())
-        found[path.stem] = " ".join(head)
-    return found
+    return described_recipes(_RECIPES)
 
 
 def load_recipe(name: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> Recipe:
@@ -388,25 +323,4 @@ def load_recipe(name: str | os.PathLike[str], overrides: Mapping[str, str] | Non
     Raises:
         PocketNetError: If there is no such recipe (with the closest ones), and as ``Recipe.from_toml``.
     """
-    text = os.fspath(name)
-    if text.endswith(_SUFFIX):
-        path = Path(text)
-    else:
-        check_name(text, list_recipes(), "unknown recipe")
-        path = _RECIPES / f"{text}{_SUFFIX}"
-    try:
-        content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PocketNetError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise PocketNetError(f"{path}: is no text in UTF-8") from None
-    return Recipe.from_toml(content, text, overrides)
-
-
-def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The values that differ, old and new, by ``section.key``."""
-    found = {}
-    for section in _SECTIONS:
-        before, after = vars(getattr(old, section)), vars(getattr(new, section))
-        found.update({f"{section}.{k}": (v, after[k]) for k, v in before.items() if v != after[k]})
-    return found
+    return Recipe.from_toml(recipe_text(name, _RECIPES), os.fspath(name), overrides)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.training.checkpoint import Progress
-from pocketnet_fast.training.recipe import Recipe, differences
+from pocketnet_fast.training.recipe import Recipe
+from pocketnet_fast.training.toml_recipe import RecipeT, differences
 
 # What changes nothing that is learned, or no more than by rounding. Of data and teacher, the path may change.
 _HARMLESS: Final = {
@@ -35,17 +37,26 @@ def check_recipe(saved: Recipe, asked: Recipe, *, force: bool) -> None:
         PocketNetError: If they differ, naming the differences: always where what is learned would change, and
             without ``force`` for any.
     """
+    check_changes(saved, asked, lambda key: _is_harmless(key, saved, asked), force=force)
+
+
+def check_changes(saved: RecipeT, asked: RecipeT, is_harmless: Callable[[str], bool], *, force: bool) -> None:
+    """Compare two recipes, given which of their ``section.key`` do not matter to what is learned.
+
+    Raises:
+        PocketNetError: As ``check_recipe``.
+    """
     changed = differences(saved, asked)
     if not changed:
         return
-    harmful = {key for key in changed if not _is_harmless(key, saved, asked)}
+    harmful = {key for key in changed if not is_harmless(key)}
     named = [
         f"{key} {old!r} -> {new!r}" for key, (old, new) in changed.items() if key in harmful or not harmful
     ]
     if harmful:
         raise PocketNetError(
-            f"the run was started with another recipe: {', '.join(named)}; start a new run "
-            "(model.weights takes the weights of this one)"
+            f"the run was started with another recipe: {', '.join(named)}; start a new run"
+            + (" (model.weights takes the weights of this one)" if isinstance(saved, Recipe) else "")
         )
     if not force:
         raise PocketNetError(

@@ -1,0 +1,463 @@
+"""A search from its recipe to the genotype."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.files import atomic_write
+from pocketnet_fast.models.genotypes import Genotype, format_genotype, read_genotype
+from pocketnet_fast.search import drawing
+from pocketnet_fast.search.assembly import SearchParts, assemble_search
+from pocketnet_fast.search.checkpoint import EPOCHS, GENOTYPE_NAME, SearchFolder, SearchProgress
+from pocketnet_fast.search.derivation import derive_genotype
+from pocketnet_fast.search.failure_signs import dominant_eigenvalue, skip_shares
+from pocketnet_fast.search.network import SearchNetwork
+from pocketnet_fast.search.recipe import SearchRecipe
+from pocketnet_fast.search.step import Batch, SearchReport
+from pocketnet_fast.training.display import Display
+from pocketnet_fast.training.distributed import Processes, processes
+from pocketnet_fast.training.interruption import Interruption
+from pocketnet_fast.training.log import RunLog, read_log, truncate_log
+from pocketnet_fast.training.resuming import check_changes, check_progress
+from pocketnet_fast.training.schedule import learning_rate
+from pocketnet_fast.training.trainer import DivergedError
+from pocketnet_fast.training.validation import StoppedError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# What changes nothing that is found, or no more than by rounding.
+_HARMLESS = {
+    "network.fused",
+    "data.source",
+    "data.workers",
+    "run.device",
+    "run.drawings",
+    "run.keep",
+    "run.log_steps",
+    "run.max_skipped",
+    "run.save_steps",
+    "run.tensorboard",
+    "run.threads",
+}
+_CELLS = ("normal", "reduce")
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """How a search ended.
+
+    Attributes:
+        folder: The search's.
+        genotype: That of the best epoch by validation accuracy, or, where latency counts, by validation loss
+            and expected latency together, as they are weighed; None before the first epoch's end.
+        genotype_file: Where it lies; None before the first epoch's end.
+        epoch: Whole epochs done.
+        step: Steps made.
+        best_epoch: The genotype's.
+        best_accuracy: Of the validation half by the search network after that epoch, in 0..1.
+        finished: Whether all epochs are done or the search ended itself.
+        ended: Why it ended itself; empty if it did not.
+        signal: The signal that stopped it, or 0.
+    """
+
+    folder: Path
+    genotype: Genotype | None
+    genotype_file: Path | None
+    epoch: int
+    step: int
+    best_epoch: int
+    best_accuracy: float
+    finished: bool
+    ended: str
+    signal: int
+
+
+def search(
+    recipe: SearchRecipe | None,
+    folder: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    force: bool = False,
+    console: Console | None = None,
+) -> SearchOutcome:
+    """Search by a recipe into a folder, or go on with the search that is there.
+
+    Under torchrun each process calls this, and the first one writes and prints. SIGINT and SIGTERM end the
+    step, save, and return.
+
+    Args:
+        recipe: None with ``resume``: the search's own.
+        folder: Of the search; it must hold none, unless ``resume``.
+        resume: Go on from the newest whole checkpoint; on the CPU with as many processes, bit for bit.
+        force: Resume although harmless values of the recipe differ.
+        console: Where progress is shown.
+
+    Raises:
+        PocketNetError: On a recipe that cannot be carried out, or a folder that cannot be used or resumed.
+        DivergedError: If ``run.max_skipped`` steps in a row were not finite.
+    """
+    run = SearchFolder(Path(folder))
+    if recipe is None:
+        if not resume:
+            raise PocketNetError("a new search needs a recipe")
+        recipe = run.recipe()
+    if recipe.run.threads is not None:
+        torch.set_num_threads(recipe.run.threads)
+    if recipe.run.drawings is True and not drawing.has_matplotlib():
+        raise PocketNetError(
+            'run.drawings is true, and matplotlib is not installed: pip install "pocketnet_fast[eval]"'
+        )
+    with processes(recipe.run.device) as group:
+        if group.first:
+            if resume:
+                check_changes(run.recipe(), recipe, lambda key: key in _HARMLESS, force=force)
+            elif run.is_used:
+                raise PocketNetError(
+                    f"{run.path} holds a run already; --resume goes on with it, or choose another --out"
+                )
+        searching = _Search(recipe, run, assemble_search(recipe, group), group, console)
+        searching.begin(resume)
+        with Interruption() as interruption:
+            return searching.loop(interruption)
+
+
+def current_genotype(network: SearchNetwork) -> Genotype:
+    """The genotype of a network's alphas as they are."""
+    return derive_genotype([*network.alpha_normal], [*network.alpha_reduce])
+
+
+class _Search:
+    """The loop and what it keeps track of."""
+
+    def __init__(
+        self,
+        recipe: SearchRecipe,
+        run: SearchFolder,
+        parts: SearchParts,
+        group: Processes,
+        console: Console | None,
+    ) -> None:
+        self.recipe, self.run, self.parts, self.group = recipe, run, parts, group
+        self.schedule = recipe.schedule
+        self.progress = SearchProgress(parts.steps_per_epoch, recipe.data.batch_size * group.ranks)
+        self.console = console if group.first else None
+        self.display = Display(None, 0, 0)
+        self.log: RunLog | None = None
+        self.unsaved = False
+        self.speed = 0.0
+
+    def begin(self, resume: bool) -> None:
+        """Read the newest whole checkpoint or start the folder; all processes wait for the first."""
+        progress: SearchProgress | None = None
+        problems: list[str] = []
+        if self.group.first and resume:
+            progress, problems = self.run.latest()
+            if progress is None and problems:
+                raise PocketNetError(f"no checkpoint can be read: {'; '.join(problems)}")
+        chosen = torch.tensor([0 if progress is None else progress.step + 1], device=self.group.device)
+        step = int(self.group.sum_(chosen).item()) - 1
+        if step >= 0:
+            tensors, self.progress = self.run.load(step)
+            check_progress(
+                self.progress, self.parts.steps_per_epoch, self.recipe.data.batch_size * self.group.ranks
+            )
+            self.parts.restore(tensors, f"{self.run.path}, step {step}")
+        if self.group.first:
+            self._open(resume, problems)
+
+    def _open(self, resume: bool, problems: list[str]) -> None:
+        progress = self.progress
+        self.run.write_recipe(self.recipe)
+        if resume:
+            self.run.forget_after(progress.step)
+            truncate_log(self.run.path, progress.step, progress.verified_step)
+        self.log = RunLog(self.run.path, self.recipe.run.tensorboard, progress.step)
+        self.display = Display(self.console, self.schedule.epochs * progress.steps_per_epoch, progress.step)
+        for text in problems:
+            self.display.say(text)
+        if resume:
+            self.display.say(f"going on after step {progress.step:,} (epoch {progress.epoch + 1})")
+        if self.log.remark is not None:
+            self.display.say(self.log.remark)
+        if self.recipe.run.drawings == "auto" and not drawing.has_matplotlib():
+            self.display.say(
+                "matplotlib is not installed (pip install 'pocketnet_fast[eval]'); nothing is drawn"
+            )
+        self.log.write(
+            "resume" if resume else "start",
+            progress.step,
+            images=self.parts.images,
+            classes=self.parts.network.classes,
+            processes=self.group.ranks,
+            device=self.group.device.type,
+        )
+
+    def loop(self, interruption: Interruption) -> SearchOutcome:
+        """Search until the last epoch is done, the search ends itself, or a signal came."""
+        progress = self.progress
+        if self._finished:
+            self.display.say(f"{self.run.path}: the search is done already")
+        try:
+            stopped = False
+            if self._validation_is_due():
+                stopped = self._validate(interruption)
+            while not self._finished and not stopped:
+                stopped = self._epoch(interruption)
+            if self.unsaved:
+                self._save()
+        finally:
+            self.display.close()
+            if self.log is not None:
+                self.log.close()
+        self.group.wait()
+        found = progress.best_epoch > 0
+        genotype = None
+        if found:
+            genotype = read_genotype(self.run.path / GENOTYPE_NAME)
+        return SearchOutcome(
+            folder=self.run.path,
+            genotype=genotype,
+            genotype_file=self.run.path / GENOTYPE_NAME if found else None,
+            epoch=progress.epoch,
+            step=progress.step,
+            best_epoch=progress.best_epoch,
+            best_accuracy=progress.best_accuracy,
+            finished=self._finished,
+            ended=progress.ended,
+            # Of several processes, another one may have been signalled.
+            signal=interruption.signal or (signal.SIGTERM if stopped else 0),
+        )
+
+    @property
+    def _finished(self) -> bool:
+        return bool(self.progress.ended) or self.progress.epoch >= self.schedule.epochs
+
+    def _epoch(self, interruption: Interruption) -> bool:
+        """Search to the end of the epoch; whether a signal came before."""
+        progress, parts = self.progress, self.parts
+        trains_alphas = progress.epoch + 1 >= self.recipe.architecture.begin_epoch
+        for loader in (parts.train_loader, parts.val_loader):
+            loader.sampler.set_position(progress.epoch, progress.step_in_epoch)
+        train_batches = iter(parts.train_loader)
+        val_batches: Iterator[Batch] | None = iter(parts.val_loader) if trains_alphas else None
+        for _ in range(progress.step_in_epoch, parts.steps_per_epoch):
+            start = time.perf_counter()
+            rate = learning_rate(self.schedule, self.recipe.weights.lr, progress.step, parts.steps_per_epoch)
+            val_batch = next(val_batches) if val_batches is not None else None
+            report = parts.stepper(next(train_batches), val_batch, rate, lambda: interruption.signal != 0)
+            progress.step += 1
+            progress.step_in_epoch += 1
+            self.unsaved = True
+            self._account(report, rate, time.perf_counter() - start)
+            if progress.step_in_epoch == parts.steps_per_epoch:
+                self._end_epoch(rate)
+            stopped = report.stop
+            if self._validation_is_due() and not stopped:
+                stopped = self._validate(interruption)
+            if self._save_is_due():
+                self._save()
+            if stopped:
+                return True
+        return False
+
+    def _account(self, report: SearchReport, rate: float, seconds: float) -> None:
+        progress, run = self.progress, self.recipe.run
+        speed = progress.images_per_step / max(seconds, 1e-9)
+        self.speed = speed if self.speed == 0 else 0.9 * self.speed + 0.1 * speed
+        if report.problem is not None:
+            self._skip(report.problem, rate)
+            return
+        progress.skipped_in_row = 0
+        for name, value in report.parts.items():
+            progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + value
+        progress.epoch_steps += 1
+        epoch, epochs = progress.epoch + 1, self.schedule.epochs
+        self.display.step(progress.step, epoch, epochs, report.parts, rate, self.speed)
+        if self.log is not None and progress.step % run.log_steps == 0:
+            self.log.write(
+                "step",
+                progress.step,
+                epoch=epoch,
+                **report.parts,
+                lr=rate,
+                gradient_norm=report.gradient_norm,
+                skipped=progress.skipped,
+                images_per_second=round(self.speed, 1),
+            )
+
+    def _skip(self, problem: str, rate: float) -> None:
+        progress = self.progress
+        progress.skipped += 1
+        progress.skipped_in_row += 1
+        if self.log is not None:
+            self.log.write("skipped", progress.step, epoch=progress.epoch + 1, reason=problem, lr=rate)
+        self.display.say(f"step {progress.step:,} skipped: {problem}")
+        if progress.skipped_in_row >= self.recipe.run.max_skipped:
+            raise DivergedError(
+                f"the search has diverged: {problem}, and step {progress.step:,} is the last of "
+                f"{progress.skipped_in_row} in a row that had to be skipped; try a lower weights.lr"
+            )
+
+    def _end_epoch(self, rate: float) -> None:
+        progress = self.progress
+        progress.epoch += 1
+        progress.step_in_epoch = 0
+        means = {name: total / progress.epoch_steps for name, total in progress.epoch_sums.items()}
+        progress.epoch_sums, progress.epoch_steps = {}, 0
+        self.display.epoch(progress.epoch, self.schedule.epochs, means, rate, self.speed)
+        if self.log is not None:
+            values = {**means, "lr": rate, "skipped": progress.skipped}
+            self.log.write("epoch", progress.step, epoch=progress.epoch, **values)
+
+    def _validation_is_due(self) -> bool:
+        progress = self.progress
+        return progress.step_in_epoch == 0 < progress.epoch and progress.verified_step != progress.step
+
+    def _validate(self, interruption: Interruption) -> bool:
+        """Validate on all processes; whether a signal came, which ends it (a resumed search does it then)."""
+        self.unsaved = True
+        found = self._accuracy(interruption)
+        if found is None:
+            return True
+        progress = self.progress
+        progress.verified_step = progress.step
+        values: dict[str, Any] = dict(zip(("loss", "accuracy"), found, strict=True))
+        genotype = current_genotype(self.parts.network)
+        shares = skip_shares(genotype)
+        values |= {f"skip_share_{cell}": share for cell, share in shares.items()}
+        if self.parts.latency is not None:
+            with torch.no_grad():
+                values["latency"] = float(self.parts.latency(self.parts.network))
+        every = self.recipe.watch.eigenvalue_epochs
+        if every and progress.epoch % every == 0:
+            values["eigenvalue"] = self._eigenvalue()
+            progress.eigenvalues.append(values["eigenvalue"])
+        score = values["accuracy"]
+        weight = self.recipe.architecture.latency_weight
+        if weight > 0:
+            score = -(values["loss"] + weight * values["latency"])
+        # Of equals the last, which has seen more.
+        improved = progress.best_epoch == 0 or score >= progress.best_score
+        if improved:
+            progress.best_score, progress.best_epoch = score, progress.epoch
+            progress.best_accuracy = values["accuracy"]
+        progress.ended = self._reason_to_end(shares)
+        if self.group.first:
+            self._write(genotype, values, improved)
+        return False
+
+    def _accuracy(self, interruption: Interruption) -> tuple[float, float] | None:
+        """Mean loss and accuracy on the validation half; None if a process was asked to stop meanwhile."""
+        network, loader = self.parts.network, self.parts.test_loader
+        self.group.take_first_([*network.buffers()])
+        loader.sampler.set_position(0)
+        totals = torch.zeros(4, dtype=torch.float64)
+        network.eval()
+        images = len(loader) * self.recipe.data.batch_size
+        try:
+            with self.display.verifying(images) as advance, torch.no_grad():
+                for batch in loader:
+                    pixels, label = self.parts.stepper.prepared(batch)
+                    logits = network(pixels)
+                    correct = (logits.argmax(1) == label).sum()
+                    loss = cross_entropy(logits, label, reduction="sum")
+                    totals[:3] += torch.tensor([float(loss), float(correct), len(label)])
+                    advance(len(label))
+                    if interruption.signal:
+                        raise StoppedError
+        except StoppedError:
+            totals[3] = 1
+        finally:
+            network.train()
+        loss_sum, correct_sum, count, stops = self.group.sum_(totals.to(self.group.device)).tolist()
+        return None if stops else (loss_sum / count, correct_sum / count)
+
+    def _eigenvalue(self) -> float:
+        loader = self.parts.test_loader
+        loader.sampler.set_position(0)
+        batch = self.parts.stepper.prepared(next(iter(loader)))
+        return dominant_eigenvalue(
+            self.parts.network,
+            batch,
+            optimizer=self.parts.weights,
+            steps=self.recipe.watch.eigenvalue_steps,
+            seed=self.recipe.run.seed,
+            average=self.group.average_,
+        )
+
+    def _reason_to_end(self, shares: dict[str, float]) -> str:
+        watch, values = self.recipe.watch, self.progress.eigenvalues
+        for cell, share in shares.items():
+            if share > watch.stop_skip_share:
+                return f"{share:.0%} of the {cell} cell are skip connections"
+        ratio = watch.stop_eigenvalue_ratio
+        if ratio and len(values) > watch.eigenvalue_gap:
+            before = abs(values[-1 - watch.eigenvalue_gap])
+            if abs(values[-1]) > ratio * before:
+                return f"the dominant eigenvalue has grown from {before:.3g} to {abs(values[-1]):.3g}"
+        return ""
+
+    def _write(self, genotype: Genotype, values: dict[str, Any], improved: bool) -> None:
+        progress, network = self.progress, self.parts.network
+        self.run.save_genotype(genotype, progress.epoch)
+        if improved:
+            self.run.save_best(network.state_dict(), genotype, progress.epoch)
+        with torch.no_grad():
+            weights = {
+                cell: [w.tolist() for w in network.operation_weights(reduction=cell == "reduce")]
+                for cell in _CELLS
+            }
+        if self.log is not None:
+            self.log.write(
+                "validation",
+                progress.step,
+                epoch=progress.epoch,
+                **values,
+                genotype=format_genotype(genotype),
+                operation_weights=weights,
+            )
+            if progress.ended:
+                self.log.write("ended", progress.step, epoch=progress.epoch, reason=progress.ended)
+        if self.recipe.run.drawings and drawing.has_matplotlib():
+            self._draw(genotype, values, weights)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.display.say(f"  validation: {shown}\n  {format_genotype(genotype)}")
+        if progress.ended:
+            self.display.say(f"the search ends here: {progress.ended}")
+
+    def _draw(
+        self, genotype: Genotype, values: dict[str, Any], weights: dict[str, list[list[list[float]]]]
+    ) -> None:
+        path, epoch = self.run.path, self.progress.epoch
+        title = f"epoch {epoch}, validation accuracy {100 * values['accuracy']:.2f} %"
+        lines = read_log(path, "validation")
+        epochs = [line["epoch"] for line in lines]
+        for kind in ("png", "svg"):
+            with atomic_write(path / EPOCHS / f"{epoch}.{kind}") as file:
+                drawing.draw_genotype(
+                    file, kind, genotype, title=title, weights=(weights["normal"], weights["reduce"])
+                )
+            for cell in _CELLS:
+                history = [line["operation_weights"][cell] for line in lines]
+                with atomic_write(path / f"alphas_{cell}.{kind}") as file:
+                    drawing.draw_alphas(file, kind, history, epochs, f"{cell} cells")
+
+    def _save_is_due(self) -> bool:
+        every = self.recipe.run.save_steps
+        return self.progress.step_in_epoch == 0 or (every > 0 and self.progress.step % every == 0)
+
+    def _save(self) -> None:
+        if self.group.first:
+            self.run.save(self.parts.tensors(), self.progress, self.recipe.run.keep)
+        self.unsaved = False

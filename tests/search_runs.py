@@ -1,0 +1,44 @@
+"""A tiny search for the tests of its loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from training_runs import as_text
+
+from pocketnet_fast.search.recipe import SearchRecipe
+
+_RECIPE = """
+[network]
+channels = 2
+layers = 4
+nodes = 2
+
+[data]
+batch_size = 6
+workers = 0
+
+[weights]
+epochs = 2
+lr = 0.05
+
+[architecture]
+order = 1
+lr = 0.05
+
+[run]
+device = "cpu"
+threads = 1
+log_steps = 1
+save_steps = 0
+tensorboard = false
+drawings = false
+"""
+
+
+def tiny_search(source: str | Path, **values: Any) -> SearchRecipe:
+    """The tiny recipe on a dataset; values by section__key."""
+    overrides = {"data.source": str(source)}
+    overrides |= {key.replace("__", "."): as_text(value) for key, value in values.items()}
+    return SearchRecipe.from_toml(_RECIPE, "tiny", overrides)
