@@ -68,7 +68,8 @@ class Subject:
     def version(self) -> str:
         """Package and version; for the fused kernels also the instruction set that runs."""
         version = f"{self.package} {metadata.version(self.package)}"
-        return f"{version}, {pocketnet_fast.compiled_isa()}" if self.package == OURS else version
+        isa = pocketnet_fast.compiled_isa(self.precision)
+        return f"{version}, {isa}" if self.package == OURS else version
 
 
 def network(name: str) -> nn.Module:
@@ -184,33 +185,32 @@ def _ncnn(model: nn.Module, example: Tensor, threads: int) -> Runner:
     return lambda x: torch.from_numpy(np.stack([embed(image) for image in x.numpy()]))
 
 
-def _ours(model: nn.Module, _example: Tensor, threads: int) -> Runner:
-    try:
-        return pocketnet_fast.compile(model, precision="fp32", threads=threads)
-    except ImportError as error:
-        raise UnavailableError(str(error)) from None
+def _ours(precision: str) -> Builder:
+    def build(model: nn.Module, _example: Tensor, threads: int) -> Runner:
+        try:
+            return pocketnet_fast.compile(model, precision=precision, threads=threads)
+        except ImportError as error:
+            raise UnavailableError(str(error)) from None
+
+    return build
 
 
+# What rounding to bfloat16 makes of random weights.
+_HALF = {"min_cosine": 0.95, "max_error": 0.5}
 _OPENVINO = {"package": "openvino", "modules": ("openvino", "onnx")}
 
 SUBJECTS = (
-    Subject(OURS, _ours, "pocketnet_fast"),
+    Subject(OURS, _ours("fp32"), "pocketnet_fast"),
+    Subject(f"{OURS} bf16", _ours("bf16"), "pocketnet_fast", precision="bf16", **_HALF),
     Subject("eager", _eager),
     Subject("eager channels_last", _channels_last),
     Subject("torchscript", _torchscript),
     Subject("torch.compile", _compiled),
     Subject("onnxruntime", _onnxruntime, "onnxruntime", ("onnxruntime", "onnx")),
     Subject("openvino f32", _openvino("f32"), **_OPENVINO),
-    Subject(
-        "openvino default",
-        _openvino(None),
-        **_OPENVINO,
-        precision="default",
-        min_cosine=0.95,
-        max_error=0.5,
-    ),
+    Subject("openvino default", _openvino(None), **_OPENVINO, precision="default", **_HALF),
     Subject("ncnn", _ncnn, "ncnn", ("ncnn",)),
-    Subject(f"{OURS} avx2", _ours, "pocketnet_fast", environment={"PNF_FORCE_ISA": "avx2"}),
+    Subject(f"{OURS} avx2", _ours("fp32"), "pocketnet_fast", environment={"PNF_FORCE_ISA": "avx2"}),
     Subject("openvino f32 avx2", _openvino("f32"), **_OPENVINO, environment={"ONEDNN_MAX_CPU_ISA": "AVX2"}),
 )
 
