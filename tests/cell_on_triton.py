@@ -13,6 +13,7 @@ import math
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from pocketnet_fast.models import fused_training
 from pocketnet_fast.models.genotypes import Genotype
 from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.ops import triton_tuning
 from pocketnet_fast.ops.cell import Kind, Operation, triton_launch, triton_tiles
 from pocketnet_fast.ops.cell.reference import cell_reference
 from pocketnet_fast.ops.cell.triton_launch import cell
@@ -306,3 +308,31 @@ def test_bad_tensors() -> None:
     residual = [*operations, Operation(0, RESIDUAL, 2)]
     with pytest.raises(RuntimeError, match="a residual must have the channels of its sum"):
         cell([x, x, torch.zeros(3, 4, 14, 14, device=DEVICE)], parameters, residual)
+
+
+def test_tiles_that_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCKETNET_CACHE", str(tmp_path))
+    monkeypatch.setattr(triton_tuning.tables, "_tables", {})
+    used: list[triton_tuning.Tiles] = []
+
+    def spied(*arguments: Any) -> triton_tuning.Tiles:
+        used.append(triton_tuning.tiles_of(*arguments))
+        return used[-1]
+
+    monkeypatch.setattr(triton_launch, "tiles_of", spied)
+    rules = evaluate(SMALL)
+    chosen = used.copy()
+    used.clear()
+    # The fewest pixels win.
+    with (
+        torch.autograd.set_multithreading_enabled(False),
+        triton_tuning.tuning(lambda launch: launch.args[0].pixels) as session,  # type: ignore[attr-defined]
+    ):
+        evaluate(SMALL)
+    # Two operations: products forwards and backwards, two gradients of weights, one of states.
+    (measured,) = session.measured.values()
+    assert len(measured) == 2 * 5
+    used.clear()
+    for ours, theirs in zip(evaluate(SMALL), rules, strict=True):
+        assert distance(ours, theirs.double()) < 1e-4
+    assert set(used) == set(measured.values()) != set(chosen)

@@ -13,6 +13,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering import lower
 from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.ops import triton_tuning
 from pocketnet_fast.ops.run_plan import triton_launch, triton_tiles
 from pocketnet_fast.ops.run_plan.reference import run_plan_reference
 from pocketnet_fast.ops.run_plan.triton_launch import PRECISIONS, decode, run_plan_triton, table_of
@@ -252,3 +254,24 @@ def test_programs_that_do_not_fit() -> None:
         decode((whole[0] + 1, *whole[1:]))
     with pytest.raises(PocketNetError, match="ends too early"):
         decode((*whole[:2], 20, *whole[3:20]))
+
+
+def test_tiles_that_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every node is measured once, and launched with what was chosen; by a timer that only takes notes."""
+    monkeypatch.setenv("POCKETNET_CACHE", str(tmp_path))
+    monkeypatch.setattr(triton_tuning.tables, "_tables", {})
+    lowered = Lowered(network(4, 4, 16, 0))
+    shapes = {step.shape for step in decode(lowered.words).steps if step.shape}
+    with triton_tuning.tuning(lambda launch: -launch.args[0].stages) as session:  # type: ignore[attr-defined]
+        expected = lowered.run(images(1))
+    (measured,) = session.measured.values()
+    assert len(measured) == len(shapes)
+    used: list[triton_tuning.Tiles] = []
+
+    def spied(*arguments: Any) -> triton_tuning.Tiles:
+        used.append(triton_tuning.tiles_of(*arguments))
+        return used[-1]
+
+    monkeypatch.setattr(triton_launch, "tiles_of", spied)
+    assert torch.equal(lowered.run(images(1)), expected)
+    assert set(used) == set(measured.values())

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pocketnet_fast import compiled_isa
 from pocketnet_fast.cli.main import app
+from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering import lower
 from pocketnet_fast.lowering.profile import profile
 from pocketnet_fast.models.genotypes import OPERATIONS, SOFTMAX_CASIA
@@ -71,3 +72,19 @@ def test_a_model_without_kernels_is_refused() -> None:
     result = CliRunner().invoke(app, ["bench", "--model", "mobilefacenet"])
     assert result.exit_code != 0
     assert "MobileFaceNet has no fused form" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tune"], "--tune and --precision concern CUDA"),
+        (["--precision", "bf16"], "--tune and --precision concern CUDA"),
+        (["--device", "cuda", "--precision", "int4"], "available on CUDA: fp32, tf32, bf16, fp16"),
+    ],
+)
+def test_options_of_cuda(options: list[str], message: str) -> None:
+    if "cuda" in options:
+        pytest.importorskip("triton")
+    result = CliRunner().invoke(app, ["bench", *options])
+    assert isinstance(result.exception, PocketNetError)
+    assert message in str(result.exception)

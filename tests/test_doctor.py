@@ -79,6 +79,38 @@ def test_an_unknown_instruction_set() -> None:
     assert any("unset PNF_FORCE_ISA" in item["how"] for item in found["missing"])
 
 
+def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = report()["gpu"]
+    assert found["devices"] == found["runs"] == []
+    assert found["tiles"] == {}
+
+
+def test_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from pocketnet_fast.cli import doctor
+    from pocketnet_fast.ops.triton_tuning import Tiles, tables
+
+    pytest.importorskip("triton")
+    monkeypatch.setenv("POCKETNET_CACHE", str(tmp_path / "tiles"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H200")
+    monkeypatch.setattr(tables, "_tables", {})
+    path = tables.keep("NVIDIA H200", {"node/1": Tiles(16, 16, 16, 1, 1)})
+    found = report()["gpu"]
+    assert found["devices"] == ["NVIDIA H200"] * 2
+    assert "training" in found["runs"]
+    assert found["tiles"] == {"NVIDIA H200": {"path": str(path), "shapes": 1}}
+    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    without = report()
+    assert without["gpu"]["runs"] == []
+    assert any("pocketnet_fast[gpu]" in item["how"] for item in without["missing"])
+
+
 def test_detector_missing_says_how_to_get_it() -> None:
     found = report()
     assert found["detector"] == {"path": None}

@@ -219,6 +219,17 @@ def test_device_is_named(small: tuple[Tensor, Tensor]) -> None:
         )
 
 
+def test_cuda_is_told_what_runs_there(small: tuple[Tensor, Tensor]) -> None:
+    """What the dispatcher calls for CUDA tensors, here with tensors of another device than the CPU."""
+    cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    there = torch.empty(1, 3, 112, 112, device="meta")
+    for pixels, program in ((there, small[0]), (torch.empty(1, 3, 112, 112), small[0].to("meta"))):
+        with pytest.raises(RuntimeError, match=r"pocketnet export -o model.pt2 --device cuda"):
+            torch.ops.pocketnet_fast.run_plan.default.redispatch(
+                cuda, pixels, program, small[1], 32, 1, False
+            )
+
+
 def test_bad_constants_are_named(small: tuple[Tensor, Tensor]) -> None:
     program, weights = small
     pixels = images(1)

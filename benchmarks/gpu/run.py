@@ -3,12 +3,15 @@ r"""Everything that is measured on a GPU, in one run of at most ten minutes: inf
 python benchmarks/gpu/run.py --output out
 python benchmarks/gpu/run.py --part inference --batch 1 --batch 256 --profile
 python benchmarks/gpu/run.py --device cpu --tiny        # whether the script itself works, without a GPU
+python benchmarks/gpu/run.py --floors                   # the floors alone, by an H200's data sheet
 
-Subjects of a row take turns; figures are medians of CUDA events. Errors are against the eager network in
-float64: the largest difference over the largest value, and that over eager's in the same precision. Floors
-are the time of the multiply-adds at the measured peak of a large matrix product, and of the bytes that each
-step reads and writes at the measured bandwidth of a copy, whichever is longer. A subject that fails, is not
-installed, or for which no time is left says so in its row.
+Before ours is timed at batch 256 and in the training steps, its tiles are measured, for at most ``--tune``
+seconds each, and kept in the user's cache. Subjects of a row take turns; figures are medians of CUDA events.
+Errors are against the eager network in float64: the largest difference over the largest value, and that over
+eager's in the same precision. Floors are the time of the multiply-adds at the measured peak of a large matrix
+product, and of the bytes that each step reads and writes at the measured bandwidth of a copy, whichever is
+longer (``cell_work.py`` has those of training). A subject that fails, is not installed, or for which no time
+is left says so in its row.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cell_work import floors, recorded_calls
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -34,9 +38,19 @@ import pocketnet_fast
 from pocketnet_fast.losses import margin_cross_entropy
 from pocketnet_fast.lowering import lower
 from pocketnet_fast.lowering.plan import LinearStep, NodeStep, Plan, StemStep
+from pocketnet_fast.models.fused_training import tune as tune_training
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Call = Callable[[], Any]
+TUNED_BATCH = 256
+# NVIDIA's data sheet of the H200, dense products; what the floors that are printed without a device rest on.
+H200 = {
+    "fp32_tflops": 67.0,
+    "tf32_tflops": 494.7,
+    "bf16_tflops": 989.4,
+    "fp16_tflops": 989.4,
+    "copy_gbs": 4800.0,
+}
 
 
 @dataclass
@@ -65,6 +79,7 @@ class Run:
     end: float
     seconds: float
     console: Console
+    tune: float
     rows: list[Row] = field(default_factory=list)
 
     @property
@@ -170,6 +185,14 @@ def traffic(plan: Plan, bytes_per_value: int) -> int:
     return total
 
 
+def inference_floor(plan: Plan, batch: int, precision: str, limits: dict[str, float]) -> float:
+    """Milliseconds of the multiply-adds, or of the states' bytes, whichever is longer."""
+    return 1e3 * max(
+        2 * plan.macs * batch / (limits[f"{precision}_tflops"] * 1e12),
+        traffic(plan, DTYPES[precision].itemsize) * batch / (limits["copy_gbs"] * 1e9),
+    )
+
+
 def pretrained_or_random(name: str) -> Any:
     from pocketnet_fast.models.registry import PRETRAINED
 
@@ -236,10 +259,7 @@ def measure_inference(run: Run, name: str, batches: list[int], limits: dict[str,
                 except Exception as error:  # a peer that fails is a row, not the end
                     subjects.pop(label, None)
                     notes[label] = reason(error)
-            floor = 1e3 * max(
-                2 * plan.macs * batch / (limits[f"{precision}_tflops"] * 1e12),
-                traffic(plan, DTYPES[precision].itemsize) * batch / (limits["copy_gbs"] * 1e9),
-            )
+            floor = inference_floor(plan, batch, precision, limits)
             medians = take_turns(run, subjects) if subjects else {}
             for label in [*subjects, *notes]:
                 row = Row("inference", label, precision, f"batch {batch}", note=notes.get(label, ""))
@@ -275,6 +295,9 @@ def inference_subjects(
         compiled: Any = pocketnet_fast.compile(model, device=str(run.device), precision=precision)
         if run.device.type == "cuda":
             compiled.graphs = graphs
+            if run.tune > 0 and len(pixels) == TUNED_BATCH:
+                shapes = compiled.tune([len(pixels)], run.tune)
+                run.console.print(f"measured the tiles of {shapes} shapes, {precision}")
         return lambda: compiled(pixels), compiled
 
     def eager(graphs: bool) -> tuple[Call, Callable[[Tensor], Tensor]]:
@@ -303,49 +326,82 @@ def inference_subjects(
     return found
 
 
-def measure_training(run: Run, name: str, batches: list[int]) -> None:
-    """A step, forward and backward, of the network alone; on CUDA ours is plain PyTorch so far."""
+def measure_training(run: Run, name: str, batches: list[int], limits: dict[str, float]) -> None:
+    """A step, forward and backward, of the network alone."""
+    calls = recorded_calls(pocketnet_fast.create_model(name))
     for batch in batches:
         for precision in ("fp32", "bf16"):
             subjects: dict[str, Call] = {}
             notes: dict[str, str] = {}
-            for label in ("eager, channels last", "torch.compile"):
+            labels = ["ours", "eager, channels last", "torch.compile"]
+            for label in ["ours, graph", *labels, "eager, graph"] if run.device.type == "cuda" else labels:
                 if run.left < 30 or (run.tiny and "compile" in label):
                     notes[label] = "no time left" if not run.tiny else "left out"
                     continue
                 try:
-                    subjects[label] = training_step(run, name, batch, precision, "compile" in label)
+                    subjects[label] = training_step(run, name, batch, precision, label)
                     subjects[label]()
                 except Exception as error:
                     subjects.pop(label, None)
                     notes[label] = reason(error)
             medians = take_turns(run, subjects) if subjects else {}
+            floor = sum(floors(calls, batch, precision, limits).values())
             for label in [*subjects, *notes]:
                 row = Row("training step", label, precision, f"batch {batch}", note=notes.get(label, ""))
                 if label in medians:
                     row.milliseconds = medians[label]
                     row.images_per_second = 1e3 * batch / medians[label]
                     row.peak_mib = peak_of(subjects[label], run.device)
+                    row.floor_milliseconds = floor if "ours" in label else None
                 run.rows.append(row)
             run.console.print(f"training, batch {batch}, {precision}: {len(medians)} subjects")
 
 
-def training_step(run: Run, name: str, batch: int, precision: str, compiled: bool) -> Call:
+def training_step(run: Run, name: str, batch: int, precision: str, label: str) -> Call:
     torch.manual_seed(0)
     model: Any = pocketnet_fast.create_model(name).to(run.device, memory_format=torch.channels_last)
-    model.fused = "auto"
-    network = torch.compile(model, dynamic=False) if compiled else model
+    model.fused = "ours" in label
+    network = torch.compile(model, dynamic=False) if label == "torch.compile" else model
     x = torch.randn(batch, 3, 112, 112, device=run.device).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(batch, model.embedding_dim, device=run.device)
-    amp = torch.autocast(run.device.type, torch.bfloat16, enabled=precision == "bf16")
+
+    def amp() -> torch.autocast:
+        # A cast that is kept would be one of the graph's before this one.
+        return torch.autocast(
+            run.device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled="graph" not in label
+        )
+
+    if "ours" in label and run.device.type == "cuda" and run.tune > 0:
+        with amp():
+            shapes = tune_training(model, x, run.tune)
+        run.console.print(f"measured the tiles of {shapes} shapes, training, batch {batch}, {precision}")
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        with amp:
+        with amp():
             embedding = network(x)
         (embedding.float() * weight).sum().backward()
 
-    return step
+    return graphed(step) if "graph" in label else step
+
+
+def show_floors(console: Console, name: str, limits: dict[str, float]) -> None:
+    """Milliseconds of each kernel of a training step, and of inference, that its work takes at the least."""
+    calls = recorded_calls(pocketnet_fast.create_model(name))
+    columns = [(batch, precision) for batch in (128, 512) for precision in ("fp32", "bf16")]
+    found = [floors(calls, batch, precision, limits) for batch, precision in columns]
+    heads = [f"{batch}, {precision}" for batch, precision in columns]
+    table = Table("training kernel", *heads, title=f"floors, ms; {limits}", title_justify="left")
+    for kernel in found[0]:
+        table.add_row(kernel, *(f"{own[kernel]:.2f}" for own in found))
+    table.add_row("together", *(f"{sum(own.values()):.2f}" for own in found))
+    console.print(table)
+    plan = lower(pretrained_or_random(name), bands=False)
+    table = Table("inference, batch", *DTYPES)
+    for batch in (1, 32, 256, 1024):
+        values = (inference_floor(plan, batch, precision, limits) for precision in DTYPES)
+        table.add_row(str(batch), *(f"{value:.4f}" for value in values))
+    console.print(table)
 
 
 def measure_head(run: Run, samples: int, sizes: list[tuple[int, int]]) -> None:
@@ -447,14 +503,23 @@ def main() -> None:
         "--profile", action="store_true", help="also the time of each kernel at batch 256, bf16"
     )
     parser.add_argument("--tiny", action="store_true", help="small sizes, nothing compiled")
+    parser.add_argument(
+        "--tune", type=float, default=45, help="most seconds of measuring tiles before a row; 0 for none"
+    )
+    parser.add_argument("--floors", action="store_true", help="print the floors of an H200 and stop")
     parser.add_argument("--output", type=Path, help="folder for results.json and profile.txt")
     arguments = parser.parse_args()
+    if arguments.floors:
+        show_floors(Console(width=170), arguments.model, H200)
+        return
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --device cpu --tiny tries the script out")
     end = time.monotonic() + arguments.budget
     console = Console(width=170)
-    run = Run(device, arguments.tiny, end, 0.05 if arguments.tiny else arguments.seconds, console)
+    run = Run(
+        device, arguments.tiny, end, 0.05 if arguments.tiny else arguments.seconds, console, arguments.tune
+    )
     limits = peaks(device)
     cuda = device.type == "cuda"
     machine = {
@@ -472,7 +537,7 @@ def main() -> None:
             sizes = [(16, 500)] if arguments.tiny else [(128, 85_742), (512, 1_000_000)]
             measure_head(run, 8 if arguments.tiny else 512, sizes)
         if "training" in parts:
-            measure_training(run, arguments.model, [4] if arguments.tiny else [128, 512])
+            measure_training(run, arguments.model, [4] if arguments.tiny else [512, 128], limits)
     finally:
         show(run)
         if arguments.output is not None:

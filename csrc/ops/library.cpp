@@ -24,3 +24,6 @@ STABLE_TORCH_LIBRARY_IMPL(pocketnet_fast, CPU, m) {
   m.impl("cell", TORCH_BOX(&pnf::ops::cell));
   m.impl("cell_backward", TORCH_BOX(&pnf::ops::cell_backward));
 }
+
+// It says what runs there instead; without it the dispatcher would answer that there is no such kernel.
+STABLE_TORCH_LIBRARY_IMPL(pocketnet_fast, CUDA, m) { m.impl("run_plan", TORCH_BOX(&pnf::ops::run_plan)); }

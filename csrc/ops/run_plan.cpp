@@ -25,6 +25,10 @@ void check_constant(const Tensor& t, ScalarType type, const char* name) {
 
 Tensor run_plan(const Tensor& input, const Tensor& program, const Tensor& weights, std::int64_t embedding,
                 std::int64_t threads, bool flip) {
+  STD_TORCH_CHECK(input.is_cpu() && program.is_cpu() && weights.is_cpu(),
+                  "run_plan: these kernels run on the CPU, and the input or the model is elsewhere. For CUDA write an "
+                  "AOTInductor package (pocketnet export -o model.pt2 --device cuda), or in Python take "
+                  "pocketnet_fast.compile(model, device='cuda')");
   check_constant(program, ScalarType::Int, "program");
   check_constant(weights, ScalarType::Float, "weights");
   STD_TORCH_CHECK(threads >= 0 && threads <= 1024, "run_plan: threads must lie in 0..1024, got ", threads);
@@ -36,7 +40,6 @@ Tensor run_plan(const Tensor& input, const Tensor& program, const Tensor& weight
     const ProgramInfo info = program_info(words);
     STD_TORCH_CHECK(info.embedding == embedding, "run_plan: the program computes embeddings of ", info.embedding,
                     ", not ", embedding);
-    STD_TORCH_CHECK(input.is_cpu(), "run_plan: input must be on the CPU");
     const bool is_float = input.scalar_type() == ScalarType::Float;
     STD_TORCH_CHECK(is_float || input.scalar_type() == ScalarType::Byte,
                     "run_plan: input must be float32 [N, 3, H, W] or uint8 [N, H, W, 3]; the dtype is neither");

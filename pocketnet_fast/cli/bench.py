@@ -12,6 +12,7 @@ import typer
 
 from pocketnet_fast.cli.loading import JsonOption, ModelOption, ThreadsOption
 from pocketnet_fast.cli.progress import progress
+from pocketnet_fast.errors import PocketNetError
 
 
 def bench(
@@ -27,6 +28,14 @@ def bench(
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="With --table: width of the first cells.")] = 16,
     layers: Annotated[int, typer.Option(min=4, help="With --table: number of cells.")] = 18,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for the Triton kernels.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="On CUDA: fp32, tf32, bf16 or fp16.")] = "fp32",
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="On CUDA: first measure the kernels' tiles for this batch, and keep them."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time the fused kernels against eager PyTorch, in turns; medians. Speed does not depend on the weights.
@@ -39,6 +48,11 @@ def bench(
     if table is not None:
         _table(table, channels, layers, repeat, as_json)
         return
+    if device != "cpu":
+        _cuda(model, batch, device, precision, repeat, tune, as_json)
+        return
+    if tune or precision != "fp32":
+        raise PocketNetError("--tune and --precision concern CUDA: --device cuda")
     import torch
 
     from pocketnet_fast.lowering import lower
@@ -79,6 +93,58 @@ def bench(
         typer.echo(json.dumps(content, indent=1))
     else:
         _show(content)
+
+
+def _cuda(
+    model: str, batch: int, device: str, precision: str, repeat: int, tune: bool, as_json: bool
+) -> None:
+    """Replayed graphs against eager in the same precision, channels last."""
+    import torch
+
+    from pocketnet_fast.cli.loading import note
+    from pocketnet_fast.lowering import lower
+    from pocketnet_fast.lowering.compiled_cuda import compile_cuda
+    from pocketnet_fast.models.registry import create_model
+
+    network = create_model(model).eval()
+    plan = lower(network, bands=False)
+    fused = compile_cuda(plan, device, precision, flip=False)
+    if tune:
+        note(f"measured the tiles of {fused.tune([batch])} shapes; they are kept for later runs")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    network.to(torch.device(device), dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    images = (torch.rand(batch, 3, plan.height, plan.width) * 2 - 1).to(device)
+    given = {"fused": images, "eager": images.to(dtype, memory_format=torch.channels_last)}
+    times: dict[str, list[float]] = {"fused": [], "eager": []}
+    with torch.inference_mode():
+        for index in range(repeat + 3):
+            for name, engine in (("fused", fused), ("eager", network)):
+                torch.cuda.synchronize(device)
+                start = time.perf_counter()
+                engine(given[name])
+                torch.cuda.synchronize(device)
+                if index >= 3:
+                    times[name].append(1e3 * (time.perf_counter() - start))
+    milliseconds = {name: statistics.median(values) for name, values in times.items()}
+    content = {
+        "model": model,
+        "device": torch.cuda.get_device_name(torch.device(device)),
+        "precision": precision,
+        "batch": batch,
+        "milliseconds": milliseconds,
+        "images_per_second": 1e3 * batch / milliseconds["fused"],
+    }
+    if as_json:
+        typer.echo(json.dumps(content, indent=1))
+        return
+    from rich.console import Console
+
+    ours, eager = milliseconds["fused"], milliseconds["eager"]
+    Console().print(
+        f"{model}, {content['device']}, {precision}, batch {batch}: fused {ours:.3f} ms a batch, "
+        f"eager {eager:.3f} ms ({eager / ours:.1f} times as long)"
+    )
 
 
 def _table(path: Path, channels: int, layers: int, repeat: int, as_json: bool) -> None:

@@ -27,6 +27,7 @@ _OPTIONAL: Final = {
 _VARIABLES: Final = (
     "PNF_FORCE_ISA",
     "POCKETNET_DETECTOR",
+    "POCKETNET_CACHE",
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "KMP_AFFINITY",
@@ -63,6 +64,7 @@ def doctor(
         "cpu": _cpu(),
         "kernels": _kernels(missing),
         "threads": _threads(),
+        "gpu": _gpu(missing),
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "detector": _detector(missing),
         "weights": _weights(missing),
@@ -147,6 +149,28 @@ def _threads() -> dict[str, Any]:
     return {**threads, "backend": found.group(1) if found else None}
 
 
+def _gpu(missing: list[dict[str, str]]) -> dict[str, Any]:
+    """Devices, what runs on them, and whether tiles were measured for them."""
+    import torch
+
+    devices = []
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    found: dict[str, Any] = {"devices": devices, "triton": _version("triton"), "runs": [], "tiles": {}}
+    if not devices:
+        return found
+    if found["triton"] is None:
+        _need(missing, "Triton, for the kernels on CUDA", "pip install 'pocketnet_fast[gpu]'")
+        return found
+    from pocketnet_fast.ops.triton_tuning import cache_file, read_tiles
+
+    found["runs"] = ["inference", "training", "the loss"]
+    for name in sorted(set(devices)):
+        path = cache_file(name)
+        found["tiles"][name] = {"path": str(path), "shapes": len(read_tiles(path, name))}
+    return found
+
+
 def _detector(missing: list[dict[str, str]]) -> dict[str, Any]:
     import hashlib
 
@@ -219,6 +243,17 @@ def _print(report: dict[str, Any]) -> None:
         },
     )
     section("Threads", report["threads"])
+    gpu = report["gpu"]
+    tiles = [f"{name}: {found['shapes']} shapes in {found['path']}" for name, found in gpu["tiles"].items()]
+    section(
+        "GPU",
+        {
+            "CUDA devices": ", ".join(gpu["devices"]) or "none that torch finds",
+            "triton": gpu["triton"],
+            "Triton kernels run": ", ".join(gpu["runs"]) or "nothing here",
+            "measured tiles": "; ".join(tiles) or "none",
+        },
+    )
     if report["environment"]:
         section("Environment", report["environment"])
     detector = report["detector"]

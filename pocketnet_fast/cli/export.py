@@ -36,8 +36,8 @@ def export(
     kernels: Annotated[
         str | None,
         typer.Option(
-            help="fused: our kernels, which on the CPU need libpnf_ops.so; aten: LibTorch alone. "
-            "Default: fused, but for onnx."
+            help="fused: our kernels, which on the CPU need libpnf_ops.so, and on CUDA are in a .pt2 only; "
+            "aten: LibTorch alone. Default: fused, but for onnx."
         ),
     ] = None,
     input: Annotated[
@@ -50,7 +50,8 @@ def export(
 ) -> None:
     """Write the network as a file for other programs, check it against the source model and print the error.
 
-    Example: [bold]pocketnet export --input uint8 -o s128.pt[/bold]
+    Example: [bold]pocketnet export --input uint8 -o s128.pt[/bold], or for a GPU
+    [bold]pocketnet export --device cuda --precision bf16 -o s128.pt2[/bold]
     """
     kind = format or next((kind for kind, suffix in _SUFFIXES.items() if output.suffix == suffix), None)
     if kind not in _SUFFIXES:

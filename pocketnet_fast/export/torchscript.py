@@ -93,8 +93,9 @@ def export_torchscript(
         model: A network of this package; evaluation mode is used, the module is left as it was.
         path: Where to write, usually ``*.pt``.
         kernels: ``"fused"`` calls the operator of ``libpnf_ops.so``, which the loading program must have
-            loaded, and needs a PocketNet; ``"aten"`` is the network with batch normalisation folded, in plain
-            ATen operators.
+            loaded, runs on the CPU, and needs a PocketNet; ``"aten"`` is the network with batch normalisation
+            folded, in plain ATen operators, on any device. The fused kernels for CUDA are exported by
+            ``export_aotinductor(device="cuda")``; a fused file says so where it is given a CUDA tensor.
         input: ``"float"``: float32 N,3,112,112, normalised by the caller; ``"uint8"``: uint8 N,112,112,3.
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,7 @@ def compile(
     flip: bool = False,
     calibration: Tensor | None = None,
     min_cosine: float = MIN_COSINE,
+    tune: Sequence[int] = (),
 ) -> CompiledModel | CompiledCudaModel:
     """Lower ``model`` to the fused kernels.
 
@@ -92,6 +94,8 @@ def compile(
             verification protocol.
         calibration: For ``"auto"``: images as the module takes them; None for rendered faces.
         min_cosine: For ``"auto"``: the smallest cosine to fp32 that an image of the calibration may have.
+        tune: On CUDA: sizes of batches for which to measure the kernels' tiles now, which takes minutes and
+            is kept in the user's cache (see ``CompiledCudaModel.tune``). Nothing is ever measured otherwise.
 
     Returns:
         A module from float32 N,3,112,112 (normalised RGB) or uint8 N,112,112,3 to float32
@@ -106,13 +110,15 @@ def compile(
     if kind == "cuda" and (not index or index.isdigit()):
         if threads is not None:
             raise PocketNetError(f"threads is {threads}, which concerns the CPU; device is {device!r}")
-        return compile_cuda(lower(model, color=color, bands=False), str(device), precision, flip)
+        return compile_cuda(lower(model, color=color, bands=False), str(device), precision, flip, tune)
     if str(device) != "cpu":
         raise PocketNetError(f"device is {device!r}; the fused kernels run on 'cpu' and 'cuda'")
     if precision not in (*PRECISIONS, "auto"):
         raise PocketNetError(
             f"precision is {precision!r}; available on the CPU: {', '.join(PRECISIONS)} and auto"
         )
+    if tune:
+        raise PocketNetError(f"tune is {[*tune]}, which concerns CUDA; device is 'cpu'")
     if threads is not None and not 1 <= threads <= _MAX_THREADS:
         raise PocketNetError(f"threads is {threads}; expected 1 to {_MAX_THREADS}, or None for torch's")
 

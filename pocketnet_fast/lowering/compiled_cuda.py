@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -85,6 +86,40 @@ class CompiledCudaModel(nn.Module):
         parts = [self._replayed(part) for part in x.split(MAX_GRAPH)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def tune(self, batches: Sequence[int], seconds: float | None = None) -> int:
+        """Measure how much a program of each kernel had best compute, and keep it in the user's cache.
+
+        Later calls, of other models and processes too, launch with what was measured. It takes minutes: every
+        candidate is compiled.
+
+        Args:
+            batches: Sizes of batches; each stands for those of its bucket (see ``bucket_of``).
+            seconds: Shapes whose turn has not come after these keep the tiles they have.
+
+        Returns:
+            The number of shapes that were measured.
+
+        Raises:
+            PocketNetError: If a size is not positive, or the cache cannot be written.
+        """
+        from pocketnet_fast.ops.run_plan.triton_launch import decode
+        from pocketnet_fast.ops.triton_tuning import tuning
+
+        if any(size < 1 for size in batches):
+            raise PocketNetError(f"batch sizes to tune for must be positive, got {[*batches]}")
+        schedule = decode(self.program)
+        with (
+            self._lock,
+            torch.no_grad(),
+            torch.cuda.device_of(self.table),
+            tuning(seconds=seconds) as session,
+        ):
+            for size in sorted({bucket_of(size) for size in batches}):
+                shape = (size, schedule.height, schedule.width, 3)
+                self._run(torch.zeros(shape, dtype=torch.uint8, device=self.table.device))
+            self._captured.clear()
+        return sum(map(len, session.measured.values()))
+
     def _run(self, x: Tensor) -> Tensor:
         from pocketnet_fast.ops.run_plan.triton_launch import run_plan_triton
 
@@ -138,8 +173,10 @@ class CompiledCudaModel(nn.Module):
         return f"{facts}, device={self.table.device}, graphs={self.graphs}, flip={self.flip}"
 
 
-def compile_cuda(plan: Plan, device: str, precision: str, flip: bool) -> CompiledCudaModel:
-    """Put a plan without bands on a CUDA device.
+def compile_cuda(
+    plan: Plan, device: str, precision: str, flip: bool, tune: Sequence[int] = ()
+) -> CompiledCudaModel:
+    """Put a plan without bands on a CUDA device, and tune it for batches of the sizes ``tune``.
 
     Raises:
         PocketNetError: If the precision is unknown, Triton is missing, or there is no such device.
@@ -157,4 +194,7 @@ def compile_cuda(plan: Plan, device: str, precision: str, flip: bool) -> Compile
         raise PocketNetError(f"device is {device!r}, and torch finds no CUDA device")
     if place.index is not None and place.index >= torch.cuda.device_count():
         raise PocketNetError(f"device is {device!r}; torch finds {torch.cuda.device_count()} CUDA devices")
-    return CompiledCudaModel(plan, place, precision, flip, graphs=True)
+    model = CompiledCudaModel(plan, place, precision, flip, graphs=True)
+    if tune:
+        model.tune(tune)
+    return model

@@ -8,6 +8,7 @@ variance for the running one.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -322,3 +323,29 @@ def fused_forward(network: PocketNet, x: Tensor, maps: dict[str, Sequence[Tensor
     for module in rest:
         middle = module(middle)
     return middle.flatten(1)
+
+
+def tune(network: nn.Module, x: Tensor, seconds: float | None = None) -> int:
+    """Measure, on CUDA, how much a program of each training kernel had best compute; keep it in the cache.
+
+    Args:
+        network: One that trains fused; a copy makes the step.
+        x: A batch as in training, on the network's device; autocast as it is at the call.
+        seconds: Shapes whose turn has not come after these keep the tiles they have.
+
+    Returns:
+        The number of shapes that were measured.
+
+    Raises:
+        PocketNetError: If the network cannot train fused on ``x``, or the cache cannot be written.
+    """
+    from pocketnet_fast.ops.triton_tuning import tuning
+
+    network = copy.deepcopy(network).train()
+    setattr(network, "fused", True)  # noqa: B010 - not every module has it
+    if x.device.type != "cuda":
+        raise PocketNetError(f"tiles are those of CUDA's kernels, and the input is on {x.device.type}")
+    # The backward pass stays on this thread, whose launches are measured.
+    with torch.autograd.set_multithreading_enabled(False), tuning(seconds=seconds) as session:
+        network(x).float().square().sum().backward()
+    return sum(map(len, session.measured.values()))

@@ -11,20 +11,24 @@ matrix products and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from triton import next_power_of_2
 
 from pocketnet_fast.ops.cell import triton_kernels as kernels
 from pocketnet_fast.ops.cell.autograd import NAME, autocast_to, product_dtype, register
 from pocketnet_fast.ops.cell.operands import Operands, Term, read, require
 from pocketnet_fast.ops.cell.structure import Kind, Operation, encode
-from pocketnet_fast.ops.cell.triton_tiles import Tiles, lane_tiles, product_tiles
+from pocketnet_fast.ops.cell.triton_tiles import lane_tiles, product_tiles
 from pocketnet_fast.ops.triton_numerics import INTERPRETED
+from pocketnet_fast.ops.triton_tuning import Tiles, tiles_of
+
+ResultT = TypeVar("ResultT")
 
 # Rows of a table of partial sums, and channels, that one step of its reduction takes.
 _TABLE: Final = {"RUNS": 32, "LANES": 16, "num_warps": 4}
@@ -111,10 +115,23 @@ class _Cell:
         source = term.source
         return self.pixels(term), source.height, source.width, term.height, term.width
 
-    def _product_tiles(self, kernel: str, term: Term) -> tuple[Tiles, dict[str, Any]]:
-        inner = term.source.channels if kernel != "filtered_gradient" else term.channels_in
-        tiles = product_tiles(kernel, inner, term.out, self.dtype)
-        return tiles, {
+    def _launched(
+        self, kernel: str, term: Term, rule: Tiles, launch: Callable[[Tiles], ResultT], *facts: int
+    ) -> ResultT:
+        """What ``launch`` returns for the tiles that were measured for the term, or those of the rule."""
+        o, source = term.operation, term.source
+        types = str(self.dtype).removeprefix("torch."), self.precision
+        shape = (
+            o.parts, o.kernel, o.stride, source.channels, term.out, source.height, source.width,
+            next_power_of_2(self.given.images), *types, *facts,
+        )  # fmt: skip
+        return launch(tiles_of(f"cell.{kernel}", shape, rule, self.device, launch))
+
+    def _product_rule(self, kernel: str, channels: int, term: Term) -> Tiles:
+        return product_tiles(kernel, channels, term.out, self.dtype)
+
+    def _options(self, tiles: Tiles) -> dict[str, Any]:
+        return {
             "PIXELS": tiles.pixels,
             "INNER": tiles.inner,
             "OUTER": tiles.outer,
@@ -124,9 +141,8 @@ class _Cell:
         }
 
     @staticmethod
-    def _lane_tiles(kernel: str, channels: int) -> tuple[Tiles, dict[str, Any]]:
-        tiles = lane_tiles(kernel, channels)
-        return tiles, {"PIXELS": tiles.pixels, "LANES": tiles.outer, "num_warps": tiles.warps}
+    def _lane_options(tiles: Tiles) -> dict[str, Any]:
+        return {"PIXELS": tiles.pixels, "LANES": tiles.outer, "num_warps": tiles.warps}
 
     def products(self, term: Term, mean: Tensor, gradient: _Slice | None = None) -> _Products:
         """The products of an operation, and the moments of its runs; with a gradient, that one's sums."""
@@ -135,23 +151,29 @@ class _Cell:
         given = gradient or _Slice(self.none, 0, 0)
         parts = tuple(self.states[o.first_state : o.first_state + o.parts])
         if o.kind is Kind.SEPARABLE:
-            tiles, options = self._product_tiles("products", term)
-            columns = _blocks(term.out, tiles.outer)
-            runs = _Runs.of(pixels, tiles.pixels, columns, self.device)
             slope, depthwise, pointwise = term.parameters[:3]
             keep = backward and o.kernel > 1
-            filtered = self.empty(pixels, term.channels_in, dtype=self.dtype) if keep else self.no_filtered
-            found = _Products(
-                self.empty(pixels, term.out), self._table(runs, term), runs, filtered, self.none
-            )
-            kernels.products_kernel[(runs.count, columns)](
-                parts, slope, depthwise, pointwise, filtered, found.values, given.values, mean, found.table,
-                *self._places(term), given.stride, given.first, runs.tiles,
-                CHANNELS=term.source.channels, OUT=term.out, KERNEL=o.kernel, STRIDE=o.stride,
-                OFFSET=o.offset, KEEP=keep, BACKWARD=backward, **options,
-            )  # fmt: skip
-            return found
-        tiles, options = self._lane_tiles("window", term.out)
+
+            def launch(tiles: Tiles) -> _Products:
+                columns = _blocks(term.out, tiles.outer)
+                runs = _Runs.of(pixels, tiles.pixels, columns, self.device)
+                filtered = self.no_filtered
+                if keep:
+                    filtered = self.empty(pixels, term.channels_in, dtype=self.dtype)
+                found = _Products(
+                    self.empty(pixels, term.out), self._table(runs, term), runs, filtered, self.none
+                )
+                kernels.products_kernel[(runs.count, columns)](
+                    parts, slope, depthwise, pointwise, filtered, found.values, given.values, mean,
+                    found.table, *self._places(term), given.stride, given.first, runs.tiles,
+                    CHANNELS=term.source.channels, OUT=term.out, KERNEL=o.kernel, STRIDE=o.stride,
+                    OFFSET=o.offset, KEEP=keep, BACKWARD=backward, **self._options(tiles),
+                )  # fmt: skip
+                return found
+
+            rule = self._product_rule("products", term.source.channels, term)
+            return self._launched("products", term, rule, launch, int(backward))
+        tiles = lane_tiles("window", term.out)
         columns = _blocks(term.out, tiles.outer)
         runs = _Runs.of(pixels, tiles.pixels, columns, self.device)
         pools = o.kind in (Kind.MAX_POOL, Kind.AVG_POOL)
@@ -167,7 +189,7 @@ class _Cell:
             parts[0], found.values, found.winners, given.values, mean, found.table,
             *self._places(term), given.stride, given.first, runs.tiles,
             CHANNELS=term.out, KIND=_window_kind(o.kind), STRIDE=o.stride,
-            CENTRED=backward and o.kind.normalizes, BACKWARD=backward, **options,
+            CENTRED=backward and o.kind.normalizes, BACKWARD=backward, **self._lane_options(tiles),
         )  # fmt: skip
         return found
 
@@ -194,12 +216,13 @@ class _Cell:
             device=self.device,
             memory_format=torch.channels_last,
         )
-        tiles, options = self._lane_tiles("sum", size.channels)
+        tiles = lane_tiles("sum", size.channels)
         pixels = self.pixels(first)
         modes = sum(4**i * _MODES.get(term.operation.kind, 0) for i, term in enumerate(terms))
         kernels.sum_kernel[(_blocks(pixels, tiles.pixels), _blocks(size.channels, tiles.outer))](
             tuple(values), tuple(vectors), tuple(term.operation.first_out for term in terms),
-            tuple(term.out for term in terms), result, pixels, CHANNELS=size.channels, MODES=modes, **options,
+            tuple(term.out for term in terms), result, pixels, CHANNELS=size.channels, MODES=modes,
+            **self._lane_options(tiles),
         )  # fmt: skip
         return result
 
@@ -236,12 +259,13 @@ class _Cell:
             self._differentiate_separable(term, gradient, products, source, results, grad_states)
             return
         o = term.operation
-        tiles, options = self._lane_tiles("window_gradient", term.out)
+        tiles = lane_tiles("window_gradient", term.out)
         out, accumulate = self._grad_state(o.first_state, grad_states)
         pixels = self.given.images * term.source.height * term.source.width
         kernels.window_gradient_kernel[(_blocks(pixels, tiles.pixels), _blocks(term.out, tiles.outer))](
             *source, products.winners, out, pixels, *self._places(term)[1:], gradient.stride, gradient.first,
-            CHANNELS=term.out, KIND=_window_kind(o.kind), STRIDE=o.stride, ACCUMULATE=accumulate, **options,
+            CHANNELS=term.out, KIND=_window_kind(o.kind), STRIDE=o.stride, ACCUMULATE=accumulate,
+            **self._lane_options(tiles),
         )  # fmt: skip
 
     def _grad_state(self, index: int, grad_states: list[Tensor | None]) -> tuple[Tensor, bool]:
@@ -270,38 +294,52 @@ class _Cell:
         # One launch for the whole of what was kept, or one a state.
         kept = o.kernel > 1
         width = inner if kept else channels
-        tiles, options = self._product_tiles("pointwise_weight", term)
-        rows, columns = _blocks(term.out, tiles.outer), _blocks(width, tiles.inner)
-        runs = _Runs.of(pixels, tiles.pixels, rows * columns, self.device)
-        table = self.empty(runs.count, term.out, inner)
-        for part in range(1 if kept else o.parts):
-            kernels.pointwise_weight_kernel[(runs.count, rows, columns)](
-                self.states[o.first_state + part], slope, depthwise, products.filtered, *source, table,
-                *self._places(term), gradient.stride, gradient.first, part * channels, runs.tiles,
-                CHANNELS=width, IN=inner, OUT=term.out, KEPT=kept, **window, **options,
-            )  # fmt: skip
+
+        def weights(tiles: Tiles) -> Tensor:
+            rows, columns = _blocks(term.out, tiles.outer), _blocks(width, tiles.inner)
+            runs = _Runs.of(pixels, tiles.pixels, rows * columns, self.device)
+            table = self.empty(runs.count, term.out, inner)
+            for part in range(1 if kept else o.parts):
+                kernels.pointwise_weight_kernel[(runs.count, rows, columns)](
+                    self.states[o.first_state + part], slope, depthwise, products.filtered, *source, table,
+                    *self._places(term), gradient.stride, gradient.first, part * channels, runs.tiles,
+                    CHANNELS=width, IN=inner, OUT=term.out, KEPT=kept, **window, **self._options(tiles),
+                )  # fmt: skip
+            return table
+
+        rule = self._product_rule("pointwise_weight", width, term)
+        table = self._launched("pointwise_weight", term, rule, weights)
         results[2].copy_(_total(table).view_as(results[2]))
 
         # What was kept has been read for the last time.
         by_filtered = products.filtered if kept else self.empty(pixels, inner, dtype=self.dtype)
-        tiles, options = self._product_tiles("filtered_gradient", term)
-        kernels.filtered_gradient_kernel[(_blocks(pixels, tiles.pixels), _blocks(inner, tiles.inner))](
-            pointwise, *source, by_filtered, pixels, gradient.stride, gradient.first,
-            IN=inner, OUT=term.out, **options,
-        )  # fmt: skip
 
-        tiles, options = self._lane_tiles("depthwise_gradient", channels)
-        read_pixels = self.given.images * term.source.height * term.source.width
-        count = _blocks(read_pixels, tiles.pixels)
-        slopes, filters = self.empty(count, inner), self.empty(count, inner, o.kernel * o.kernel)
-        for part in range(o.parts):
-            index = o.first_state + part
-            out, accumulate = self._grad_state(index, grad_states)
-            kernels.depthwise_gradient_kernel[(count, _blocks(channels, tiles.outer))](
-                self.states[index], slope, depthwise, by_filtered, out, slopes, filters,
-                read_pixels, *self._places(term)[1:], part * channels,
-                CHANNELS=channels, IN=inner, KERNEL=o.kernel, ACCUMULATE=accumulate, **window, **options,
+        def filtered(tiles: Tiles) -> None:
+            kernels.filtered_gradient_kernel[(_blocks(pixels, tiles.pixels), _blocks(inner, tiles.inner))](
+                pointwise, *source, by_filtered, pixels, gradient.stride, gradient.first,
+                IN=inner, OUT=term.out, **self._options(tiles),
             )  # fmt: skip
+
+        rule = self._product_rule("filtered_gradient", inner, term)
+        self._launched("filtered_gradient", term, rule, filtered)
+
+        read_pixels = self.given.images * term.source.height * term.source.width
+        targets = [self._grad_state(o.first_state + part, grad_states) for part in range(o.parts)]
+
+        def states(tiles: Tiles) -> tuple[Tensor, Tensor]:
+            count = _blocks(read_pixels, tiles.pixels)
+            slopes, filters = self.empty(count, inner), self.empty(count, inner, o.kernel * o.kernel)
+            for part, (out, accumulate) in enumerate(targets):
+                kernels.depthwise_gradient_kernel[(count, _blocks(channels, tiles.outer))](
+                    self.states[o.first_state + part], slope, depthwise, by_filtered, out, slopes, filters,
+                    read_pixels, *self._places(term)[1:], part * channels,
+                    CHANNELS=channels, IN=inner, KERNEL=o.kernel, ACCUMULATE=accumulate,
+                    **window, **self._lane_options(tiles),
+                )  # fmt: skip
+            return slopes, filters
+
+        rule = lane_tiles("depthwise_gradient", channels)
+        slopes, filters = self._launched("depthwise_gradient", term, rule, states)
         results[0].copy_(_total(slopes))
         results[1].copy_(_total(filters).view_as(results[1]))
 

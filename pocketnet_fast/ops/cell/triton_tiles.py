@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 from triton import next_power_of_2
 
+from pocketnet_fast.ops.triton_tuning import Tiles
+
 # Most values of a tile of the kernels without matrix products, by kernel.
 _VALUES: Final = {"depthwise_gradient": 8192}
 _DEFAULT_VALUES: Final = 4096
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Shape of a program's tile, powers of two of at least 16, and its threads.
-
-    Attributes:
-        pixels: Rows.
-        inner: Channels of the states that one product takes.
-        outer: Channels of the result, or of a kernel without products.
-        warps: Warps of a program.
-        stages: Depth of the software pipeline.
-    """
-
-    pixels: int
-    inner: int
-    outer: int
-    warps: int
-    stages: int
 
 
 def _padded(channels: int, most: int) -> int:
@@ -37,7 +19,7 @@ def _padded(channels: int, most: int) -> int:
 
 
 def product_tiles(kernel: str, channels_in: int, channels_out: int, dtype: torch.dtype) -> Tiles:
-    """The tiles of a kernel with a matrix product by rule, not yet measured on a chip.
+    """The tiles of a kernel with a matrix product by rule, made for Hopper and not yet measured on a chip.
 
     Args:
         kernel: ``"products"``, ``"pointwise_weight"`` or ``"filtered_gradient"``.

@@ -24,6 +24,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.ops.run_plan import triton_kernels as kernels
 from pocketnet_fast.ops.run_plan.triton_tiles import Shape, stem_tiles, tiles_for
 from pocketnet_fast.ops.triton_numerics import INTERPRETED
+from pocketnet_fast.ops.triton_tuning import Tiles, tiles_of
 
 NAME: Final = "pocketnet_fast::run_plan_triton"
 
@@ -276,16 +277,22 @@ def _launch(
         shape = step.shape
         count = images * shape.height * shape.width
         typical = _TYPICAL_BATCH if isinstance(images, torch.SymInt) else images
-        tiles = tiles_for(shape, typical * shape.height * shape.width, matrices.dtype)
-        grid = (_blocks(count, tiles.pixels), _blocks(shape.out_blocks * _BLOCK, tiles.outer))
         edges = {f"EDGE{index}": code for index, code in enumerate(shape.edges)}
         bias, offset = step.operands
-        _launchable(kernels.node_kernel)[grid](
-            arena, constants, matrices, table, step.first_word, bias, offset, count, image,
-            HEIGHT=shape.height, WIDTH=shape.width, OUT_BLOCKS=shape.out_blocks, **edges,
-            PIXELS=tiles.pixels, INNER=tiles.inner, OUTER=tiles.outer, PRECISION=dot,
-            num_warps=tiles.warps, num_stages=tiles.stages,
-        )  # fmt: skip
+
+        def launch(tiles: Tiles) -> None:
+            grid = (_blocks(count, tiles.pixels), _blocks(shape.out_blocks * _BLOCK, tiles.outer))
+            _launchable(kernels.node_kernel)[grid](
+                arena, constants, matrices, table, step.first_word, bias, offset, count, image,
+                HEIGHT=shape.height, WIDTH=shape.width, OUT_BLOCKS=shape.out_blocks, **edges,
+                PIXELS=tiles.pixels, INNER=tiles.inner, OUTER=tiles.outer, PRECISION=dot,
+                num_warps=tiles.warps, num_stages=tiles.stages,
+            )  # fmt: skip
+
+        rule = tiles_for(shape, typical * shape.height * shape.width, matrices.dtype)
+        bucket = next_power_of_2(typical)
+        facts = (*shape.edges, shape.out_blocks, shape.height, shape.width, bucket, precision)
+        launch(tiles_of("node", facts, rule, arena.device, launch))
     elif step.kind == _GLOBAL_DEPTHWISE:
         source, output, slope, weight, bias, blocks, area = step.operands
         _launchable(kernels.global_depthwise_kernel)[(images, blocks)](

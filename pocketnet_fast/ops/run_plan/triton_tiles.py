@@ -8,6 +8,8 @@ from typing import Final
 import torch
 from triton import next_power_of_2
 
+from pocketnet_fast.ops.triton_tuning import Tiles
+
 _BLOCK: Final = 16
 _DEPTHWISE: Final = 1
 # Enough programs for a GPU of some 130 multiprocessors.
@@ -40,27 +42,8 @@ class Shape:
         return any(code and code % 8 == _DEPTHWISE for code in self.edges)
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """Shape of a program's tile, powers of two of at least 16, and its threads.
-
-    Attributes:
-        pixels: Rows.
-        inner: Channels of the sources that one product takes.
-        outer: Columns: channels of the output.
-        warps: Warps of a program.
-        stages: Depth of the software pipeline.
-    """
-
-    pixels: int
-    inner: int
-    outer: int
-    warps: int
-    stages: int
-
-
 def tiles_for(shape: Shape, pixels: int, dtype: torch.dtype) -> Tiles:
-    """The tiles of a node by rule, not yet measured on a chip.
+    """The tiles of a node by rule, made for Hopper and not yet measured on a chip.
 
     Few pixels get small tiles, so that a single image still occupies the device; float32 products, which run
     on the ordinary units, get smaller ones than those of the tensor cores.
