@@ -119,8 +119,8 @@ def test_what_is_refused(model: PocketNet, tmp_path: Path) -> None:
         ({"kernels": "cuda"}, "kernels is 'cuda'; expected 'fused' or 'aten'"),
         ({"device": "tpu"}, "device is 'tpu'; expected 'cpu' or 'cuda'"),
         ({"precision": "int4"}, "precision is 'int4'; expected one of fp32, tf32, bf16, fp16"),
-        ({"precision": "bf16"}, "precision 'bf16' is for the fused kernels on CUDA"),
-        ({"precision": "bf16", "kernels": "aten", "device": "cuda"}, "is for the fused kernels on CUDA"),
+        ({"precision": "fp16"}, "is for the fused kernels on CUDA; those of the CPU have fp32 and bf16"),
+        ({"precision": "bf16", "kernels": "aten", "device": "cuda"}, "'bf16' is for the fused kernels"),
     ):
         with pytest.raises(PocketNetError, match=message):
             export_aotinductor(model, target, **options)

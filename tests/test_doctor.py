@@ -54,6 +54,7 @@ def test_kernels() -> None:
     found = report()
     assert found["kernels"]["used"] in found["kernels"]["available"]
     assert found["kernels"]["available"][-1] == "scalar"
+    assert found["kernels"]["bf16"] == native.compiled_isa("bf16")
     assert found["kernels"]["library"] in found["libraries"]
 
 

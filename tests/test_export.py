@@ -91,6 +91,30 @@ def test_bgr(tmp_path: Path, model: PocketNet, pixels: Tensor, kernels: str) -> 
     assert report.metadata["input"]["color"] == "bgr"
 
 
+def test_half_precision(tmp_path: Path, model: PocketNet, pixels: Tensor) -> None:
+    report = export_torchscript(model, tmp_path / "m.pt", input="uint8", precision="bf16")
+    assert report.metadata["precision"] == "bf16"
+    out = torch.jit.load(report.path)(pixels)
+    assert torch.equal(out, pocketnet_fast.compile(model, precision="bf16")(pixels))
+    assert "of 1e-01" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int8"}, "precision is 'int8'; expected one of"),
+        ({"precision": "fp16"}, "those of the CPU have fp32 and bf16"),
+        ({"precision": "bf16", "kernels": "aten"}, "'bf16' is for the fused kernels"),
+    ],
+)
+def test_a_precision_that_there_is_not(
+    tmp_path: Path, model: PocketNet, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(PocketNetError, match=message):
+        export_torchscript(model, tmp_path / "m.pt", **options)
+    assert not (tmp_path / "m.pt").exists()
+
+
 def test_other_normalisation(tmp_path: Path, mobilefacenet: MobileFaceNet, pixels: Tensor) -> None:
     report = export_torchscript(mobilefacenet, tmp_path / "m.pt", kernels="aten", input="uint8")
     out = torch.jit.load(report.path)(pixels)

@@ -89,7 +89,7 @@ def test_what_is_refused(model: PocketNet, tmp_path: Path, monkeypatch: pytest.M
             ["-o", "m.pt", "--format", "tflite"],
             "format is 'tflite'; expected one of torchscript, aotinductor",
         ),
-        (["-o", "m.onnx", "--device", "cuda"], "--device and --precision belong to the format aotinductor"),
+        (["-o", "m.onnx", "--device", "cuda"], "--device belongs to the format aotinductor"),
         (["-o", "m.onnx", "--kernels", "fused"], "an ONNX file has standard operators only"),
     ):
         result = CliRunner().invoke(app, ["export", "--untrained", *arguments])

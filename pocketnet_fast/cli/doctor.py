@@ -131,6 +131,7 @@ def _kernels(missing: list[dict[str, str]]) -> dict[str, Any]:
         library = native.library_path()
         found: dict[str, Any] = {"library": str(library), "available": native.available_isas()}
         found["used"] = native.compiled_isa()
+        found["bf16"] = native.compiled_isa("bf16")
     except (ImportError, OSError) as error:
         _need(missing, f"the compiled kernels ({error})", "pip install . in a clone, or reinstall the wheel")
         return {"error": str(error)}
@@ -217,6 +218,15 @@ def _libraries(missing: list[dict[str, str]]) -> list[str]:
     return found
 
 
+def _half_precision(isa: str | None) -> str:
+    """What ``compile(precision="bf16")`` runs on."""
+    from pocketnet_fast.ops.native import multiplies_bf16
+
+    if isa is None:
+        return "none"
+    return isa if multiplies_bf16(isa) else f"{isa}, whose products are of fp32: no faster than fp32"
+
+
 def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -238,6 +248,7 @@ def _print(report: dict[str, Any]) -> None:
         "Kernels",
         {
             "instruction set used": kernels.get("used", "none"),
+            "for bf16": _half_precision(kernels.get("bf16")),
             "available": ", ".join(kernels.get("available", [])) or "none",
             "library": kernels.get("library", "none"),
         },

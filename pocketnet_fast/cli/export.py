@@ -45,7 +45,7 @@ def export(
     ] = "float",
     color: Annotated[str, typer.Option(help="Channel order of uint8 images: rgb or bgr.")] = "rgb",
     device: Annotated[str, typer.Option(help="aotinductor: cpu or cuda.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="aotinductor for cuda: fp32, tf32, bf16 or fp16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fused: fp32 or bf16; for cuda tf32 and fp16 too.")] = "fp32",
     as_json: JsonOption = False,
 ) -> None:
     """Write the network as a file for other programs, check it against the source model and print the error.
@@ -60,8 +60,10 @@ def export(
             if format
             else f"{output}: a name in {', '.join(_SUFFIXES.values())} says the format, or --format"
         )
-    if kind != "aotinductor" and (device, precision) != ("cpu", "fp32"):
-        raise PocketNetError("--device and --precision belong to the format aotinductor")
+    if kind != "aotinductor" and device != "cpu":
+        raise PocketNetError("--device belongs to the format aotinductor")
+    if kind == "onnx" and precision != "fp32":
+        raise PocketNetError("--precision belongs to the formats torchscript and aotinductor")
     if kind == "onnx" and kernels not in (None, "aten"):
         raise PocketNetError(
             "an ONNX file has standard operators only; --kernels fused is for the other formats"
@@ -87,7 +89,9 @@ def export(
     else:
         from pocketnet_fast.export.torchscript import export_torchscript
 
-        report = export_torchscript(network, output, kernels=kernels or "fused", input=input, color=color)
+        report = export_torchscript(
+            network, output, kernels=kernels or "fused", input=input, color=color, precision=precision
+        )
     if as_json:
         content = {"path": str(report.path), "error": report.error, "bytes": report.size}
         typer.echo(json.dumps({**content, "metadata": report.metadata}, indent=1))

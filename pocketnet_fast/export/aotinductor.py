@@ -7,19 +7,20 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.source import (
-    MAX_ERROR,
+    MAX_ERRORS,
     METADATA_FILE,
     ChannelsLast,
     ExportReport,
     PixelsFirst,
     check_images,
+    check_precision,
     checked_error,
     checked_source,
     in_evaluation,
@@ -27,9 +28,6 @@ from pocketnet_fast.export.source import (
 )
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.base import EmbeddingModel
-
-# Errors of bfloat16 and fp16 networks are of the order of their rounding, 2^-8 and 2^-11, through all layers.
-_MAX_ERRORS: Final = {"fp32": MAX_ERROR, "tf32": 2e-2, "bf16": 1e-1, "fp16": 2e-2}
 
 
 def export_aotinductor(
@@ -57,7 +55,7 @@ def export_aotinductor(
         input: ``"float"``: float32 N,3,112,112, normalised by the caller; ``"uint8"``: uint8 N,112,112,3.
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
         device: ``"cpu"`` or ``"cuda"``.
-        precision: ``"fp32"``; on CUDA with the fused kernels also ``"tf32"``, ``"bf16"`` or ``"fp16"``.
+        precision: ``"fp32"``; with the fused kernels also ``"bf16"``, and on CUDA ``"tf32"`` or ``"fp16"``.
 
     Returns:
         A report with the measured error and the metadata written into the file.
@@ -72,10 +70,7 @@ def export_aotinductor(
         raise PocketNetError(f"{path}: AOTInductor packages are written as .pt2")
     if device not in ("cpu", "cuda"):
         raise PocketNetError(f"device is {device!r}; expected 'cpu' or 'cuda'")
-    if precision not in _MAX_ERRORS:
-        raise PocketNetError(f"precision is {precision!r}; expected one of {', '.join(_MAX_ERRORS)}")
-    if precision != "fp32" and (device != "cuda" or kernels != "fused"):
-        raise PocketNetError(f"precision {precision!r} is for the fused kernels on CUDA")
+    check_precision(precision, kernels, device)
     if device == "cuda" and not torch.cuda.is_available():
         raise PocketNetError("device is 'cuda', and torch finds no CUDA device")
     with in_evaluation(source), tempfile.TemporaryDirectory(prefix="pocketnet-") as folder:
@@ -91,7 +86,7 @@ def export_aotinductor(
         _compile(module, check_images(source, input).to(device), package, json.dumps(metadata))
         runner = load_package(package)
         error = checked_error(
-            source, lambda x: runner(x.to(device)).cpu(), input, color, _MAX_ERRORS[precision]
+            source, lambda x: runner(x.to(device)).cpu(), input, color, MAX_ERRORS[precision]
         )
         content = package.read_bytes()
     with atomic_write(path) as file:

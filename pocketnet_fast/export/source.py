@@ -22,6 +22,9 @@ METADATA_FILE: Final = "pocketnet_fast.json"
 MAX_ERROR: Final = 1e-4
 """Largest accepted error: max abs difference over max abs value of the source model's embeddings."""
 
+MAX_ERRORS: Final = {"fp32": MAX_ERROR, "tf32": 2e-2, "bf16": 1e-1, "fp16": 2e-2}
+"""The same by precision: those of bf16 and fp16 are of the order of 2^-8 and 2^-11, through all layers."""
+
 _CHECK_IMAGES: Final = 3
 
 
@@ -44,7 +47,7 @@ class ExportReport:
     metadata: dict[str, Any]
 
     def __str__(self) -> str:
-        limit = f"{self.error:.1e} of {MAX_ERROR:.0e}"
+        limit = f"{self.error:.1e} of {MAX_ERRORS[self.metadata['precision']]:.0e}"
         return f"{self.path}: {self.kernels} kernels, {self.size:,} bytes, error {limit}"
 
 
@@ -105,6 +108,22 @@ def checked_source(model: nn.Module, kernels: str, input: str, color: str) -> Em
     if not isinstance(model, EmbeddingModel):
         raise PocketNetError(f"a {type(model).__name__} cannot be exported; expected a model of this package")
     return model
+
+
+def check_precision(precision: str, kernels: str, device: str) -> None:
+    """Refuse a precision that an export cannot have.
+
+    Raises:
+        PocketNetError: Saying which it can have.
+    """
+    if precision not in MAX_ERRORS:
+        raise PocketNetError(f"precision is {precision!r}; expected one of {', '.join(MAX_ERRORS)}")
+    if precision == "fp32" or (kernels == "fused" and (device == "cuda" or precision == "bf16")):
+        return
+    raise PocketNetError(
+        f"precision {precision!r} is for the fused kernels"
+        + (" on CUDA; those of the CPU have fp32 and bf16" if kernels == "fused" else "")
+    )
 
 
 @contextlib.contextmanager

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.source import (
+    MAX_ERRORS,
     METADATA_FILE,
     ChannelsLast,
     ExportReport,
     PixelsFirst,
+    check_precision,
     checked_error,
     checked_source,
     in_evaluation,
@@ -58,12 +60,16 @@ def quiet_about_torchscript() -> Iterator[None]:
         yield
 
 
-def _scripted(model: EmbeddingModel, kernels: str, input: str, color: str) -> torch.jit.ScriptModule:
+def _scripted(
+    model: EmbeddingModel, kernels: str, input: str, color: str, precision: str
+) -> torch.jit.ScriptModule:
     with quiet_about_torchscript():
         if kernels == "fused":
             from pocketnet_fast.lowering.compiled import compile
 
-            script: torch.jit.ScriptModule = torch.jit.script(compile(model, color=color))
+            script: torch.jit.ScriptModule = torch.jit.script(
+                compile(model, color=color, precision=precision)
+            )
             return script
         height, width = model.input_spec.size
         if input == "uint8":
@@ -84,6 +90,7 @@ def export_torchscript(
     kernels: str = "fused",
     input: str = "float",
     color: str = "rgb",
+    precision: str = "fp32",
 ) -> ExportReport:
     """Write a TorchScript file that takes any batch size and loads on torch >= 2.10, in Python or C++.
 
@@ -98,25 +105,27 @@ def export_torchscript(
             ``export_aotinductor(device="cuda")``; a fused file says so where it is given a CUDA tensor.
         input: ``"float"``: float32 N,3,112,112, normalised by the caller; ``"uint8"``: uint8 N,112,112,3.
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
+        precision: ``"fp32"``, or with the fused kernels ``"bf16"`` (see ``compile``).
 
     Returns:
         A report with the measured error and the metadata written into the file.
 
     Raises:
         PocketNetError: On an unknown option, a model that cannot be exported so, a file that cannot be
-            written, or an error above ``MAX_ERROR``.
+            written, or an error above that of ``MAX_ERRORS``.
     """
     source = checked_source(model, kernels, input, color)
+    check_precision(precision, kernels, "cpu")
     with in_evaluation(source):
         needs = "libpnf_ops.so of pocketnet_fast" if kernels == "fused" else "LibTorch alone"
-        metadata = metadata_of(source, "torchscript", kernels, input, color, "fp32", needs)
-        script = _scripted(source, kernels, input, color)
+        metadata = metadata_of(source, "torchscript", kernels, input, color, precision, needs)
+        script = _scripted(source, kernels, input, color, precision)
         extra = {METADATA_FILE: json.dumps(metadata, indent=1)}
         buffer = io.BytesIO()
         with quiet_about_torchscript():
             torch.jit.save(script, buffer, _extra_files=extra)
             reloaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
-        error = checked_error(source, reloaded, input, color)
+        error = checked_error(source, reloaded, input, color, MAX_ERRORS[precision])
     with atomic_write(path) as file:
         file.write(buffer.getvalue())
     return ExportReport(Path(path), kernels, error, len(buffer.getvalue()), metadata)
