@@ -6,12 +6,12 @@ python benchmarks/gpu/run.py --device cpu --tiny        # whether the script its
 python benchmarks/gpu/run.py --floors                   # the floors alone, by an H200's data sheet
 
 Before ours is timed in inference at batch 256 and in training at 512, fp32 and bf16, its tiles are measured,
-for at most ``--tune`` seconds each, and kept in the user's cache. Subjects of a row take turns; figures are medians of CUDA events.
-Errors are against the eager network in float64: the largest difference over the largest value, and that over
-eager's in the same precision. Floors are the time of the multiply-adds at the measured peak of a large matrix
-product, and of the bytes that each step reads and writes at the measured bandwidth of a copy, whichever is
-longer (``cell_work.py`` has those of training). A subject that fails, is not installed, or for which no time
-is left says so in its row.
+for at most ``--tune`` seconds each, and kept in the user's cache. Subjects of a row take turns; figures are
+medians of CUDA events. Errors are against the eager network in float64: the largest difference over the
+largest value, and that over eager's in the same precision. Floors are the time of the multiply-adds at the
+measured peak of a large matrix product, and of the bytes that each step reads and writes at the measured
+bandwidth of a copy, whichever is longer (``cell_work.py`` has those of training). A subject that fails, is
+not installed, or for which no time is left says so in its row.
 """
 
 from __future__ import annotations
