@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from pocketnet_fast.lowering.plan import (
     TermKind,
     blocks_of,
 )
+from pocketnet_fast.lowering.rounding import Moments, expected_prelu, to_bf16
 from pocketnet_fast.models.pocketnet import (
     Cell,
     DepthwiseSeparable,
@@ -72,6 +74,19 @@ def _slope(prelu: nn.Module, channels: int) -> np.ndarray:
     return np.broadcast_to(_array(prelu.weight), (channels,))
 
 
+class _Contribution(NamedTuple):
+    """Terms of a node, their share of its bias, and the moments of their sum."""
+
+    terms: list[Term]
+    bias: np.ndarray
+    moments: Moments
+
+    def plus(self, other: _Contribution) -> _Contribution:
+        return _Contribution(
+            self.terms + other.terms, self.bias + other.bias, self.moments.plus(other.moments)
+        )
+
+
 class _Lowering:
     def __init__(self, model: PocketNet, bgr: bool, bands: bool, precision: str) -> None:
         self.model = model
@@ -82,6 +97,7 @@ class _Lowering:
         self.bgr = bgr
         self.bands = bands
         self.store = packing.WeightStore()
+        self.moments: dict[int, Moments] = {}
         self.buffers: list[Buffer] = []
         self.groups: list[Group] = []
 
@@ -137,6 +153,7 @@ class _Lowering:
     def _stem(self, output: int) -> StemStep:
         conv, bn = self.model.stem[0], self.model.stem[1]
         scale, shift = _bn(bn)
+        self.moments[output] = Moments.after(bn)
         weight = _conv(conv) * scale[:, None, None, None]
         spec = self.model.input_spec
         norm = [255.0 * m for m in spec.mean] + [1.0 / (255.0 * s) for s in spec.std]
@@ -184,21 +201,20 @@ class _Lowering:
             prelu, conv, bn = self.model.tail[0], self.model.tail[1], self.model.tail[2]
             middle = _conv(conv).shape[0]
             output = self._buffer("tail", middle, source.height, source.width)
-            terms, bias = self._pointwise(prelu, _conv(conv)[:, :, 0, 0], bn, concat)
-            return self._node("tail.0-2", output, terms, bias)
+            return self._node("tail.0-2", output, self._pointwise(prelu, _conv(conv)[:, :, 0, 0], bn, concat))
         module = getattr(self.model.cells[cell], f"preproc{which}")
         name = f"cells.{cell}.preproc{which}"
         if isinstance(module, FactorizedReduce):
             channels = module.bn.num_features
             output = self._buffer(name, channels, source.height // 2, source.width // 2)
-            terms, bias = self._factorized_reduce(module, concat)
+            contribution = self._factorized_reduce(module, concat)
         else:
             assert isinstance(module, DepthwiseSeparable)
             prelu, depthwise, pointwise, bn = module.net
             weight = _conv(pointwise)[:, :, 0, 0] * _conv(depthwise)[:, 0, 0, 0]
             output = self._buffer(name, weight.shape[0], source.height, source.width)
-            terms, bias = self._pointwise(prelu, weight, bn, concat)
-        return self._node(name, output, terms, bias)
+            contribution = self._pointwise(prelu, weight, bn, concat)
+        return self._node(name, output, contribution)
 
     def _cell(
         self, index: int, cell: Cell, projections: dict[tuple[int, int], int]
@@ -211,34 +227,33 @@ class _Lowering:
             if number + 2 not in needed:
                 continue
             assert isinstance(edges, nn.ModuleList)
-            terms: list[Term] = []
-            bias = np.zeros(channels)
+            none = np.zeros(channels)
+            total = _Contribution([], none, Moments(none, none))
             sides = set()
             for edge, operation in enumerate(edges):
                 source = states[cell.inputs[number][edge]]
                 stride = 2 if cell.reduction and cell.inputs[number][edge] < 2 else 1
-                edge_terms, edge_bias = self._operation(operation, source, stride)
-                terms += edge_terms
-                bias = bias + edge_bias
+                total = total.plus(self._operation(operation, source, stride))
                 buffer = self.buffers[source]
                 sides.add((-(-buffer.height // stride), -(-buffer.width // stride)))
             assert len(sides) == 1, "the two edges of a node differ in size"
             height, width = sides.pop()
             output = self._buffer(f"cells.{index}.node{number}", channels, height, width)
             states[number + 2] = output
-            steps.append(self._node(f"cells.{index}.dag.{number}", output, terms, bias))
+            steps.append(self._node(f"cells.{index}.dag.{number}", output, total))
         return steps, states
 
-    def _operation(self, operation: nn.Module, source: int, stride: int) -> tuple[list[Term], np.ndarray]:
+    def _operation(self, operation: nn.Module, source: int, stride: int) -> _Contribution:
         channels = self.buffers[source].channels
         if isinstance(operation, Identity):
             term = Term(TermKind.IDENTITY, source, out_blocks=blocks_of(channels))
-            return [term], np.zeros(channels)
+            return _Contribution([term], np.zeros(channels), self.moments[source])
         if isinstance(operation, Pool):
             kind = TermKind.MAX_POOL if isinstance(operation.pool, nn.MaxPool2d) else TermKind.AVG_POOL
             scale, shift = _bn(operation.bn)
             offset = self.store.add(packing.pack_vector(scale))
-            return [Term(kind, source, 3, stride, out_blocks=blocks_of(channels), scale=offset)], shift
+            term = Term(kind, source, 3, stride, out_blocks=blocks_of(channels), scale=offset)
+            return _Contribution([term], shift, Moments.after(operation.bn))
         if isinstance(operation, FactorizedReduce):
             return self._factorized_reduce(operation, [source])
         if not isinstance(operation, DepthwiseSeparable):
@@ -249,6 +264,12 @@ class _Lowering:
         if kernel == 1:
             return self._pointwise(prelu, weight * _conv(depthwise)[:, 0, 0, 0], bn, [source], stride)
         scale, shift = _bn(bn)
+        taps = _conv(depthwise)[:, 0]
+        weight = weight * scale[:, None]
+        slope = _slope(prelu, channels)
+        if self.precision == "bf16":
+            change = to_bf16(weight) * to_bf16(taps).sum((1, 2)) - weight * taps.sum((1, 2))
+            shift = shift - change @ expected_prelu(self.moments[source], slope)
         buffer = self.buffers[source]
         pixels = -(-buffer.height // stride) * -(-buffer.width // stride)
         term = Term(
@@ -257,25 +278,34 @@ class _Lowering:
             kernel,
             stride,
             out_blocks=blocks_of(weight.shape[0]),
-            slope=self.store.add(packing.pack_vector(_slope(prelu, channels))),
-            depthwise=self.store.add(self.pack_depthwise(_conv(depthwise)[:, 0])),
-            pointwise=self.store.add(self.pack_pointwise(weight * scale[:, None])),
+            slope=self.store.add(packing.pack_vector(slope)),
+            depthwise=self.store.add(self.pack_depthwise(taps)),
+            pointwise=self.store.add(self.pack_pointwise(weight)),
             macs=pixels * (channels * kernel * kernel + weight.size),
         )
-        return [term], shift
+        return _Contribution([term], shift, Moments.after(bn))
 
     def _pointwise(
         self, prelu: nn.Module, weight: np.ndarray, bn: nn.Module, concat: Concatenation, stride: int = 1
-    ) -> tuple[list[Term], np.ndarray]:
+    ) -> _Contribution:
         scale, shift = _bn(bn)
         slope = _slope(prelu, weight.shape[1])
-        return self._pointwise_terms(slope, weight * scale[:, None], concat, stride), shift
+        weight = weight * scale[:, None]
+        terms = self._pointwise_terms(slope, weight, concat, stride)
+        return _Contribution(terms, shift - self._rounding_shift(weight, slope, concat), Moments.after(bn))
 
-    def _factorized_reduce(
-        self, module: FactorizedReduce, concat: Concatenation
-    ) -> tuple[list[Term], np.ndarray]:
+    def _rounding_shift(self, weight: np.ndarray, slope: np.ndarray, concat: Concatenation) -> np.ndarray:
+        """By how much rounded pointwise weights shift the mean of their result."""
+        if self.precision != "bf16":
+            return np.zeros(weight.shape[0])
+        expected = expected_prelu(Moments.joined([self.moments[part] for part in concat]), slope)
+        shift: np.ndarray = (to_bf16(weight) - weight) @ expected
+        return shift
+
+    def _factorized_reduce(self, module: FactorizedReduce, concat: Concatenation) -> _Contribution:
         scale, shift = _bn(module.bn)
         terms: list[Term] = []
+        shifts = []
         first = 0
         for branch, (depthwise, pointwise) in enumerate(
             ((module.conv11, module.conv12), (module.conv21, module.conv22))
@@ -283,11 +313,11 @@ class _Lowering:
             weight = _conv(pointwise)[:, :, 0, 0] * _conv(depthwise)[:, 0, 0, 0]
             last = first + weight.shape[0]
             slope = _slope(module.relu, weight.shape[1])
-            terms += self._pointwise_terms(
-                slope, weight * scale[first:last, None], concat, stride=2, shift=branch, first_channel=first
-            )
+            weight = weight * scale[first:last, None]
+            terms += self._pointwise_terms(slope, weight, concat, stride=2, shift=branch, first_channel=first)
+            shifts.append(self._rounding_shift(weight, slope, concat))
             first = last
-        return terms, shift
+        return _Contribution(terms, shift - np.concatenate(shifts), Moments.after(module.bn))
 
     def _pointwise_terms(
         self,
@@ -324,7 +354,8 @@ class _Lowering:
             )
         return terms
 
-    def _node(self, name: str, output: int, terms: list[Term], bias: np.ndarray) -> NodeStep:
+    def _node(self, name: str, output: int, contribution: _Contribution) -> NodeStep:
+        terms, bias, self.moments[output] = contribution
         if len(terms) > MAX_TERMS:
             raise PocketNetError(
                 f"{name} sums {len(terms)} terms; the kernels take at most {MAX_TERMS} "

@@ -1,0 +1,54 @@
+"""What rounding the weights does to the mean of a convolution's result, without any data.
+
+The states of a trained network have known moments: batch normalisation gives each of its results the mean
+beta and the deviation gamma. Rounded weights shift a convolution's mean by the rounding errors times the mean
+of what they multiply; taking that from the bias leaves errors that average out (bias correction, arXiv
+1906.04721, Section 4.2).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Moments(NamedTuple):
+    """Mean and variance of the channels of a state, as normalisation left them in training."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+
+    def plus(self, other: Moments) -> Moments:
+        """Those of a sum of two, as if they were independent."""
+        return Moments(self.mean + other.mean, self.variance + other.variance)
+
+    @staticmethod
+    def joined(parts: list[Moments]) -> Moments:
+        """Those of a concatenation."""
+        return Moments(np.concatenate([p.mean for p in parts]), np.concatenate([p.variance for p in parts]))
+
+    @staticmethod
+    def after(bn: nn.Module) -> Moments:
+        """Those of a normalisation's result."""
+        assert isinstance(bn, nn.BatchNorm2d)
+        gamma, beta = (t.detach().cpu().double().numpy() for t in (bn.weight, bn.bias))
+        return Moments(beta, gamma**2)
+
+
+def expected_prelu(moments: Moments, slope: np.ndarray) -> np.ndarray:
+    """Mean of PReLU of normally distributed values."""
+    deviation = np.sqrt(np.maximum(moments.variance, 1e-12))
+    z = torch.from_numpy(moments.mean / deviation)
+    below = torch.special.ndtr(z).numpy()
+    density = np.exp(-0.5 * z.numpy() ** 2) / np.sqrt(2 * np.pi)
+    positive = moments.mean * below + deviation * density
+    return positive + slope * (moments.mean - positive)
+
+
+def to_bf16(weights: np.ndarray) -> np.ndarray:
+    """Weights as bfloat16 holds them."""
+    rounded = torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32)).to(torch.bfloat16)
+    return rounded.double().numpy()
