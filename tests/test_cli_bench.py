@@ -27,13 +27,15 @@ def test_profile_covers_every_step() -> None:
         assert t.gflops == pytest.approx(2e-3 * t.macs / t.microseconds)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("options", [[], ["--profile"]])
-def test_command(options: list[str]) -> None:
-    arguments = ["bench", "--repeat", "1", *options]
+def test_command(options: list[str], precision: str) -> None:
+    arguments = ["bench", "--repeat", "1", "--precision", precision, *options]
     result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)
-    assert content["isa"] == compiled_isa()
+    assert content["isa"] == compiled_isa(precision)
+    assert content["precision"] == precision
     assert content["milliseconds_per_image"]["fused"] > 0
     assert ("steps" in content) == bool(options)
     text = CliRunner().invoke(app, arguments).stdout
@@ -77,8 +79,8 @@ def test_a_model_without_kernels_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--tune"], "--tune and --precision concern CUDA"),
-        (["--precision", "bf16"], "--tune and --precision concern CUDA"),
+        (["--tune"], "--tune concerns CUDA"),
+        (["--precision", "fp16"], "a plan has 'fp32' or 'bf16'"),
         (["--device", "cuda", "--precision", "int4"], "available on CUDA: fp32, tf32, bf16, fp16"),
     ],
 )
