@@ -64,6 +64,30 @@ def test_table(tmp_path: Path) -> None:
     assert "dw_conv_7x7" in result.stdout
 
 
+def test_picture(tmp_path: Path) -> None:
+    arguments = ["bench", "--repeat", "1", "--precision", "bf16", "--json"]
+    path = tmp_path / "roofline.svg"
+    result = CliRunner().invoke(app, [*arguments, "--picture", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "<svg" in path.read_text()
+    content = json.loads(result.stdout)
+    assert content["cache_gbs_per_thread"] > 0
+    assert content["peak_gflops_per_thread"] > 0
+    assert all(step["of_roofline"] > 0 for step in content["steps"])
+    refused = CliRunner().invoke(app, [*arguments, "--picture", str(tmp_path / "roofline.txt")])
+    assert "expected a name in .png, .svg or .pdf" in str(refused.exception)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bytes_of_steps(precision: str) -> None:
+    """Those of a pre-processing of four states: read once, with weights, and written."""
+    plan = lower(PocketNet(SOFTMAX_CASIA, 16, 4, 32), precision=precision)
+    step = next(s for s in profile(plan, repeats=1) if s.name == "cells.1.preproc1")
+    assert step.output == "32x56x56"
+    values = 56 * 56 * (4 * 16 + 32) + 64 * 32
+    assert step.bytes == values * (4 if precision == "fp32" else 2)
+
+
 def test_a_table_that_cannot_be_written() -> None:
     result = CliRunner().invoke(app, ["bench", "--table", "/no/such/folder/table.json"])
     assert result.exit_code != 0

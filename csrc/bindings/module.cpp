@@ -47,6 +47,8 @@ PYBIND11_MODULE(_C, m) {
         return result;
       },
       py::arg("x"), "exp(x) as the kernels compute it; the length of x must be a multiple of 16.");
-  m.def("peak_gflops", &pnf::api::peak_gflops, py::call_guard<py::gil_scoped_release>(),
-        "Measured fp32 multiply-add peak of the calling thread, in GFLOP/s.");
+  m.def("peak_gflops", &pnf::api::peak_gflops, py::arg("half") = false, py::call_guard<py::gil_scoped_release>(),
+        "Measured multiply-add peak of the calling thread, of floats or of bfloat16, in GFLOP/s.");
+  m.def("read_gbs", &pnf::api::read_gbs, py::arg("bytes"), py::call_guard<py::gil_scoped_release>(),
+        "Measured rate at which the calling thread reads so many bytes again and again, in GB/s.");
 }

@@ -15,12 +15,14 @@ namespace {
   KernelSet {                                                                                                   \
     {isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear}, #isa, available, isa::margin_forward, \
         isa::margin_backward, isa::margin_exp, isa::cell_products, isa::channel_moments, isa::normalize_sum,    \
-        isa::remaining_result, isa::gradient_moments, isa::cell_gradient, isa::probe_fma                        \
+        isa::remaining_result, isa::gradient_moments, isa::cell_gradient, isa::probe_fma, isa::probe_read       \
   }
 
-// `node` names the set whose nodes run, `isa` the one whose other steps do.
-#define PNF_BF16_KERNELS(node, isa, available) \
-  Bf16KernelSet { {node::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear}, #node, available }
+// `node` names the set whose nodes and products run, `isa` the one whose other steps do.
+#define PNF_BF16_KERNELS(node, isa, available)                                                               \
+  Bf16KernelSet {                                                                                            \
+    {node::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear}, #node, available, node::probe_fma \
+  }
 
 struct Chosen {
   const KernelSet* fp32;

@@ -37,11 +37,13 @@ struct KernelSet : StepKernels<float> {
   void (*gradient_moments)(const CellTerm&, const OutputGradient&, const ImageView&, const float*, double*, double*);
   void (*cell_gradient)(const CellTerm&, const CellGradient&, float*);
   double (*probe_fma)(long, float*);
+  void (*probe_read)(const float*, long, float*);
 };
 
 struct Bf16KernelSet : StepKernels<Bf16> {
   const char* name;
   bool available;
+  double (*probe_fma)(long, float*);
 };
 
 // Those compiled into this library, best first.

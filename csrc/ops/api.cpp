@@ -39,16 +39,34 @@ void exponential(std::span<const float> x, std::span<float> out) {
   kernels().margin_exp(x.data(), static_cast<int>(x.size()), out.data());
 }
 
-double peak_gflops() {
+double peak_gflops(bool half) {
   constexpr int kRuns = 20;
   constexpr long kIterations = 200000;
   double best = 0.0;
   for (int run = 0; run < kRuns; ++run) {
     alignas(64) float sink[kBlock];
     const auto start = std::chrono::steady_clock::now();
-    const double products = kernels().probe_fma(kIterations, sink);
+    const double products = (half ? bf16_kernels().probe_fma : kernels().probe_fma)(kIterations, sink);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     best = std::max(best, 2e-9 * products / seconds);
+  }
+  return best;
+}
+
+double read_gbs(std::size_t bytes) {
+  constexpr int kRuns = 20;
+  constexpr std::size_t kStep = 128, kReadPerRun = std::size_t{1} << 26;
+  const std::vector<float> data(std::max(bytes / sizeof(float) / kStep, std::size_t{1}) * kStep);
+  const std::size_t size = data.size() * sizeof(float), passes = std::max(kReadPerRun / size, std::size_t{1});
+  double best = 0.0;
+  for (int run = 0; run < kRuns; ++run) {
+    alignas(64) float sink[kBlock];
+    const auto start = std::chrono::steady_clock::now();
+    for (std::size_t pass = 0; pass < passes; ++pass) {
+      kernels().probe_read(data.data(), static_cast<long>(data.size()), sink);
+    }
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best = std::max(best, 1e-9 * static_cast<double>(size * passes) / seconds);
   }
   return best;
 }

@@ -26,7 +26,9 @@ PNF_EXPORT std::vector<double> profile(std::span<const std::int32_t> program, st
 // exp(x) as the kernels compute it. The sizes are equal and a multiple of 16, or std::invalid_argument is thrown.
 PNF_EXPORT void exponential(std::span<const float> x, std::span<float> out);
 
-// Best of several short runs on the calling thread.
-PNF_EXPORT double peak_gflops();
+// Best of several short runs on the calling thread: multiply-adds from registers, of floats or of pairs of Bf16 where
+// the set in use multiplies them; and reading of `bytes` again and again.
+PNF_EXPORT double peak_gflops(bool half);
+PNF_EXPORT double read_gbs(std::size_t bytes);
 
 }  // namespace pnf::api

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,9 @@ def bench(
     threads: ThreadsOption = 1,
     repeat: Annotated[int, typer.Option(min=1, help="Timed calls of each engine.")] = 30,
     steps: Annotated[bool, typer.Option("--profile", help="Time each step of the plan, one thread.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the steps under the roofline here: .png, .svg or .pdf.")
+    ] = None,
     table: Annotated[
         Path | None,
         typer.Option(help="Instead, time every operation of the search space and write the table here."),
@@ -57,7 +61,7 @@ def bench(
 
     from pocketnet_fast.lowering import lower
     from pocketnet_fast.lowering.compiled import CompiledModel
-    from pocketnet_fast.lowering.profile import peak_gflops, profile
+    from pocketnet_fast.lowering.profile import measure_roofline, profile
     from pocketnet_fast.models.registry import create_model
     from pocketnet_fast.ops.native import compiled_isa
 
@@ -76,7 +80,7 @@ def bench(
                 if index >= 2:
                     times[name].append(1e3 * (time.perf_counter() - start) / batch)
     milliseconds = {name: statistics.median(values) for name, values in times.items()}
-    peak = peak_gflops()
+    roofline = measure_roofline(precision)
     content: dict[str, Any] = {
         "model": model,
         "precision": precision,
@@ -85,11 +89,21 @@ def bench(
         "threads": threads or torch.get_num_threads(),
         "milliseconds_per_image": milliseconds,
         "gflops": 2e-6 * plan.macs / milliseconds["fused"],
-        "peak_gflops_per_thread": peak,
-        "floor_milliseconds_one_thread": 2e-6 * plan.macs / peak,
+        "peak_gflops_per_thread": roofline.gflops,
+        "cache_gbs_per_thread": roofline.gbs,
+        "floor_milliseconds_one_thread": 2e-6 * plan.macs / roofline.gflops,
     }
-    if steps:
-        content["steps"] = [vars(step) for step in profile(plan)]
+    if steps or picture is not None:
+        measured = profile(plan)
+        content["steps"] = [
+            {**vars(step), "of_roofline": roofline.microseconds(step) / step.microseconds}
+            for step in measured
+        ]
+        if picture is not None:
+            from pocketnet_fast.cli.roofline_picture import draw_roofline
+
+            title = f"{model}, {precision}, {content['isa']}, one thread"
+            draw_roofline(picture, measured, roofline, title)
     if as_json:
         typer.echo(json.dumps(content, indent=1))
     else:
@@ -187,10 +201,10 @@ def _show(content: dict[str, Any]) -> None:
 
     milliseconds = content["milliseconds_per_image"]
     peak = content["peak_gflops_per_thread"]
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if "steps" in content:
         table = Table("step", "operations", "output", box=None, pad_edge=False)
-        for head in ("MACs", "microseconds", "GFLOP/s", "of fp32 peak"):
+        for head in ("MACs", "bytes", "microseconds", "GFLOP/s", "of roofline"):
             table.add_column(head, justify="right")
         for step in content["steps"]:
             table.add_row(
@@ -198,9 +212,10 @@ def _show(content: dict[str, Any]) -> None:
                 step["operations"],
                 step["output"],
                 f"{step['macs']:,}",
+                f"{step['bytes']:,}",
                 f"{step['microseconds']:.1f}",
                 f"{step['gflops']:.1f}",
-                f"{step['gflops'] / peak:.0%}",
+                f"{step['of_roofline']:.0%}",
             )
         console.print(table)
         total = sum(step["microseconds"] for step in content["steps"])
@@ -212,8 +227,8 @@ def _show(content: dict[str, Any]) -> None:
         f"({milliseconds['eager'] / milliseconds['fused']:.1f} times as long)"
     )
     console.print(
-        f"{content['gflops']:.0f} GFLOP/s; one thread here does at most {peak:.0f} in fp32, "
-        f"which would take {content['floor_milliseconds_one_thread']:.2f} ms"
+        f"{content['gflops']:.0f} GFLOP/s; one thread here does at most {peak:.0f} in "
+        f"{content['precision']}, which would take {content['floor_milliseconds_one_thread']:.2f} ms"
     )
 
 

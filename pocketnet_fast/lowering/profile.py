@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocketnet_fast.lowering.plan import Plan
+from pocketnet_fast.lowering.plan import (
+    BLOCK,
+    GlobalDepthwiseStep,
+    LinearStep,
+    Plan,
+    StemStep,
+    Step,
+    TermKind,
+)
 
 
 @dataclass(frozen=True)
@@ -18,6 +26,7 @@ class StepTime:
         operations: What it computes.
         output: Shape of its result, channels x height x width.
         macs: Multiply-accumulates.
+        bytes: Of the states that it reads, each once, of its weights, and of its result.
         microseconds: Median for one image.
         gflops: Two operations per multiply-accumulate, per second, in units of 1e9.
     """
@@ -26,6 +35,7 @@ class StepTime:
     operations: str
     output: str
     macs: int
+    bytes: int
     microseconds: float
     gflops: float
 
@@ -53,11 +63,67 @@ def profile(plan: Plan, repeats: int = 50) -> list[StepTime]:
                 str(row["operations"]),
                 str(row["output"]),
                 step.macs,
+                _bytes(plan, step),
                 1e6 * float(spent),
                 2e-9 * step.macs / max(float(spent), 1e-9),
             )
         )
     return times
+
+
+def _bytes(plan: Plan, step: Step) -> int:
+    if isinstance(step, StemStep):
+        weights = 28 * BLOCK * plan.buffers[step.output].blocks
+        states = plan.state_bytes * _elements(plan, step.output) + 3 * plan.height * plan.width
+        return 4 * weights + states
+    if isinstance(step, GlobalDepthwiseStep):
+        elements = _elements(plan, step.source)
+        return (4 + plan.state_bytes) * elements
+    if isinstance(step, LinearStep):
+        return 4 * step.macs
+    read = {term.source for term in step.terms}
+    elements = _elements(plan, step.output) + sum(_elements(plan, source) for source in read)
+    weights = 0
+    for term in step.terms:
+        blocks = plan.buffers[term.source].blocks
+        if term.kind in (TermKind.POINTWISE, TermKind.DEPTHWISE):
+            weights += blocks * term.out_blocks * BLOCK * BLOCK
+        if term.kind == TermKind.DEPTHWISE:
+            weights += blocks * BLOCK * term.kernel**2
+    return plan.state_bytes * (elements + weights)
+
+
+def _elements(plan: Plan, buffer: int) -> int:
+    b = plan.buffers[buffer]
+    return b.blocks * BLOCK * b.height * b.width
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What one thread does at most with the kernels in use.
+
+    Attributes:
+        gflops: Multiply-adds from registers, in the precision asked for.
+        gbs: Reading of what the second-level cache holds.
+    """
+
+    gflops: float
+    gbs: float
+
+    def microseconds(self, step: StepTime) -> float:
+        """The least time a step can take: that of its multiply-adds or that of its bytes."""
+        return max(2e-3 * step.macs / self.gflops, 1e-3 * step.bytes / self.gbs)
+
+
+_CACHED = 256 * 1024
+
+
+def measure_roofline(precision: str = "fp32") -> Roofline:
+    """Measure the calling thread, ``"fp32"`` or ``"bf16"``; a fraction of a second."""
+    from pocketnet_fast.ops.native import extension
+
+    native = extension()
+    return Roofline(native.peak_gflops(precision == "bf16"), native.read_gbs(_CACHED))
 
 
 def peak_gflops() -> float:

@@ -1,17 +1,24 @@
-// What the machine can do at most, for rooflines: fused multiply-adds from registers.
+// What the machine can do at most, for rooflines: multiply-adds from registers, and reading.
 #pragma once
 
 namespace pnf {
 
-// Returns the number of multiply-adds done; `sink` takes one register.
-#define PNF_DECLARE(isa)                          \
-  namespace isa {                                 \
-  double probe_fma(long iterations, float* sink); \
+// probe_fma: the number of multiply-adds done. probe_read: adds `floats` floats up, a multiple of 128. `sink` takes one
+// register.
+#define PNF_DECLARE(isa)                                        \
+  namespace isa {                                               \
+  double probe_fma(long iterations, float* sink);               \
+  void probe_read(const float* data, long floats, float* sink); \
   }
 PNF_DECLARE(scalar)
 PNF_DECLARE(avx2)
 PNF_DECLARE(avx512)
 PNF_DECLARE(neon)
 #undef PNF_DECLARE
+
+// The same of products of pairs of Bf16.
+namespace avx512_bf16 {
+double probe_fma(long iterations, float* sink);
+}
 
 }  // namespace pnf

@@ -19,4 +19,18 @@ double probe_fma(long iterations, float* sink) {
   return static_cast<double>(iterations) * kSums * kLanes;
 }
 
+void probe_read(const float* data, long floats, float* sink) {
+  constexpr int kSums = 8;
+  Vec acc[kSums];
+#pragma GCC unroll 8
+  for (int i = 0; i < kSums; ++i) acc[i] = splat(0.0f);
+  for (long n = 0; n < floats; n += kSums * kLanes) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kSums; ++i) acc[i] = add(acc[i], load(data + n + i * kLanes));
+  }
+#pragma GCC unroll 8
+  for (int i = 1; i < kSums; ++i) acc[0] = add(acc[0], acc[i]);
+  store(sink, acc[0]);
+}
+
 }  // namespace pnf::PNF_ISA
