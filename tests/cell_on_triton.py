@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from cell_problems import CELLS, NODE, RESIDUAL, SEPARABLE, TOLERANCE, Problem, distance, problem
+from cell_problems import CELLS, NODE, RESIDUAL, SEPARABLE, TOLERANCE, Problem, distance, mixed, problem
 from cell_problems import assert_agrees as agrees
 from cell_problems import evaluate as evaluate_by
 from torch import Tensor, nn
@@ -105,6 +105,56 @@ def test_cells(name: str) -> None:
     assert_agrees(CELLS[name])
 
 
+def test_mixed_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which operations are computed together: those of every searched edge, and of no other."""
+    launched: list[int] = []
+    mixed_products = triton_launch._Cell.mixed
+
+    def counted(self: Any, edge: Any, *rest: Any) -> Any:
+        launched.append(edge[0].operation.stride)
+        return mixed_products(self, edge, *rest)
+
+    monkeypatch.setattr(triton_launch._Cell, "mixed", counted)
+    five = mixed(0, 0)[:-1]
+    for operations, width, images, expected in (
+        # Two programs, one of several tiles.
+        (mixed(0, 0), 17, 20, [1, 1]),
+        ([*mixed(0, 0), *mixed(0, 0)], 9, 3, [1, 1]),
+        (mixed(0, 0, 2), 12, 3, [2, 2]),
+        (five, 12, 3, []),
+    ):
+        launched.clear()
+        assert_agrees(problem(operations, [(width, 5, 4)], [width] * len(operations), images=images))
+        assert launched == expected
+    wide = [replace(o, first_out=3) if o.kind is SEPARABLE else o for o in mixed(0, 0)]
+    launched.clear()
+    evaluate(problem(wide, [(4, 3, 2)], [4] * len(wide)))
+    assert not launched
+
+
+def test_tiles_of_a_mixed_edge_have_all_its_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCKETNET_CACHE", str(tmp_path))
+    monkeypatch.setattr(triton_tuning.tables, "_tables", {})
+    with (
+        torch.autograd.set_multithreading_enabled(False),
+        triton_tuning.tuning(lambda launch: launch.args[0].outer) as session,  # type: ignore[attr-defined]
+    ):
+        assert_agrees(problem(mixed(0, 0), [(20, 3, 2)], [20] * 7))
+    (measured,) = session.measured.values()
+    assert {tiles.outer for key, tiles in measured.items() if key.startswith("cell.mixed")} == {16}
+
+
+def test_a_nan_in_a_mixed_edge() -> None:
+    """It reaches what reads it: with a stride of 2, all windows but that of one pixel."""
+    given = moved(problem(mixed(0, 0, 2), [(18, 6, 6)], [18] * 6))
+    given.inputs[0][1, 4, 3, 3] = math.nan
+    _, mean, variance = cell(given.inputs, given.parameters, given.operations)
+    _, *expected = cell_reference(given.inputs, given.parameters, given.operations)
+    assert 0 < mean.isfinite().sum() < mean.numel()
+    for found, true in zip((mean, variance), expected, strict=True):
+        assert torch.equal(found.isnan(), true.isnan())
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("kernel", "size"), [(1, (7, 5)), (3, (1, 9)), (5, (9, 6)), (7, (2, 3))])
 def test_windows(kernel: int, stride: int, size: tuple[int, int]) -> None:
@@ -184,6 +234,7 @@ SMALL = problem(
     [16] * 4,
     images=20,
 )
+MIXED = problem(mixed(0, 0, 2), [(18, 7, 6)], [18] * 6, images=12)
 
 
 def test_strides_and_layout() -> None:
@@ -203,8 +254,11 @@ def test_strides_and_layout() -> None:
         assert torch.equal(actual, true)
 
 
-def test_equal_bits_and_nothing_read_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    clean = evaluate(SMALL)
+@pytest.mark.parametrize("given", [SMALL, MIXED], ids=["small", "mixed"])
+def test_equal_bits_and_nothing_read_before_it_is_written(
+    given: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = evaluate(given)
     for name in ("empty", "empty_like"):
         made = getattr(torch, name)
 
@@ -213,7 +267,7 @@ def test_equal_bits_and_nothing_read_before_it_is_written(monkeypatch: pytest.Mo
             return tensor.fill_(math.nan if tensor.is_floating_point() else 5)
 
         monkeypatch.setattr(triton_launch.torch, name, poisoned)
-    for actual, true in zip(evaluate(SMALL), clean, strict=True):
+    for actual, true in zip(evaluate(given), clean, strict=True):
         assert torch.equal(actual, true)
 
 
@@ -229,9 +283,12 @@ def test_a_nan_reaches_the_whole_batch_and_no_other_channel() -> None:
     assert torch.isfinite(by_input[:, others]).all()
 
 
-def test_autocast_is_as_good_as_eagers() -> None:
+@pytest.mark.parametrize(
+    ("given", "pointwise"), [(problem(NODE, [(16, 9, 9)] * 2, [16, 16], images=8), 2), (MIXED, 6)]
+)
+def test_autocast_is_as_good_as_eagers(given: Problem, pointwise: int) -> None:
     """Its type is that of the operands of products, in the backward pass as well, which runs outside it."""
-    given = moved(problem(NODE, [(16, 9, 9)] * 2, [16, 16], images=8))
+    given = moved(given)
 
     def under_autocast(function: Any) -> Any:
         def call(*arguments: Any) -> Any:
@@ -248,7 +305,7 @@ def test_autocast_is_as_good_as_eagers() -> None:
         assert ours.dtype == exactly.dtype
         # Sums of a batch's gradients cancel in front of a normalisation; there eager's error is luck as well.
         assert distance(ours, true) < max(1.5 * distance(theirs, true), 1e-6)
-    by_pointwise = 3 + len(given.inputs) + 2
+    by_pointwise = 3 + len(given.inputs) + pointwise
     assert distance(found[0], full[0].double()) > 1e-4
     assert distance(found[by_pointwise], full[by_pointwise].double()) > 1e-4
 

@@ -46,6 +46,12 @@ INTEGERS = {
     "pixels", "height", "width", "out_height", "out_width", "stride", "first_out", "first_in", "tiles",
     "runs", "run_pixels",
 }  # fmt: skip
+MIXED = {
+    **dict.fromkeys(("slopes", "depthwises", "pointwises"), ("*fp32",) * 4),
+    "filtered": ("*operand",) * 4,
+    "products": ("*fp32",) * 6,
+    **dict.fromkeys(("means", "tables"), ("*fp64",) * 6),
+}
 
 
 def signature_of(kernel: Any, operand: str, constants: dict[str, Any], parts: int) -> dict[str, Any]:
@@ -56,6 +62,8 @@ def signature_of(kernel: Any, operand: str, constants: dict[str, Any], parts: in
             types[name] = "constexpr"
         elif name in ("parts", "terms", "vectors") and parts:
             types[name] = ("*fp32",) * parts
+        elif kernel.__name__ == "mixed_kernel" and name in MIXED:
+            types[name] = tuple(t.replace("operand", operand) for t in MIXED[name])
         elif name in ("firsts", "widths"):
             types[name] = ("i32",) * parts
         elif name == "epsilon":
@@ -125,6 +133,24 @@ def test_products_compile_without_a_gpu(
         compile_kernel(
             kernels.filtered_gradient_kernel, operand, options("filtered_gradient", inner, IN=inner)
         )
+
+
+@needs_triton
+@compiling
+@pytest.mark.parametrize(
+    ("operand", "channels", "stride", "backward"), [("fp32", 64, 1, True), ("bf16", 16, 2, False)]
+)
+def test_mixed_edges_compile_without_a_gpu(
+    operand: str, channels: int, stride: int, backward: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pocketnet_fast.ops.cell import triton_kernels as kernels
+    from pocketnet_fast.ops.cell.triton_tiles import lane_tiles
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    tiles = lane_tiles("mixed", channels)
+    constants = {"CHANNELS": channels, "STRIDE": stride, "BACKWARD": backward, "PRECISION": "ieee"}
+    sizes = {"PIXELS": tiles.pixels, "LANES": tiles.outer, "num_warps": tiles.warps}
+    compile_kernel(kernels.mixed_kernel, operand, {**constants, **sizes})
 
 
 @needs_triton

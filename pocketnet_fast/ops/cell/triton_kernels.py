@@ -287,6 +287,207 @@ def window_kernel(
 
 
 @triton.jit
+def _finish(
+    z,
+    products,
+    p,
+    valid,
+    count,
+    seen,
+    c,
+    gradient,
+    stride,
+    first_out,
+    mean,
+    first,
+    second,
+    CHANNELS: tl.constexpr,
+    BACKWARD: tl.constexpr,
+):
+    """A tile of products is stored, and measured as ``_measure`` does it."""
+    known = c < CHANNELS
+    to = products + p.to(tl.int64)[:, None] * CHANNELS + c[None, :]
+    tl.store(to, z, mask=valid[:, None] & known[None, :])
+    # Read for each tile, which is cheap, so that it takes no registers in between.
+    centre = tl.zeros((c.shape[0],), tl.float32)
+    if BACKWARD:
+        centre = tl.load(mean + c, mask=known, other=0.0).to(tl.float32)
+    return _measure(
+        z, p, valid, count, seen, c, known, gradient, stride, first_out, centre, first, second, BACKWARD
+    )
+
+
+@triton.jit
+def _project(
+    value,
+    pointwise,
+    filtered,
+    products,
+    p,
+    valid,
+    count,
+    seen,
+    c,
+    gradient,
+    stride,
+    first_out,
+    mean,
+    first,
+    second,
+    CHANNELS: tl.constexpr,
+    KEEP: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """``_finish`` for the products of a tile of the filtered state, which is stored where KEEP."""
+    value = rounded(value, filtered.dtype.element_ty)
+    if KEEP:
+        to = filtered + p.to(tl.int64)[:, None] * CHANNELS + c[None, :]
+        tl.store(to, value, mask=valid[:, None] & (c < CHANNELS)[None, :])
+    known = (c < CHANNELS)[None, :] & (c < CHANNELS)[:, None]
+    weight = tl.load(pointwise + c[None, :] * CHANNELS + c[:, None], mask=known, other=0.0)
+    sums = tl.zeros((p.shape[0], c.shape[0]), tl.float32)
+    sums = product(value, rounded(weight, value.dtype), sums, PRECISION)
+    return _finish(
+        sums, products, p, valid, count, seen, c, gradient, stride, first_out, mean, first, second,
+        CHANNELS, BACKWARD,
+    )  # fmt: skip
+
+
+@triton.jit
+def _keep_moments(table, run, c, first, second, CHANNELS: tl.constexpr):
+    """A run's row of ``table``, 2,runs,CHANNELS."""
+    tl.store(table + run * CHANNELS + c, first, mask=c < CHANNELS)
+    tl.store(table + (tl.num_programs(0) + run) * CHANNELS + c, second, mask=c < CHANNELS)
+
+
+@triton.jit
+def mixed_kernel(  # noqa: PLR0915 - six operations, each with its registers
+    state,
+    slopes,
+    depthwises,
+    pointwises,
+    filtered,
+    products,
+    winners,
+    gradient,
+    means,
+    tables,
+    pixels,
+    height,
+    width,
+    out_height,
+    out_width,
+    stride,
+    first_out,
+    tiles,
+    CHANNELS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    PIXELS: tl.constexpr,
+    LANES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """A mixed edge: what ``products_kernel`` and ``window_kernel`` make of one state, in one pass over it.
+
+    Tuples are by kernel, 1, 3, 5 and 7; ``products``, ``means`` and ``tables`` end with those of maximum and
+    average. CHANNELS are those of the state and of every result; LANES are all of them.
+    """
+    run = tl.program_id(0)
+    c = tl.arange(0, LANES)
+    known = c < CHANNELS
+    slope3 = tl.load(slopes[1] + c, mask=known, other=0.0)[None, :]
+    slope5 = tl.load(slopes[2] + c, mask=known, other=0.0)[None, :]
+    slope7 = tl.load(slopes[3] + c, mask=known, other=0.0)[None, :]
+    zeros = tl.zeros((LANES,), tl.float64)
+    first1, second1 = zeros, zeros
+    first3, second3 = zeros, zeros
+    first5, second5 = zeros, zeros
+    first7, second7 = zeros, zeros
+    first_max, second_max = zeros, zeros
+    first_avg, second_avg = zeros, zeros
+    begin = run * tiles
+    end = tl.minimum(begin + tiles, (pixels + PIXELS - 1) // PIXELS)
+    for tile in range(begin, end):
+        p = tile * PIXELS + tl.arange(0, PIXELS)
+        valid = p < pixels
+        n, y, x = _pixel(p, out_height, out_width)
+        filtered3 = tl.zeros((PIXELS, LANES), tl.float32)
+        filtered5 = tl.zeros((PIXELS, LANES), tl.float32)
+        filtered7 = tl.zeros((PIXELS, LANES), tl.float32)
+        largest = tl.zeros((PIXELS, LANES), tl.float32)
+        winner = tl.full((PIXELS, LANES), -1, tl.int32)
+        total = tl.zeros((PIXELS, LANES), tl.float32)
+        inside_window = tl.zeros((PIXELS,), tl.float32)
+        # Unrolled, 49 taps of six operations would take the compiler minutes.
+        for tap in range(49):
+            ky = tap // 7 - 3
+            kx = tap % 7 - 3
+            sy = y * STRIDE + ky
+            sx = x * STRIDE + kx
+            inside = valid & (sy >= 0) & (sy < height) & (sx >= 0) & (sx < width)
+            at = _row(n, sy, sx, height, width)[:, None] * CHANNELS + c[None, :]
+            value = tl.load(state + at, mask=inside[:, None] & known[None, :], other=0.0)
+            weight = tl.load(depthwises[3] + c * 49 + tap, mask=known, other=0.0)
+            filtered7 += prelu(value, slope7) * weight[None, :]
+            # A program is at one tap: a narrower window skips it, rather than weigh it with a zero, which
+            # would let a NaN in.
+            distance = tl.maximum(ky * ky, kx * kx)
+            if distance <= 4:
+                weight = tl.load(depthwises[2] + c * 25 + (ky + 2) * 5 + kx + 2, mask=known, other=0.0)
+                filtered5 += prelu(value, slope5) * weight[None, :]
+            if distance <= 1:
+                small = (ky + 1) * 3 + kx + 1
+                weight = tl.load(depthwises[1] + c * 9 + small, mask=known, other=0.0)
+                filtered3 += prelu(value, slope3) * weight[None, :]
+                larger = (winner < 0) | (value > largest) | (value != value)  # noqa: PLR0124
+                larger = larger & inside[:, None]
+                largest = tl.where(larger, value, largest)
+                winner = tl.where(larger, small, winner)
+                total += value
+                inside_window += tl.where(inside, 1.0, 0.0)
+        count = tl.minimum(pixels - tile * PIXELS, PIXELS).to(tl.float32)
+        seen = ((tile - begin) * PIXELS).to(tl.float64)
+        if BACKWARD:
+            to = winners + p.to(tl.int64)[:, None] * CHANNELS + c[None, :]
+            tl.store(to, winner.to(tl.int8), mask=valid[:, None] & known[None, :])
+        first_max, second_max = _finish(
+            largest, products[4], p, valid, count, seen, c, gradient, stride, first_out, means[4],
+            first_max, second_max, CHANNELS, BACKWARD,
+        )  # fmt: skip
+        average = total / tl.maximum(inside_window, 1.0)[:, None]
+        first_avg, second_avg = _finish(
+            average, products[5], p, valid, count, seen, c, gradient, stride, first_out, means[5],
+            first_avg, second_avg, CHANNELS, BACKWARD,
+        )  # fmt: skip
+        first3, second3 = _project(
+            filtered3, pointwises[1], filtered[1], products[1], p, valid, count, seen, c,
+            gradient, stride, first_out, means[1], first3, second3, CHANNELS, BACKWARD, BACKWARD, PRECISION,
+        )  # fmt: skip
+        first5, second5 = _project(
+            filtered5, pointwises[2], filtered[2], products[2], p, valid, count, seen, c,
+            gradient, stride, first_out, means[2], first5, second5, CHANNELS, BACKWARD, BACKWARD, PRECISION,
+        )  # fmt: skip
+        first7, second7 = _project(
+            filtered7, pointwises[3], filtered[3], products[3], p, valid, count, seen, c,
+            gradient, stride, first_out, means[3], first7, second7, CHANNELS, BACKWARD, BACKWARD, PRECISION,
+        )  # fmt: skip
+        filtered1 = _filtered(
+            state, slopes[0], depthwises[0], n, y, x, valid, c, height, width, 0, CHANNELS, 1, STRIDE, 0
+        )
+        first1, second1 = _project(
+            filtered1, pointwises[0], filtered[0], products[0], p, valid, count, seen, c,
+            gradient, stride, first_out, means[0], first1, second1, CHANNELS, False, BACKWARD, PRECISION,
+        )  # fmt: skip
+    _keep_moments(tables[0], run, c, first1, second1, CHANNELS)
+    _keep_moments(tables[1], run, c, first3, second3, CHANNELS)
+    _keep_moments(tables[2], run, c, first5, second5, CHANNELS)
+    _keep_moments(tables[3], run, c, first7, second7, CHANNELS)
+    _keep_moments(tables[4], run, c, first_max, second_max, CHANNELS)
+    _keep_moments(tables[5], run, c, first_avg, second_avg, CHANNELS)
+
+
+@triton.jit
 def moments_kernel(
     table,
     gamma,

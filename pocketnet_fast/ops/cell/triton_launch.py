@@ -1,18 +1,18 @@
 """``pocketnet_fast::cell`` for CUDA, by the kernels of ``triton_kernels``.
 
 Every operation of a sum writes its products and the moments of runs of tiles, one launch; a second combines
-the moments; then one launch adds the sum's operations up. Backwards, sum by sum from the last: the products
-are computed again, with the sums of the gradient that their own gradient needs; then the weights' and the
-states' gradients, which are gathered pixel by pixel. Nothing but states and moments lives longer than the
-operation. Products are float32 by the ordinary units, or by the tensor cores where
-``torch.backends.cuda.matmul.allow_tf32`` permits; autocast's type, where it is on, holds for the operands of
-matrix products and nothing else.
+the moments; then one launch adds the sum's operations up. The candidate operations of a searched edge, which
+read one state, share the first launch. Backwards, sum by sum from the last: the products are computed again,
+with the sums of the gradient that their own gradient needs; then the weights' and the states' gradients,
+which are gathered pixel by pixel. Nothing but states and moments lives longer than the operation. Products
+are float32 by the ordinary units, or by the tensor cores where ``torch.backends.cuda.matmul.allow_tf32``
+permits; autocast's type, where it is on, holds for the operands of matrix products and nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import torch
@@ -24,7 +24,7 @@ from pocketnet_fast.ops.cell import triton_kernels as kernels
 from pocketnet_fast.ops.cell.autograd import NAME, autocast_to, product_dtype, register
 from pocketnet_fast.ops.cell.operands import Operands, Term, read, require
 from pocketnet_fast.ops.cell.structure import Kind, Operation, encode
-from pocketnet_fast.ops.cell.triton_tiles import lane_tiles, product_tiles
+from pocketnet_fast.ops.cell.triton_tiles import MOST_MIXED, lane_tiles, product_tiles
 from pocketnet_fast.ops.triton_numerics import INTERPRETED
 from pocketnet_fast.ops.triton_tuning import Tiles, tiles_of
 
@@ -33,6 +33,12 @@ ResultT = TypeVar("ResultT")
 # Rows of a table of partial sums, and channels, that one step of its reduction takes.
 _TABLE: Final = {"RUNS": 32, "LANES": 16, "num_warps": 4}
 _MODES: Final = {Kind.RESIDUAL: int(kernels.RESIDUAL.value), Kind.SCALED: int(kernels.SCALED.value)}
+
+_MIXED: Final = (
+    *((Kind.SEPARABLE, kernel) for kernel in (1, 3, 5, 7)),
+    (Kind.MAX_POOL, 3),
+    (Kind.AVG_POOL, 3),
+)
 
 
 def _window_kind(kind: Kind) -> int:
@@ -193,6 +199,40 @@ class _Cell:
         )  # fmt: skip
         return found
 
+    def mixed(self, edge: Sequence[Term], mean: Tensor, gradient: _Slice | None = None) -> list[_Products]:
+        """Likewise of a mixed edge's operations together (see ``mixed_edges``), in their order.
+
+        ``mean`` is that of all operations of the call.
+        """
+        first, pixels, backward = edge[0], self.pixels(edge[0]), gradient is not None
+        given = gradient or _Slice(self.none, 0, 0)
+        channels = first.out
+        separable = [term.parameters[:3] for term in edge[:4]]
+        slopes, depthwises, pointwises = (tuple(p[i] for p in separable) for i in range(3))
+        rule = lane_tiles("mixed", channels)
+        means = tuple(mean[t.first_moment : t.first_moment + channels] for t in edge)
+
+        def launch(tiles: Tiles) -> list[_Products]:
+            runs = _Runs.of(pixels, tiles.pixels, 1, self.device)
+            winners = self.empty(pixels, channels, dtype=torch.int8) if backward else self.none
+            found = []
+            for term in edge:
+                keep = backward and term.operation.kind is Kind.SEPARABLE and term.operation.kernel > 1
+                filtered = self.empty(pixels, channels, dtype=self.dtype) if keep else self.no_filtered
+                values = self.empty(pixels, channels)
+                found.append(_Products(values, self._table(runs, term), runs, filtered, winners))
+            kernels.mixed_kernel[(runs.count,)](
+                self.states[first.operation.first_state], slopes, depthwises, pointwises,
+                tuple(f.filtered for f in found[:4]), tuple(f.values for f in found), winners, given.values,
+                means, tuple(f.table for f in found), *self._places(first), given.stride, given.first,
+                runs.tiles, CHANNELS=channels, STRIDE=first.operation.stride, BACKWARD=backward,
+                PRECISION=self.precision, **self._lane_options(replace(tiles, outer=rule.outer)),
+            )  # fmt: skip
+            return found
+
+        # Whatever is measured, a program has all channels.
+        return self._launched("mixed", first, rule, launch, int(backward))
+
     def _table(self, runs: _Runs, term: Term) -> Tensor:
         return self.empty(2, runs.count, term.out, dtype=torch.float64)
 
@@ -245,6 +285,7 @@ class _Cell:
     def differentiate(
         self,
         term: Term,
+        products: _Products,
         gradient: _Slice,
         mean: Tensor,
         variance: Tensor,
@@ -252,7 +293,6 @@ class _Cell:
         grad_states: list[Tensor | None],
     ) -> None:
         """Write the gradients of an operation's parameters, and add to those of the states that it reads."""
-        products = self.products(term, mean, gradient)
         factors = self.factors(term, products, mean, variance, results)
         source = gradient.values, products.values, factors
         if term.operation.kind is Kind.SEPARABLE:
@@ -344,6 +384,47 @@ class _Cell:
         results[1].copy_(_total(filters).view_as(results[1]))
 
 
+def mixed_edges(terms: Sequence[Term]) -> list[list[Term]]:
+    """The operations of a sum that one kernel computes together.
+
+    They read the same state with the same stride: separable convolutions of kernels 1, 3, 5 and 7, then
+    maximum and average; each of the state's channels, at most ``MOST_MIXED``, to the sum's first ones.
+    """
+    found: dict[tuple[int, int], dict[tuple[Kind, int], Term]] = {}
+    for term in terms:
+        o = term.operation
+        if (o.parts, o.offset, o.first_out) == (1, 0, 0) and term.out == term.source.channels <= MOST_MIXED:
+            found.setdefault((o.first_state, o.stride), {}).setdefault((o.kind, o.kernel), term)
+    return [
+        [edge[role] for role in _MIXED] for edge in found.values() if all(role in edge for role in _MIXED)
+    ]
+
+
+class _Source:
+    """The products of a sum's operations, those of a mixed edge at the first of them that is asked for.
+
+    Each is kept until it is asked for: backwards, up to six products of an edge and three filtered states.
+    """
+
+    def __init__(self, cell: _Cell, terms: Sequence[Term], mean: Tensor, grad: Tensor | None = None) -> None:
+        self.cell, self.mean, self.grad = cell, mean, grad
+        self.edges = {id(term): edge for edge in mixed_edges(terms) for term in edge}
+        self.ready: dict[int, _Products] = {}
+
+    def of(self, term: Term) -> _Products:
+        gradient = None
+        if self.grad is not None:
+            gradient = _Slice(self.grad, self.grad.shape[1], term.operation.first_out)
+        edge = self.edges.get(id(term))
+        if edge is None:
+            own = self.mean[term.first_moment : term.first_moment + term.out]
+            return self.cell.products(term, own, gradient)
+        if id(term) not in self.ready:
+            found = self.cell.mixed(edge, self.mean, gradient)
+            self.ready.update({id(t): products for t, products in zip(edge, found, strict=True)})
+        return self.ready.pop(id(term))
+
+
 def _total(table: Tensor) -> Tensor:
     """The sum over programs, in float64."""
     return table.sum(0, dtype=torch.float64)
@@ -373,14 +454,14 @@ def forward(
                 cell.states.append(_channels_last(empty))
                 continue
             terms = given.of_sum(total)
-            values, vectors = [], []
+            values, vectors, source = [], [], _Source(cell, terms, mean)
             for term in terms:
                 if not term.operation.kind.normalizes:
                     values.append(cell.states[term.operation.first_state])
                     vectors.append(term.parameters[0] if term.parameters else cell.none)
                     continue
                 own = slice(term.first_moment, term.first_moment + term.out)
-                products = cell.products(term, mean)
+                products = source.of(term)
                 values.append(products.values)
                 vectors.append(cell.moments(term, products, mean[own], variance[own]))
             cell.states.append(cell.add(terms, values, vectors))
@@ -428,7 +509,9 @@ def backward(
                 grad = outer if grad is None else grad.add_(outer)
             if grad is None:
                 continue
-            for term in given.of_sum(total):
+            terms = given.of_sum(total)
+            source = _Source(cell, terms, mean, grad)
+            for term in terms:
                 o = term.operation
                 if o.kind is Kind.RESIDUAL:
                     sources, accumulate = cell._grad_state(o.first_state, grad_states)
@@ -440,7 +523,9 @@ def backward(
                     for i, p in enumerate(term.parameters)
                 ]
                 gradient = _Slice(grad, given.states[index].channels, o.first_out)
-                cell.differentiate(term, gradient, mean[channels], variance[channels], own, grad_states)
+                cell.differentiate(
+                    term, source.of(term), gradient, mean[channels], variance[channels], own, grad_states
+                )
         found = [
             torch.zeros_like(state, memory_format=torch.channels_last) if grad is None else grad
             for state, grad in zip(states[: given.inputs], grad_states, strict=False)

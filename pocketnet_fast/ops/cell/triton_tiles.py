@@ -9,9 +9,13 @@ from triton import next_power_of_2
 
 from pocketnet_fast.ops.triton_tuning import Tiles
 
-# Most values of a tile of the kernels without matrix products, by kernel.
-_VALUES: Final = {"depthwise_gradient": 8192}
-_DEFAULT_VALUES: Final = 4096
+# Values of a tile, and warps, of the kernels that divide channels into lanes. A mixed edge holds six such
+# tiles at once: with more than eight values a thread most of them would not fit the registers.
+_VALUES: Final = {"depthwise_gradient": (8192, 8), "mixed": (2048, 8)}
+_DEFAULT_VALUES: Final = (4096, 4)
+
+MOST_MIXED: Final = 64
+"""Channels up to which a mixed edge runs in one kernel: its filtered states lie in registers together."""
 
 
 def _padded(channels: int, most: int) -> int:
@@ -35,7 +39,10 @@ def product_tiles(kernel: str, channels_in: int, channels_out: int, dtype: torch
 
 
 def lane_tiles(kernel: str, channels: int) -> Tiles:
-    """Likewise of ``"window"``, ``"window_gradient"``, ``"depthwise_gradient"`` or ``"sum"``."""
-    lanes = _padded(channels, 32)
-    values = _VALUES.get(kernel, _DEFAULT_VALUES)
-    return Tiles(values // lanes, 0, lanes, values // 1024, 1)
+    """Likewise of ``"window"``, ``"window_gradient"``, ``"depthwise_gradient"``, ``"sum"``, ``"mixed"``.
+
+    All channels of a mixed edge, at most ``MOST_MIXED``, are in one program.
+    """
+    lanes = _padded(channels, MOST_MIXED if kernel == "mixed" else 32)
+    values, warps = _VALUES.get(kernel, _DEFAULT_VALUES)
+    return Tiles(values // lanes, 0, lanes, warps, 1)
