@@ -27,8 +27,9 @@ from pocketnet_fast.training import step as step_module
 from pocketnet_fast.training.checkpoint import RunFolder
 from pocketnet_fast.training.interruption import Interruption
 from pocketnet_fast.training.recipe import Recipe
+from pocketnet_fast.training.run_loop import DivergedError
 from pocketnet_fast.training.step import Stepper
-from pocketnet_fast.training.trainer import DivergedError, Outcome, train
+from pocketnet_fast.training.trainer import Outcome, train
 
 STEPS = IDENTITIES * IMAGES // 6
 

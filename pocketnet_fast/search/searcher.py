@@ -23,14 +23,13 @@ from pocketnet_fast.search.derivation import derive_genotype
 from pocketnet_fast.search.failure_signs import dominant_eigenvalue, skip_shares
 from pocketnet_fast.search.network import SearchNetwork
 from pocketnet_fast.search.recipe import SearchRecipe
-from pocketnet_fast.search.step import Batch, SearchReport
-from pocketnet_fast.training.display import Display
+from pocketnet_fast.search.step import Batch
 from pocketnet_fast.training.distributed import Processes, processes
 from pocketnet_fast.training.interruption import Interruption
-from pocketnet_fast.training.log import RunLog, read_log, truncate_log
+from pocketnet_fast.training.log import read_log
 from pocketnet_fast.training.resuming import check_changes, check_progress
+from pocketnet_fast.training.run_loop import RunLoop
 from pocketnet_fast.training.schedule import learning_rate
-from pocketnet_fast.training.trainer import DivergedError
 from pocketnet_fast.training.validation import StoppedError
 
 if TYPE_CHECKING:
@@ -137,8 +136,8 @@ def current_genotype(network: SearchNetwork) -> Genotype:
     return derive_genotype([*network.alpha_normal], [*network.alpha_reduce])
 
 
-class _Search:
-    """The loop and what it keeps track of."""
+class _Search(RunLoop[SearchProgress]):
+    what, advice = "the search", "a lower weights.lr"
 
     def __init__(
         self,
@@ -148,60 +147,31 @@ class _Search:
         group: Processes,
         console: Console | None,
     ) -> None:
-        self.recipe, self.run, self.parts, self.group = recipe, run, parts, group
-        self.schedule = recipe.schedule
-        self.progress = SearchProgress(parts.steps_per_epoch, recipe.data.batch_size * group.ranks)
-        self.console = console if group.first else None
-        self.display = Display(None, 0, 0)
-        self.log: RunLog | None = None
-        self.unsaved = False
-        self.speed = 0.0
+        progress = SearchProgress(parts.steps_per_epoch, recipe.data.batch_size * group.ranks)
+        super().__init__(run.path, group, progress, recipe.schedule.epochs, recipe.run, console)
+        self.recipe, self.run, self.parts = recipe, run, parts
 
-    def begin(self, resume: bool) -> None:
-        """Read the newest whole checkpoint or start the folder; all processes wait for the first."""
-        progress: SearchProgress | None = None
-        problems: list[str] = []
-        if self.group.first and resume:
-            progress, problems = self.run.latest()
-            if progress is None and problems:
-                raise PocketNetError(f"no checkpoint can be read: {'; '.join(problems)}")
-        chosen = torch.tensor([0 if progress is None else progress.step + 1], device=self.group.device)
-        step = int(self.group.sum_(chosen).item()) - 1
-        if step >= 0:
-            tensors, self.progress = self.run.load(step)
-            check_progress(
-                self.progress, self.parts.steps_per_epoch, self.recipe.data.batch_size * self.group.ranks
-            )
-            self.parts.restore(tensors, f"{self.run.path}, step {step}")
-        if self.group.first:
-            self._open(resume, problems)
+    def newest(self) -> tuple[SearchProgress | None, list[str]]:
+        return self.run.latest()
 
-    def _open(self, resume: bool, problems: list[str]) -> None:
-        progress = self.progress
+    def restore(self, step: int) -> SearchProgress:
+        tensors, progress = self.run.load(step)
+        check_progress(progress, self.progress.steps_per_epoch, self.progress.images_per_step)
+        self.parts.restore(tensors, f"{self.path}, step {step}")
+        return progress
+
+    def open_folder(self, forget_after: int | None) -> None:
         self.run.write_recipe(self.recipe)
-        if resume:
-            self.run.forget_after(progress.step)
-            truncate_log(self.run.path, progress.step, progress.verified_step)
-        self.log = RunLog(self.run.path, self.recipe.run.tensorboard, progress.step)
-        self.display = Display(self.console, self.schedule.epochs * progress.steps_per_epoch, progress.step)
-        for text in problems:
-            self.display.say(text)
-        if resume:
-            self.display.say(f"going on after step {progress.step:,} (epoch {progress.epoch + 1})")
-        if self.log.remark is not None:
-            self.display.say(self.log.remark)
-        if self.recipe.run.drawings == "auto" and not drawing.has_matplotlib():
-            self.display.say(
-                "matplotlib is not installed (pip install 'pocketnet_fast[eval]'); nothing is drawn"
-            )
-        self.log.write(
-            "resume" if resume else "start",
-            progress.step,
-            images=self.parts.images,
-            classes=self.parts.network.classes,
-            processes=self.group.ranks,
-            device=self.group.device.type,
-        )
+        if forget_after is not None:
+            self.run.forget_after(forget_after)
+
+    def facts(self) -> dict[str, Any]:
+        return {"images": self.parts.images, "classes": self.parts.network.classes}
+
+    def remarks(self) -> list[str]:
+        if self.recipe.run.drawings != "auto" or drawing.has_matplotlib():
+            return []
+        return ["matplotlib is not installed (pip install 'pocketnet_fast[eval]'); nothing is drawn"]
 
     def loop(self, interruption: Interruption) -> SearchOutcome:
         """Search until the last epoch is done, the search ends itself, or a signal came."""
@@ -217,9 +187,7 @@ class _Search:
             if self.unsaved:
                 self._save()
         finally:
-            self.display.close()
-            if self.log is not None:
-                self.log.close()
+            self.close()
         self.group.wait()
         found = progress.best_epoch > 0
         genotype = None
@@ -241,7 +209,7 @@ class _Search:
 
     @property
     def _finished(self) -> bool:
-        return bool(self.progress.ended) or self.progress.epoch >= self.schedule.epochs
+        return bool(self.progress.ended) or self.progress.epoch >= self.epochs
 
     def _epoch(self, interruption: Interruption) -> bool:
         """Search to the end of the epoch; whether a signal came before."""
@@ -253,72 +221,20 @@ class _Search:
         val_batches: Iterator[Batch] | None = iter(parts.val_loader) if trains_alphas else None
         for _ in range(progress.step_in_epoch, parts.steps_per_epoch):
             start = time.perf_counter()
-            rate = learning_rate(self.schedule, self.recipe.weights.lr, progress.step, parts.steps_per_epoch)
+            rate = learning_rate(
+                self.recipe.schedule, self.recipe.weights.lr, progress.step, parts.steps_per_epoch
+            )
             val_batch = next(val_batches) if val_batches is not None else None
             report = parts.stepper(next(train_batches), val_batch, rate, lambda: interruption.signal != 0)
-            progress.step += 1
-            progress.step_in_epoch += 1
-            self.unsaved = True
-            self._account(report, rate, time.perf_counter() - start)
-            if progress.step_in_epoch == parts.steps_per_epoch:
-                self._end_epoch(rate)
+            self.advance(report, rate, time.perf_counter() - start)
             stopped = report.stop
             if self._validation_is_due() and not stopped:
                 stopped = self._validate(interruption)
-            if self._save_is_due():
+            if self.save_is_due():
                 self._save()
             if stopped:
                 return True
         return False
-
-    def _account(self, report: SearchReport, rate: float, seconds: float) -> None:
-        progress, run = self.progress, self.recipe.run
-        speed = progress.images_per_step / max(seconds, 1e-9)
-        self.speed = speed if self.speed == 0 else 0.9 * self.speed + 0.1 * speed
-        if report.problem is not None:
-            self._skip(report.problem, rate)
-            return
-        progress.skipped_in_row = 0
-        for name, value in report.parts.items():
-            progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + value
-        progress.epoch_steps += 1
-        epoch, epochs = progress.epoch + 1, self.schedule.epochs
-        self.display.step(progress.step, epoch, epochs, report.parts, rate, self.speed)
-        if self.log is not None and progress.step % run.log_steps == 0:
-            self.log.write(
-                "step",
-                progress.step,
-                epoch=epoch,
-                **report.parts,
-                lr=rate,
-                gradient_norm=report.gradient_norm,
-                skipped=progress.skipped,
-                images_per_second=round(self.speed, 1),
-            )
-
-    def _skip(self, problem: str, rate: float) -> None:
-        progress = self.progress
-        progress.skipped += 1
-        progress.skipped_in_row += 1
-        if self.log is not None:
-            self.log.write("skipped", progress.step, epoch=progress.epoch + 1, reason=problem, lr=rate)
-        self.display.say(f"step {progress.step:,} skipped: {problem}")
-        if progress.skipped_in_row >= self.recipe.run.max_skipped:
-            raise DivergedError(
-                f"the search has diverged: {problem}, and step {progress.step:,} is the last of "
-                f"{progress.skipped_in_row} in a row that had to be skipped; try a lower weights.lr"
-            )
-
-    def _end_epoch(self, rate: float) -> None:
-        progress = self.progress
-        progress.epoch += 1
-        progress.step_in_epoch = 0
-        means = {name: total / progress.epoch_steps for name, total in progress.epoch_sums.items()}
-        progress.epoch_sums, progress.epoch_steps = {}, 0
-        self.display.epoch(progress.epoch, self.schedule.epochs, means, rate, self.speed)
-        if self.log is not None:
-            values = {**means, "lr": rate, "skipped": progress.skipped}
-            self.log.write("epoch", progress.step, epoch=progress.epoch, **values)
 
     def _validation_is_due(self) -> bool:
         progress = self.progress
@@ -452,10 +368,6 @@ class _Search:
                 history = [line["operation_weights"][cell] for line in lines]
                 with atomic_write(path / f"alphas_{cell}.{kind}") as file:
                     drawing.draw_alphas(file, kind, history, epochs, f"{cell} cells")
-
-    def _save_is_due(self) -> bool:
-        every = self.recipe.run.save_steps
-        return self.progress.step_in_epoch == 0 or (every > 0 and self.progress.step % every == 0)
 
     def _save(self) -> None:
         if self.group.first:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +16,9 @@ from pocketnet_fast.search.network import SearchNetwork
 from pocketnet_fast.search.recipe import SearchRecipe
 from pocketnet_fast.training.distributed import Processes
 from pocketnet_fast.training.inputs import network_input
+from pocketnet_fast.training.step import StepReport
 
 Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class SearchReport:
-    """What became of a step, the same on every process.
-
-    Attributes:
-        parts: "loss" and "accuracy" of the training batch; where latency counts, "latency" in expected
-            milliseconds. Empty if the step was skipped.
-        gradient_norm: Of the weights, before clipping.
-        problem: Why the step was skipped; None if it was not.
-        stop: Whether a process was asked to stop.
-    """
-
-    parts: dict[str, float]
-    gradient_norm: float
-    problem: str | None
-    stop: bool
 
 
 class SearchStepper:
@@ -68,7 +50,7 @@ class SearchStepper:
 
     def __call__(
         self, train_batch: Batch, val_batch: Batch | None, rate: float, stop: Callable[[], bool]
-    ) -> SearchReport:
+    ) -> StepReport:
         """Make a step.
 
         Args:
@@ -96,7 +78,7 @@ class SearchStepper:
             problem = "a gradient of the weights is not finite"
         if problem is not None:
             self._undo(buffers, values, state)
-            return SearchReport({}, math.nan, problem, stops > 0)
+            return StepReport({}, math.nan, problem, stops > 0)
         for group in self.weights.param_groups:
             group["lr"] = rate
         self.weights.step()
@@ -104,7 +86,7 @@ class SearchStepper:
         if self.latency is not None:
             with torch.no_grad():
                 parts["latency"] = float(self.latency(self.network))
-        return SearchReport(parts, norm, None, stops > 0)
+        return StepReport(parts, norm, None, stops > 0)
 
     def prepared(self, batch: Batch) -> Batch:
         """A loader's batch as the network takes it."""

@@ -7,7 +7,7 @@ import signal
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,22 +16,16 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.verification import VerificationResult
 from pocketnet_fast.training.assembly import Parts, assemble, contents, restore
 from pocketnet_fast.training.checkpoint import Progress, RunFolder
-from pocketnet_fast.training.display import Display
 from pocketnet_fast.training.distributed import Processes, processes
 from pocketnet_fast.training.interruption import Interruption
-from pocketnet_fast.training.log import RunLog, truncate_log
 from pocketnet_fast.training.recipe import Recipe
 from pocketnet_fast.training.resuming import check_progress, check_recipe
+from pocketnet_fast.training.run_loop import RunLoop
 from pocketnet_fast.training.schedule import initial_rate, learning_rate
-from pocketnet_fast.training.step import StepReport
 from pocketnet_fast.training.validation import StoppedError, Validator
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-class DivergedError(PocketNetError):
-    """Too many steps in a row were not finite."""
 
 
 @dataclass(frozen=True)
@@ -109,68 +103,44 @@ def _check_folder(run: RunFolder, recipe: Recipe, *, resume: bool, force: bool) 
         )
 
 
-class _Training:
-    """The loop and what it keeps track of."""
+class _Training(RunLoop[Progress]):
+    what, advice = "training", "a lower --lr"
 
     def __init__(
         self, recipe: Recipe, run: RunFolder, parts: Parts, group: Processes, console: Console | None
     ) -> None:
-        self.recipe, self.run, self.parts, self.group = recipe, run, parts, group
-        self.progress = Progress(parts.steps_per_epoch, parts.images_per_step)
+        progress = Progress(parts.steps_per_epoch, parts.images_per_step)
+        super().__init__(run.path, group, progress, recipe.schedule.epochs, recipe.run, console)
+        self.recipe, self.run, self.parts = recipe, run, parts
         self.rate = initial_rate(recipe.optimizer, parts.images_per_step)
         self.validator = Validator(recipe.verification, parts.dataset, group.device) if group.first else None
-        self.console = console
-        self.display = Display(None, 0, 0)
-        self.log: RunLog | None = None
         self.results: dict[str, VerificationResult] = {}
-        self.unsaved = False
-        self.speed = 0.0
 
-    def begin(self, resume: bool) -> None:
-        """Read the newest whole checkpoint or start the folder; all processes wait for the first."""
-        progress: Progress | None = None
-        problems: list[str] = []
-        if self.group.first and resume:
-            progress, problems = self.run.latest()
-            if progress is None and problems:
-                raise PocketNetError(f"no checkpoint can be read: {'; '.join(problems)}")
-        chosen = torch.tensor([0 if progress is None else progress.step + 1], device=self.group.device)
-        step = int(self.group.sum_(chosen).item()) - 1
-        if step >= 0:
-            self.progress = self.run.progress(step)
-            check_progress(self.progress, self.parts.steps_per_epoch, self.parts.images_per_step)
-            restore(self.parts, self.run, self.progress)
-        if self.group.first:
-            self._open(resume, problems)
+    def newest(self) -> tuple[Progress | None, list[str]]:
+        return self.run.latest()
 
-    def _open(self, resume: bool, problems: list[str]) -> None:
-        progress = self.progress
+    def restore(self, step: int) -> Progress:
+        progress = self.run.progress(step)
+        check_progress(progress, self.parts.steps_per_epoch, self.parts.images_per_step)
+        restore(self.parts, self.run, progress)
+        return progress
+
+    def open_folder(self, forget_after: int | None) -> None:
         self.run.write_recipe(self.recipe)
-        if resume:
-            self.run.forget_after(progress.step)
-            truncate_log(self.run.path, progress.step, progress.verified_step)
-        self.log = RunLog(self.run.path, self.recipe.run.tensorboard, progress.step)
-        self.display = Display(
-            self.console, self.recipe.schedule.epochs * progress.steps_per_epoch, progress.step
-        )
-        for text in problems:
-            self.display.say(text)
-        if resume:
-            self.display.say(f"going on after step {progress.step:,} (epoch {progress.epoch + 1})")
-        if self.log.remark is not None:
-            self.display.say(self.log.remark)
-        self.log.write(
-            "resume" if resume else "start",
-            progress.step,
-            images=len(self.parts.dataset),
-            classes=self.parts.dataset.classes,
-            processes=self.group.ranks,
-            device=self.group.device.type,
-        )
+        if forget_after is not None:
+            self.run.forget_after(forget_after)
+
+    def facts(self) -> dict[str, Any]:
+        return {"images": len(self.parts.dataset), "classes": self.parts.dataset.classes}
+
+    def stepped(self) -> None:
+        if self.parts.ema is not None:
+            self.parts.ema.update(self.parts.model)
+            self.progress.ema_updates = self.parts.ema.updates
 
     def loop(self, interruption: Interruption) -> Outcome:
         """Train until the last epoch is done or a signal came."""
-        progress, epochs = self.progress, self.recipe.schedule.epochs
+        progress, epochs = self.progress, self.epochs
         if progress.epoch >= epochs:
             self.display.say(f"{self.run.path}: all {epochs} epochs are done already")
         try:
@@ -182,9 +152,7 @@ class _Training:
             if self.unsaved:
                 self._save()
         finally:
-            self.display.close()
-            if self.log is not None:
-                self.log.close()
+            self.close()
         self.group.wait()
         # Of several processes, another one may have been signalled.
         return self._outcome(interruption.signal or (signal.SIGTERM if stopped else 0))
@@ -202,16 +170,11 @@ class _Training:
             rate = learning_rate(self.recipe.schedule, self.rate, progress.step, parts.steps_per_epoch)
             step = [next(batches) for _ in range(accumulate)]
             report = parts.stepper(step, rate, self._seed(), lambda: interruption.signal != 0)
-            progress.step += 1
-            progress.step_in_epoch += 1
-            self.unsaved = True
-            self._account(report, rate, time.perf_counter() - start)
-            if progress.step_in_epoch == parts.steps_per_epoch:
-                self._end_epoch(rate)
+            self.advance(report, rate, time.perf_counter() - start)
             stopped = report.stop
             if self._verification_is_due() and not stopped:
                 stopped = self._verify(interruption)
-            if self._save_is_due():
+            if self.save_is_due():
                 self._save()
             if stopped:
                 return True
@@ -221,59 +184,6 @@ class _Training:
         place = (self.progress.epoch, self.progress.step_in_epoch, self.group.rank)
         sequence = np.random.SeedSequence(self.recipe.run.seed, spawn_key=place)
         return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-    def _account(self, report: StepReport, rate: float, seconds: float) -> None:
-        progress, run = self.progress, self.recipe.run
-        speed = progress.images_per_step / max(seconds, 1e-9)
-        self.speed = speed if self.speed == 0 else 0.9 * self.speed + 0.1 * speed
-        if report.problem is not None:
-            self._skip(report.problem, rate)
-            return
-        progress.skipped_in_row = 0
-        if self.parts.ema is not None:
-            self.parts.ema.update(self.parts.model)
-            progress.ema_updates = self.parts.ema.updates
-        for name, value in report.parts.items():
-            progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + value
-        progress.epoch_steps += 1
-        epoch, epochs = progress.epoch + 1, self.recipe.schedule.epochs
-        self.display.step(progress.step, epoch, epochs, report.parts, rate, self.speed)
-        if self.log is not None and progress.step % run.log_steps == 0:
-            self.log.write(
-                "step",
-                progress.step,
-                epoch=epoch,
-                **report.parts,
-                lr=rate,
-                gradient_norm=report.gradient_norm,
-                skipped=progress.skipped,
-                images_per_second=round(self.speed, 1),
-            )
-
-    def _skip(self, problem: str, rate: float) -> None:
-        progress = self.progress
-        progress.skipped += 1
-        progress.skipped_in_row += 1
-        if self.log is not None:
-            self.log.write("skipped", progress.step, epoch=progress.epoch + 1, reason=problem, lr=rate)
-        self.display.say(f"step {progress.step:,} skipped: {problem}")
-        if progress.skipped_in_row >= self.recipe.run.max_skipped:
-            raise DivergedError(
-                f"training has diverged: {problem}, and step {progress.step:,} is the last of "
-                f"{progress.skipped_in_row} in a row that had to be skipped; try a lower --lr"
-            )
-
-    def _end_epoch(self, rate: float) -> None:
-        progress = self.progress
-        progress.epoch += 1
-        progress.step_in_epoch = 0
-        progress.epoch_weights[progress.epoch] = progress.step
-        means = {name: total / progress.epoch_steps for name, total in progress.epoch_sums.items()}
-        progress.epoch_sums, progress.epoch_steps = {}, 0
-        self.display.epoch(progress.epoch, self.recipe.schedule.epochs, means, rate, self.speed)
-        if self.log is not None:
-            values = {**means, "lr": rate, "skipped": progress.skipped}
-            self.log.write("epoch", progress.step, epoch=progress.epoch, **values)
 
     def _verification_is_due(self) -> bool:
         progress, verification = self.progress, self.recipe.verification
@@ -314,10 +224,6 @@ class _Training:
             if self.log is not None:
                 values = {key: round(value, 6) for key, value in asdict(result).items()}
                 self.log.write("verification", progress.step, epoch=progress.epoch, dataset=name, **values)
-
-    def _save_is_due(self) -> bool:
-        every = self.recipe.run.save_steps
-        return self.progress.step_in_epoch == 0 or (every > 0 and self.progress.step % every == 0)
 
     def _save(self) -> None:
         saved = contents(self.parts, self.progress, self.group)
