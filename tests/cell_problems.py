@@ -83,9 +83,15 @@ def assert_agrees(given: Problem, function: Cell, tolerance: float = TOLERANCE) 
     found = evaluate(given, function)
     expected = evaluate(given, cell_reference, torch.float64)
     eager = evaluate(given, cell_reference)
+    largest = max(float(true.norm()) for true in expected)
     for ours, theirs, true in zip(found, eager, expected, strict=True):
         assert ours.shape == true.shape
-        # A gradient that vanishes, as that of one weight in front of a normalisation, is all rounding.
+        if float(true.norm()) < 1e-4 * largest:
+            # A gradient that vanishes, as that of one weight in front of a normalisation, is all rounding of
+            # products that cancel; how lucky eager's is depends on its number of threads.
+            limit = max(1e-6 * largest, 10.0 * float((theirs.double() - true).norm()))
+            assert float((ours.double() - true).norm()) < limit
+            continue
         assert distance(ours, true) < max(tolerance, 10.0 * distance(theirs, true))
 
 
