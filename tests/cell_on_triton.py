@@ -18,7 +18,18 @@ from typing import Any
 
 import pytest
 import torch
-from cell_problems import CELLS, NODE, RESIDUAL, SEPARABLE, TOLERANCE, Problem, distance, mixed, problem
+from cell_problems import (
+    CELLS,
+    NODE,
+    RESIDUAL,
+    SEPARABLE,
+    TOLERANCE,
+    UNSOUND,
+    Problem,
+    distance,
+    mixed,
+    problem,
+)
 from cell_problems import assert_agrees as agrees
 from cell_problems import evaluate as evaluate_by
 from torch import Tensor, nn
@@ -319,21 +330,7 @@ def test_second_derivative_is_refused() -> None:
         gradient.sum().backward()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"kernel": 4}, "kernel size must be odd"),
-        ({"kernel": 9}, "kernel size is 9; it must lie in 1..7"),
-        ({"stride": 3}, "stride is 3; it must lie in 1..2"),
-        ({"offset": 1}, "offset is 1; it must lie in 0..0"),
-        ({"first_state": 5}, "first state is 5; it must lie in 0..1"),
-        ({"parts": 3}, "number of states is 3; it must lie in 1..2"),
-        ({"sum": 2}, "sum is 2; it must lie in 0..0"),
-        ({"first_out": -1}, "first output channel is -1"),
-        ({"epsilon": 0.0}, "epsilon must be positive and finite"),
-        ({"epsilon": math.nan}, "epsilon must be positive and finite"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), UNSOUND)
 def test_unsound_operations(change: dict[str, Any], message: str) -> None:
     given = moved(CELLS["node"])
     operations = [replace(given.operations[0], **change), given.operations[1]]

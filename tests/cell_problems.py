@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -189,3 +190,17 @@ CELLS = {
         [16, 20],
     ),
 }
+
+# Changes of a node's first operation that no kernel takes, and what is said of them.
+UNSOUND: list[tuple[dict[str, Any], str]] = [
+    ({"kernel": 4}, "kernel size must be odd"),
+    ({"kernel": 9}, "kernel size is 9; it must lie in 1..7"),
+    ({"stride": 3}, "stride is 3; it must lie in 1..2"),
+    ({"offset": 1}, "offset is 1; it must lie in 0..0"),
+    ({"first_state": 5}, "first state is 5; it must lie in 0..1"),
+    ({"parts": 3}, "number of states is 3; it must lie in 1..2"),
+    ({"sum": 2}, "sum is 2; it must lie in 0..0"),
+    ({"first_out": -1}, "first output channel is -1"),
+    ({"epsilon": 0.0}, "epsilon must be positive and finite"),
+    ({"epsilon": math.nan}, "epsilon must be positive and finite"),
+]

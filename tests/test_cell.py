@@ -14,6 +14,7 @@ from cell_problems import (
     RESIDUAL,
     SEPARABLE,
     TOLERANCE,
+    UNSOUND,
     Problem,
     distance,
     problem,
@@ -273,21 +274,7 @@ def test_gradcheck_of_the_reference() -> None:
     assert torch.autograd.gradcheck(sums, (*inputs, *parameters))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"kernel": 4}, "kernel size must be odd"),
-        ({"kernel": 9}, "kernel size is 9; it must lie in 1..7"),
-        ({"stride": 3}, "stride is 3; it must lie in 1..2"),
-        ({"offset": 1}, "offset is 1; it must lie in 0..0"),
-        ({"first_state": 5}, "first state is 5; it must lie in 0..1"),
-        ({"parts": 3}, "number of states is 3; it must lie in 1..2"),
-        ({"sum": 2}, "sum is 2; it must lie in 0..0"),
-        ({"first_out": -1}, "first output channel is -1"),
-        ({"epsilon": 0.0}, "epsilon must be positive and finite"),
-        ({"epsilon": math.nan}, "epsilon must be positive and finite"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), UNSOUND)
 def test_unsound_operations(change: dict[str, int], message: str) -> None:
     given_cell = CELLS["node"]
     operations = [replace(given_cell.operations[0], **change), given_cell.operations[1]]

@@ -8,7 +8,7 @@ import torch
 from helpers import randomize_
 
 from pocketnet_fast.lowering import lower
-from pocketnet_fast.lowering.rounding import Moments, expected_prelu, to_bf16
+from pocketnet_fast.lowering.rounding import Moments, expected_prelu, rounded
 from pocketnet_fast.models.genotypes import SOFTMAX_CASIA
 from pocketnet_fast.models.pocketnet import PocketNet
 
@@ -32,7 +32,7 @@ def test_moments_of_sums_and_concatenations() -> None:
 def test_rounding_is_torchs() -> None:
     weights = np.random.default_rng(0).normal(size=1000)
     expected = torch.from_numpy(weights).to(torch.bfloat16).double().numpy()
-    assert (to_bf16(weights) == expected).all()
+    assert (rounded(weights) == expected).all()
 
 
 def test_the_mean_of_a_convolution_is_kept() -> None:
@@ -46,7 +46,7 @@ def test_the_mean_of_a_convolution_is_kept() -> None:
     activated = np.where(x > 0, x, slope * x).mean(0)
     scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().numpy()
     weight = (pointwise.weight[:, :, 0, 0] * depthwise.weight[:, 0, 0, 0]).detach().numpy() * scale[:, None]
-    shift = (to_bf16(weight) - weight) @ activated
+    shift = (rounded(weight) - weight) @ activated
 
     def bias_of(precision: str) -> np.ndarray:
         plan = lower(model, precision=precision)

@@ -20,12 +20,16 @@ def pack_vector(vector: np.ndarray) -> np.ndarray:
     return _pad(vector, 0)
 
 
+def to_bf16(array: np.ndarray) -> torch.Tensor:
+    """An array as bfloat16 holds it."""
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(torch.bfloat16)
+
+
 def pair_words(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Two arrays, rounded to bfloat16, as the lower and the upper halves of words, seen as float32."""
 
     def halves(array: np.ndarray) -> np.ndarray:
-        rounded = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(torch.bfloat16)
-        return rounded.view(torch.int16).numpy().view(np.uint16).astype(np.uint32)
+        return to_bf16(array).view(torch.int16).numpy().view(np.uint16).astype(np.uint32)
 
     return (halves(low) | halves(high) << 16).view(np.float32)
 

@@ -34,7 +34,7 @@ from pocketnet_fast.lowering.plan import (
     TermKind,
     blocks_of,
 )
-from pocketnet_fast.lowering.rounding import Moments, expected_prelu, to_bf16
+from pocketnet_fast.lowering.rounding import Moments, expected_prelu, rounded
 from pocketnet_fast.models.pocketnet import (
     Cell,
     DepthwiseSeparable,
@@ -268,7 +268,7 @@ class _Lowering:
         weight = weight * scale[:, None]
         slope = _slope(prelu, channels)
         if self.precision == "bf16":
-            change = to_bf16(weight) * to_bf16(taps).sum((1, 2)) - weight * taps.sum((1, 2))
+            change = rounded(weight) * rounded(taps).sum((1, 2)) - weight * taps.sum((1, 2))
             shift = shift - change @ expected_prelu(self.moments[source], slope)
         buffer = self.buffers[source]
         pixels = -(-buffer.height // stride) * -(-buffer.width // stride)
@@ -299,7 +299,7 @@ class _Lowering:
         if self.precision != "bf16":
             return np.zeros(weight.shape[0])
         expected = expected_prelu(Moments.joined([self.moments[part] for part in concat]), slope)
-        shift: np.ndarray = (to_bf16(weight) - weight) @ expected
+        shift: np.ndarray = (rounded(weight) - weight) @ expected
         return shift
 
     def _factorized_reduce(self, module: FactorizedReduce, concat: Concatenation) -> _Contribution:

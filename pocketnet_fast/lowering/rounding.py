@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from pocketnet_fast.lowering.packing import to_bf16
+
 
 class Moments(NamedTuple):
     """Mean and variance of the channels of a state, as normalisation left them in training."""
@@ -48,7 +50,6 @@ def expected_prelu(moments: Moments, slope: np.ndarray) -> np.ndarray:
     return positive + slope * (moments.mean - positive)
 
 
-def to_bf16(weights: np.ndarray) -> np.ndarray:
-    """Weights as bfloat16 holds them."""
-    rounded = torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32)).to(torch.bfloat16)
-    return rounded.double().numpy()
+def rounded(weights: np.ndarray) -> np.ndarray:
+    """Weights as bfloat16 holds them, in float64."""
+    return to_bf16(weights).double().numpy()

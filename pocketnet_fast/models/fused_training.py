@@ -262,15 +262,26 @@ class CellCall:
         return sums
 
 
-def _cell(
-    module: Cell, before: Sequence[Tensor], previous: Sequence[Tensor], statistics: RunningStatistics
-) -> list[Tensor]:
+def begin_cell(
+    preproc0: nn.Module, preproc1: nn.Module, before: Sequence[Tensor], previous: Sequence[Tensor]
+) -> tuple[CellCall, list[int]]:
+    """A cell's call with its two pre-processings, and the states that they give.
+
+    ``before`` and ``previous`` are one object where a cell reads the same states twice.
+    """
     same = before is previous
     call = CellCall(before if same else [*before, *previous])
     states = [call.next_sum()]
-    call.edge(module.preproc0, 0, len(before))
+    call.edge(preproc0, 0, len(before))
     states.append(call.next_sum())
-    call.edge(module.preproc1, 0 if same else len(before), len(previous))
+    call.edge(preproc1, 0 if same else len(before), len(previous))
+    return call, states
+
+
+def _cell(
+    module: Cell, before: Sequence[Tensor], previous: Sequence[Tensor], statistics: RunningStatistics
+) -> list[Tensor]:
+    call, states = begin_cell(module.preproc0, module.preproc1, before, previous)
     for node, sources in zip(module.dag, module.inputs, strict=True):
         assert isinstance(node, nn.ModuleList)
         states.append(call.next_sum())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.models import fused_training
-from pocketnet_fast.models.fused_training import CellCall, RunningStatistics
+from pocketnet_fast.models.fused_training import CellCall, RunningStatistics, begin_cell
 
 if TYPE_CHECKING:
     from pocketnet_fast.search.network import SearchCell, SearchNetwork
@@ -41,12 +41,7 @@ def _cell(
     factors: list[list[tuple[Tensor, ...]]],
     statistics: RunningStatistics,
 ) -> list[Tensor]:
-    same = before is previous
-    call = CellCall(before if same else [*before, *previous])
-    states = [call.next_sum()]
-    call.edge(module.preproc0, 0, len(before))
-    states.append(call.next_sum())
-    call.edge(module.preproc1, 0 if same else len(before), len(previous))
+    call, states = begin_cell(module.preproc0, module.preproc1, before, previous)
     for node, edges in zip(module.dag, factors, strict=True):
         assert isinstance(node, nn.ModuleList)
         sources = list(states)
