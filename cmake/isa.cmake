@@ -5,9 +5,11 @@ set(PNF_ISAS
     "avx2|x86_64|all|-mavx2 -mfma"
     "avx512|x86_64|all|-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
     "avx512_bf16|x86_64|node probe|-mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
+    "amx_bf16|x86_64|node probe|-mamx-tile -mamx-bf16 -mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
     "neon|aarch64|all|")
 
-# Adds <op>/<op>_<isa>.cpp of every set of the target processor to `target`, each with its own flags.
+# Adds <op>/<op>_<isa>.cpp of every set of the target processor to `target`, each with its own flags. Kernels throw
+# nothing, and the personality of exceptions would be a symbol that objects share.
 function(pnf_add_kernels target)
   foreach(entry IN LISTS PNF_ISAS)
     string(REPLACE "|" ";" fields "${entry}")
@@ -23,7 +25,7 @@ function(pnf_add_kernels target)
       endif()
       set(source ${PROJECT_SOURCE_DIR}/csrc/kernels/${op}/${op}_${isa}.cpp)
       target_sources(${target} PRIVATE ${source})
-      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${flags}"
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-fno-exceptions;${flags}"
                                   TARGET_DIRECTORY ${target})
     endforeach()
   endforeach()

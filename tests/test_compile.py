@@ -21,6 +21,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering.precision import choose_precision
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.ops import native
 
 RECORDED = ["pocketnet_s128", "pocketnet_m256", "cifar_genotype_c16_l18_e128"]
 
@@ -141,12 +142,28 @@ def test_repr_says_what_runs(isa: str, model: PocketNet) -> None:
 def test_half_precision_says_what_runs(bf16_isa: str, model: PocketNet, pixels: Tensor) -> None:
     fused = pocketnet_fast.compile(model, precision="bf16")
     assert f"precision=bf16, isa={bf16_isa}" in repr(fused)
-    assert ("products of fp32" in repr(fused)) == (bf16_isa != "avx512_bf16")
+    assert ("products of fp32" in repr(fused)) == (not native.multiplies_bf16(bf16_isa))
     assert relative_error(fused(pixels), pocketnet_fast.compile(model)(pixels)) < 0.1
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(fused), buffer)
     buffer.seek(0)
     assert torch.equal(torch.jit.load(buffer)(pixels), fused(pixels))
+
+
+def test_half_precision_and_onednn_share_a_thread(bf16_isa: str, model: PocketNet, pixels: Tensor) -> None:
+    """Both use tile registers on a CPU that has them, and neither may find what the other left."""
+    threads = torch.get_num_threads()
+    a, b = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(0)).bfloat16()
+    torch.set_num_threads(1)
+    try:
+        fused = pocketnet_fast.compile(model, precision="bf16", threads=1)
+        product, embedding = a @ b, fused(pixels)
+        for _ in range(3):
+            assert torch.equal(a @ b, product)
+            assert torch.equal(fused(pixels), embedding)
+    finally:
+        torch.set_num_threads(threads)
+    assert relative_error(product, a.double() @ b.double()) < 0.01
 
 
 def test_half_precision_of_trained_weights_on_faces(bf16_isa: str, shared_dir: Path) -> None:

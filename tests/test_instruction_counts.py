@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import randomize_
 from native import build, run, tool
@@ -49,15 +50,17 @@ def count(isa: str, precision: str, folder: Path) -> int:
     program, weights = (tensor.numpy() for tensor in lower(network, precision=precision).encode())
     program.tofile(folder / "program")
     weights.tofile(folder / "weights")
+    np.full((112, 112, 3), 100, np.uint8).tofile(folder / "pixels")
     output = run(
         tool("valgrind"),
         "--tool=callgrind",
         "--toggle-collect=pnf::execute(*",
         f"--callgrind-out-file={folder / 'callgrind.out'}",
-        build("release") / "csrc" / "tests" / "count_network",
+        build("release") / "csrc" / "tests" / "run_network",
         folder / "program",
         folder / "weights",
         isa,
+        folder / "pixels",
     )
     collected = re.search(r"Collected : (\d+)", output)
     assert collected is not None, output

@@ -15,7 +15,7 @@ import pytest
 from native import ROOT, build, run, tool
 
 KERNELS = ROOT / "csrc" / "kernels"
-ISA_SOURCE = re.compile(r"_(scalar|avx2|avx512|avx512_bf16|neon)\.cpp")
+ISA_SOURCE = re.compile(r"_(scalar|avx2|avx512|avx512_bf16|amx_bf16|neon)\.cpp")
 HEADERS_WITHOUT_CODE = {"cstddef", "cstdint", "immintrin.h", "arm_neon.h"}
 
 x86_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 object files")
@@ -62,25 +62,29 @@ def test_an_object_defines_its_entry_points_only(objects: Path, isa: str):
 
 
 @x86_only
-def test_half_precision_has_an_object_of_its_own(objects: Path):
-    obj = objects / "kernels" / "node" / "node_avx512_bf16.cpp.o"
-    symbols = run(tool("nm"), "--demangle", "--defined-only", obj)
-    shared = [line for line in symbols.splitlines() if re.search(r" [A-Zuvw] ", line)]
-    assert len(shared) == 1
-    assert "pnf::avx512_bf16::node_rows(pnf::NodeOf<pnf::Bf16> const&" in shared[0]
-    assert any("vdpbf16ps" in line for line in instructions(obj))
+@pytest.mark.parametrize(("isa", "product"), [("avx512_bf16", "vdpbf16ps"), ("amx_bf16", "tdpbf16ps")])
+def test_half_precision_has_objects_of_its_own(objects: Path, isa: str, product: str):
+    for op, entry in (("node", "node_rows(pnf::NodeOf<pnf::Bf16> const&"), ("probe", "probe_fma(long")):
+        obj = objects / "kernels" / op / f"{op}_{isa}.cpp.o"
+        symbols = run(tool("nm"), "--demangle", "--defined-only", obj)
+        shared = [line for line in symbols.splitlines() if re.search(r" [A-Zuvw] ", line)]
+        assert len(shared) == 1, obj.name
+        assert f"pnf::{isa}::{entry}" in shared[0]
+        assert any(product in line for line in instructions(obj))
 
 
 @x86_only
 def test_baseline_objects_hold_baseline_instructions(objects: Path):
     baseline = [
-        obj for obj in objects.rglob("*.o") if not re.search(r"_avx(2|512|512_bf16)\.cpp\.o$", obj.name)
+        obj
+        for obj in objects.rglob("*.o")
+        if not re.search(r"_(avx2|avx512|avx512_bf16|amx_bf16)\.cpp\.o$", obj.name)
     ]
     names = {obj.name for obj in baseline}
     assert {"dispatch.cpp.o", "program.cpp.o", "executor.cpp.o", "node.cpp.o", "node_scalar.cpp.o"} <= names
     for obj in baseline:
         # Every AVX mnemonic starts with a v, whatever registers it names.
-        newer = [line for line in instructions(obj) if re.search(r"^v|%[yz]mm", line)]
+        newer = [line for line in instructions(obj) if re.search(r"^v|%[yzt]mm|^tile", line)]
         assert not newer, f"{obj.name}: {newer[:5]}"
 
 
@@ -98,7 +102,7 @@ def test_avx512_objects_use_its_registers(objects: Path):
     for obj in objects_of(objects, "avx512"):
         lines = instructions(obj)
         assert any("%zmm" in line for line in lines), obj.name
-        assert not [line for line in lines if "bf16" in line], obj.name
+        assert not [line for line in lines if re.search(r"bf16|%tmm", line)], obj.name
 
 
 def included_headers(source: Path, seen: set[Path]) -> set[str]:

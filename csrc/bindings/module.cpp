@@ -27,6 +27,8 @@ PYBIND11_MODULE(_C, m) {
         return result;
       },
       py::arg("half"), "Compiled instruction sets, best first, and whether this CPU has them.");
+  m.def("tiles_denied", &pnf::api::tiles_denied,
+        "Whether the CPU has tile registers (AMX) and the system refuses them to this process.");
   m.def("force_isa", &pnf::api::force_isa, py::arg("name"),
         "Use the named kernels from now on; an empty name returns to the default.");
   m.def(

@@ -2,6 +2,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace pnf {
@@ -15,23 +19,37 @@ unsigned saved_registers() {
   return low;
 }
 
+// Linux gives a process the 8 KiB of tiles for each thread only if it asks for them (arch_prctl, ARCH_REQ_XCOMP_PERM);
+// it refuses where it is too old to know the request, where a filter forbids the call, and where a signal stack has no
+// room for them. Elsewhere nobody asks.
+bool request_tiles() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 CpuFeatures detect() {
-  CpuFeatures features;
+  CpuReport report;
   unsigned a, b, c, d;
-  if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
-  constexpr unsigned kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28;
-  const bool avx_fma = (c & kFma) && (c & kAvx);
-  if (!(c & kOsxsave) || !avx_fma) return features;
-  constexpr unsigned kYmm = 0x6, kZmm = 0xe6;
-  const unsigned saved = saved_registers();
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return features;
-  constexpr unsigned kAvx2 = 1u << 5;
-  constexpr unsigned kAvx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F, DQ, BW, VL
-  features.avx2_fma = (saved & kYmm) == kYmm && (b & kAvx2);
-  features.avx512 = features.avx2_fma && (saved & kZmm) == kZmm && (b & kAvx512) == kAvx512;
-  constexpr unsigned kAvx512Bf16 = 1u << 5;
-  if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) features.avx512_bf16 = features.avx512 && (a & kAvx512Bf16);
-  return features;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return {};
+  report.leaf1_ecx = c;
+  constexpr unsigned kOsxsave = 1u << 27;
+  if (c & kOsxsave) report.saved_registers = saved_registers();
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+    report.leaf7_ebx = b;
+    report.leaf7_edx = d;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) report.leaf7_1_eax = a;
+  }
+  constexpr unsigned kTileInfo = 0x1d;
+  if (__get_cpuid_count(kTileInfo, 1, &a, &b, &c, &d)) {
+    report.tile_bytes = b & 0xffff;
+    report.tiles = b >> 16;
+    report.tile_rows = c & 0xffff;
+  }
+  return features_of(report, request_tiles);
 }
 #elif defined(__aarch64__)
 CpuFeatures detect() {
@@ -43,7 +61,27 @@ CpuFeatures detect() {
 CpuFeatures detect() { return {}; }
 #endif
 
+constexpr bool has(unsigned bits, unsigned wanted) { return (bits & wanted) == wanted; }
+
 }  // namespace
+
+CpuFeatures features_of(const CpuReport& report, bool (*request_tiles)()) {
+  constexpr unsigned kFma = 1u << 12, kAvx = 1u << 28;
+  constexpr unsigned kAvx2 = 1u << 5, kAvx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F, DQ, BW, VL
+  constexpr unsigned kAvx512Bf16 = 1u << 5, kAmx = (1u << 22) | (1u << 24);                         // BF16, TILE
+  constexpr unsigned kYmm = 0x6, kZmm = 0xe6, kTiles = 0x60000;
+  const unsigned saved = report.saved_registers;
+  CpuFeatures features;
+  features.avx2_fma = has(saved, kYmm) && has(report.leaf1_ecx, kFma | kAvx) && has(report.leaf7_ebx, kAvx2);
+  features.avx512 = features.avx2_fma && has(saved, kZmm) && has(report.leaf7_ebx, kAvx512);
+  features.avx512_bf16 = features.avx512 && has(report.leaf7_1_eax, kAvx512Bf16);
+  const bool shapes = report.tiles >= 8 && report.tile_rows >= 16 && report.tile_bytes == 64;
+  if (features.avx512_bf16 && has(report.leaf7_edx, kAmx) && shapes) {
+    features.amx_bf16 = has(saved, kTiles) && request_tiles();
+    features.tiles_denied = !features.amx_bf16;
+  }
+  return features;
+}
 
 const CpuFeatures& cpu_features() {
   static const CpuFeatures features = detect();

@@ -94,6 +94,7 @@ const std::vector<KernelSet>& compiled_kernels() {
 const std::vector<Bf16KernelSet>& compiled_bf16_kernels() {
   static const std::vector<Bf16KernelSet> sets = {
 #if defined(__x86_64__)
+      PNF_BF16_KERNELS(amx_bf16, avx512, cpu_features().amx_bf16),
       PNF_BF16_KERNELS(avx512_bf16, avx512, cpu_features().avx512_bf16),
       PNF_BF16_KERNELS(avx512, avx512, cpu_features().avx512),
       PNF_BF16_KERNELS(avx2, avx2, cpu_features().avx2_fma),

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <stdexcept>
 
+#include "kernels/cpu_features.h"
 #include "kernels/dispatch.h"
 #include "plan/executor.h"
 
@@ -21,6 +22,8 @@ std::vector<Isa> isas(bool half) {
   }
   return result;
 }
+
+bool tiles_denied() { return cpu_features().tiles_denied; }
 
 void force_isa(const std::string& name) { pnf::force_isa(name); }
 

@@ -17,6 +17,8 @@ struct Isa {
 // Of the kernels for floats, or of those for states of half precision.
 PNF_EXPORT std::string compiled_isa(bool half);
 PNF_EXPORT std::vector<Isa> isas(bool half);
+// Whether the CPU has tile registers and the system refuses them.
+PNF_EXPORT bool tiles_denied();
 PNF_EXPORT void force_isa(const std::string& name);
 
 // Seconds per step over `images` images, uint8 [images][height][width][3].

@@ -1,13 +1,26 @@
 // Which kernels run: the best that the CPU has, or the ones that are named; never others in silence.
 #include "kernels/dispatch.h"
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
+#include <cerrno>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <set>
 #include <stdexcept>
 #include <string>
 
 #include "check.h"
+#include "kernels/cpu_features.h"
 #include "plan/executor.h"
 #include "program_builder.h"
 
@@ -32,7 +45,9 @@ std::vector<float> embed() {
 }
 
 // Every set that can be forced: those of half precision, and what runs floats under their names.
-std::string fp32_set_of(const std::string& name) { return name == "avx512_bf16" ? "avx512" : name; }
+std::string fp32_set_of(const std::string& name) {
+  return name == "avx512_bf16" || name == "amx_bf16" ? "avx512" : name;
+}
 
 void the_list_is_sound() {
   std::set<std::string> names;
@@ -41,7 +56,7 @@ void the_list_is_sound() {
         "scalar kernels always are available, and last");
   for (const Bf16KernelSet& set : compiled_bf16_kernels()) names.insert(set.name);
 #if defined(__x86_64__)
-  CHECK((names == std::set<std::string>{"avx512_bf16", "avx512", "avx2", "scalar"}), "%zu instruction sets",
+  CHECK((names == std::set<std::string>{"amx_bf16", "avx512_bf16", "avx512", "avx2", "scalar"}), "%zu instruction sets",
         names.size());
 #elif defined(__aarch64__)
   CHECK((names == std::set<std::string>{"neon", "scalar"}), "%zu instruction sets", names.size());
@@ -58,6 +73,7 @@ bool compiler_finds(const std::string& name) {
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   }
   if (name == "avx512_bf16") return __builtin_cpu_supports("avx512bf16");
+  if (name == "amx_bf16") return __builtin_cpu_supports("amx-bf16") && !cpu_features().tiles_denied;
 #endif
   return name == "scalar" || name == "neon";
 }
@@ -69,6 +85,72 @@ void what_the_cpu_has_is_available() {
   for (const Bf16KernelSet& set : compiled_bf16_kernels()) {
     CHECK(set.available == compiler_finds(set.name), "%s is %savailable", set.name, set.available ? "" : "not ");
   }
+}
+
+#if defined(__linux__) && defined(__x86_64__)
+// Nothing in this process may have asked for the tiles before.
+void a_denied_request_leaves_the_next_set() {
+  const pid_t child = fork();
+  if (child == 0) {
+    constexpr unsigned kRequestPermission = 0x1023;
+    sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_arch_prctl, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args[0])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, kRequestPermission, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const sock_fprog program = {static_cast<unsigned short>(std::size(filter)), filter};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
+      _exit(0);  // a system without filters
+    }
+    const CpuFeatures& found = cpu_features();
+    const bool has_tiles = __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16");
+    _exit(found.amx_bf16 || found.tiles_denied != has_tiles);
+  }
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child && status == 0, "tiles that the system refuses are in use: %d", status);
+}
+#endif
+
+int requests = 0;
+
+void features_follow_from_the_report() {
+  const auto granted = [] { return ++requests > 0; };
+  const auto refused = [] { return ++requests < 0; };
+  CpuReport report;
+  report.leaf1_ecx = 1u << 12 | 1u << 28;
+  report.leaf7_ebx = 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+  report.leaf7_1_eax = 1u << 5;
+  report.leaf7_edx = 1u << 22 | 1u << 24;
+  report.tiles = 8;
+  report.tile_rows = 16;
+  report.tile_bytes = 64;
+  report.saved_registers = 0x600e7;
+  const CpuFeatures all = features_of(report, granted);
+  CHECK(all.avx2_fma && all.avx512 && all.avx512_bf16 && all.amx_bf16 && !all.tiles_denied && requests == 1,
+        "a CPU with everything lacks something; %d requests", requests);
+  const CpuFeatures without = features_of(report, refused);
+  CHECK(without.avx512_bf16 && !without.amx_bf16 && without.tiles_denied && requests == 2, "a refusal is no refusal");
+
+  CpuReport unsaved = report;
+  unsaved.saved_registers = 0xe7;
+  CHECK(!features_of(unsaved, granted).amx_bf16 && features_of(unsaved, granted).tiles_denied && requests == 2,
+        "tiles that are not saved are in use");
+  CpuReport small = report;
+  small.tile_rows = 8;
+  CpuReport other = report;
+  other.leaf7_edx = 1u << 24 | 1u << 25;  // integers only
+  for (const CpuReport& none : {small, other}) {
+    const CpuFeatures found = features_of(none, granted);
+    CHECK(found.avx512_bf16 && !found.amx_bf16 && !found.tiles_denied && requests == 2, "tiles of another kind");
+  }
+  CpuReport older = report;
+  older.saved_registers = 0x7;
+  const CpuFeatures found = features_of(older, granted);
+  CHECK(found.avx2_fma && !found.avx512 && !found.avx512_bf16 && !found.amx_bf16 && requests == 2,
+        "registers that are not saved are in use");
 }
 
 void the_best_is_the_default() {
@@ -151,6 +233,10 @@ void an_unknown_name_is_an_error() {
 
 int main() {
   using namespace pnf::test;
+#if defined(__linux__) && defined(__x86_64__)
+  a_denied_request_leaves_the_next_set();
+#endif
+  features_follow_from_the_report();
   the_list_is_sound();
   what_the_cpu_has_is_available();
   the_best_is_the_default();

@@ -261,6 +261,7 @@ void run_in(const NodeCase& test, std::vector<TermData> data, const std::vector<
         node.output = out;
         set.node_rows(node, begin, end, scratch);
       });
+      if (set.name == std::string("amx_bf16")) CHECK(!tiles_in_use(), "%s leaves its tiles", name.c_str());
     };
 
     whole.poison();

@@ -146,6 +146,15 @@ class RowsOf : public GuardedOf<State> {
 };
 using Rows = RowsOf<float>;
 
+// Whether a kernel has left tile registers configured; only where there are any.
+inline bool tiles_in_use() {
+  alignas(64) unsigned char shapes[64] = {};
+#if defined(__x86_64__)
+  asm volatile(".byte 0xc4, 0xe2, 0x79, 0x49, 0x00" : : "a"(shapes) : "memory");  // sttilecfg (%rax)
+#endif
+  return shapes[0] != 0;
+}
+
 template <typename State>
 bool same_bits(const State* a, const State* b, std::size_t count) {
   return std::memcmp(a, b, count * sizeof(State)) == 0;

@@ -132,6 +132,7 @@ def _kernels(missing: list[dict[str, str]]) -> dict[str, Any]:
         found: dict[str, Any] = {"library": str(library), "available": native.available_isas()}
         found["used"] = native.compiled_isa()
         found["bf16"] = native.compiled_isa("bf16")
+        found["tiles_denied"] = native.tiles_denied()
     except (ImportError, OSError) as error:
         _need(missing, f"the compiled kernels ({error})", "pip install . in a clone, or reinstall the wheel")
         return {"error": str(error)}
@@ -218,12 +219,15 @@ def _libraries(missing: list[dict[str, str]]) -> list[str]:
     return found
 
 
-def _half_precision(isa: str | None) -> str:
+def _half_precision(kernels: dict[str, Any]) -> str:
     """What ``compile(precision="bf16")`` runs on."""
     from pocketnet_fast.ops.native import multiplies_bf16
 
+    isa = kernels.get("bf16")
     if isa is None:
         return "none"
+    if kernels["tiles_denied"]:
+        return f"{isa}; the CPU has tile registers (AMX), which the system refuses to this process"
     return isa if multiplies_bf16(isa) else f"{isa}, whose products are of fp32: no faster than fp32"
 
 
@@ -248,7 +252,7 @@ def _print(report: dict[str, Any]) -> None:
         "Kernels",
         {
             "instruction set used": kernels.get("used", "none"),
-            "for bf16": _half_precision(kernels.get("bf16")),
+            "for bf16": _half_precision(kernels),
             "available": ", ".join(kernels.get("available", [])) or "none",
             "library": kernels.get("library", "none"),
         },

@@ -56,13 +56,15 @@ class CompiledModel(nn.Module):
 
     def extra_repr(self) -> str:
         """Say what runs."""
-        from pocketnet_fast.ops.native import compiled_isa, multiplies_bf16
+        from pocketnet_fast.ops.native import compiled_isa, multiplies_bf16, tiles_denied
 
         threads = self.threads or "torch's"
         isa = compiled_isa(self.precision)
         facts = f"embedding_dim={self.embedding_dim}, precision={self.precision}, isa={isa}"
         if self.precision == "bf16" and not multiplies_bf16(isa):
             facts += " (states of bf16, products of fp32)"
+        elif self.precision == "bf16" and tiles_denied():
+            facts += " (the system refuses the CPU's tile registers)"
         return f"{facts}, threads={threads}, flip={self.flip}"
 
 

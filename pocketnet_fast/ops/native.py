@@ -47,8 +47,8 @@ def compiled_isa(precision: str = "fp32") -> str:
     The best one that the CPU has, or the one that the environment variable ``PNF_FORCE_ISA`` names.
 
     Args:
-        precision: ``"bf16"`` asks for the kernels of half precision, which have ``avx512_bf16`` as well;
-            floats run on ``avx512`` where it is in use.
+        precision: ``"bf16"`` asks for the kernels of half precision, which have ``amx_bf16`` and
+            ``avx512_bf16`` as well; floats run on ``avx512`` where one of these is in use.
 
     Raises:
         RuntimeError: If ``PNF_FORCE_ISA`` names a set that this build or CPU lacks.
@@ -64,7 +64,17 @@ def available_isas(precision: str = "fp32") -> list[str]:
 
 def multiplies_bf16(isa: str) -> bool:
     """Whether an instruction set multiplies pairs of bfloat16; others widen them to fp32 first."""
-    return isa == "avx512_bf16"
+    return isa in ("amx_bf16", "avx512_bf16")
+
+
+def tiles_denied() -> bool:
+    """Whether the CPU has tile registers (AMX), which the system refuses to this process.
+
+    Half precision runs on ``avx512_bf16`` then. Linux refuses where a filter forbids the request and where it
+    is older than 5.16.
+    """
+    denied: bool = extension().tiles_denied()
+    return denied
 
 
 def force_isa(name: str) -> None:

@@ -9,7 +9,9 @@ std::size_t node_scratch(const Node& node) {
   std::size_t floats = panel * node.blocks;
   for (int t = 0; t < node.terms; ++t) {
     const Term& term = node.term[t];
-    if (term.kind == TermKind::kPointwise || term.kind == TermKind::kDepthwise) floats += panel * term.blocks;
+    if (term.kind == TermKind::kPointwise || term.kind == TermKind::kDepthwise) {
+      floats += panel * term.blocks + last_weights_floats(node, term);
+    }
     if (term.kind == TermKind::kDepthwise) floats += ring_floats(term) + row_floats(term);
   }
   return floats;

@@ -79,8 +79,13 @@ PNF_DECLARE(avx512)
 PNF_DECLARE(neon)
 #undef PNF_DECLARE
 
-namespace avx512_bf16 {
-void node_rows(const NodeOf<Bf16>& node, int row_begin, int row_end, float* scratch);
-}
+// Sets whose own kernels are of half precision.
+#define PNF_DECLARE_BF16(isa)                                                           \
+  namespace isa {                                                                       \
+  void node_rows(const NodeOf<Bf16>& node, int row_begin, int row_end, float* scratch); \
+  }
+PNF_DECLARE_BF16(avx512_bf16)
+PNF_DECLARE_BF16(amx_bf16)
+#undef PNF_DECLARE_BF16
 
 }  // namespace pnf

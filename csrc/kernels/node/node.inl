@@ -60,7 +60,8 @@ DepthwiseStage<State> begin_depthwise(const TermOf<State>& term, int row_begin, 
 }
 
 template <typename State>
-void depthwise_output_row(DepthwiseStage<State>& stage, int y, int out_width, float* out, std::ptrdiff_t panel) {
+void depthwise_output_row(DepthwiseStage<State>& stage, int y, int out_width,
+                          const typename PanelsInTurn<State, kBlock>::Place& place, std::ptrdiff_t offset) {
   const TermOf<State>& term = *stage.term;
   const int pad = term.kernel / 2;
   const int top = y * term.stride - pad;
@@ -74,29 +75,29 @@ void depthwise_output_row(DepthwiseStage<State>& stage, int y, int out_width, fl
     }
     const float* rows[kMaxKernel];
     for (int ky = ky_begin; ky < ky_end; ++ky) rows[ky] = stage.slot(block, top + ky);
-    stage.row(rows, ky_begin, ky_end, out_width, term.depthwise + block * filter_words(term), out + block * panel);
+    stage.row(rows, ky_begin, ky_end, out_width, term.depthwise + block * filter_words(term), place.at(block) + offset);
   }
   if (top + ky_end > stage.next) stage.next = top + ky_end;
 }
 
 template <typename State>
-struct FloatPanels {
+struct FloatPanels : PanelsInTurn<State, kBlock> {
   using Stage = DepthwiseStage<State>;
-  static constexpr int kWords = kBlock;
-  static constexpr int kPanelWeights = kPanelWords<State>;
+  using typename PanelsInTurn<State, kBlock>::Place;
 
   static std::ptrdiff_t stage_floats(const TermOf<State>& term) { return ring_floats(term); }
   static Stage begin(const TermOf<State>& term, int row_begin, float* ring) {
     return begin_depthwise(term, row_begin, ring);
   }
-  static void output_row(Stage& stage, int y, int out_width, float* out, std::ptrdiff_t panel) {
-    depthwise_output_row(stage, y, out_width, out, panel);
+  static void output_row(Stage& stage, int y, int out_width, const Place& place, std::ptrdiff_t offset) {
+    depthwise_output_row(stage, y, out_width, place, offset);
   }
   static void activate(const State* in, int step, int pixels, const float* slope, float* out) {
     activate_row(in, step, pixels, slope, out);
   }
   template <int NB>
-  static void multiply(const Run* runs, int n_runs, const TileOutOf<State>& out, int pixels) {
+  // Compiled alone, its loops keep more in registers.
+  __attribute__((noinline)) static void multiply(const Run* runs, int n_runs, const TileOutOf<State>& out, int pixels) {
     pointwise_pixels<NB>(runs, n_runs, out, pixels, [] {});
   }
 };

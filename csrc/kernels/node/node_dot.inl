@@ -1,129 +1,16 @@
 // The node kernel on states and weights of half precision, where a word's two products take one instruction. Include after
-// a vocabulary from kernels/simd that has `dot` and `pack_pairs`, with PNF_ISA naming its namespace.
-//
-// Panels hold Bf16. A ring holds words of two rows, the one above and the row itself, so that a column of taps takes
-// (k + 1) / 2 products; the last row of an odd window meets a zero weight in its lower half.
+// a vocabulary from kernels/simd that has `dot`, with PNF_ISA naming its namespace.
 #include "kernels/node/node.h"
 // clang-format off
 #include "kernels/node/pointwise.inl"
 #include "kernels/node/pool.inl"
 #include "kernels/node/scratch.h"
 #include "kernels/node/rows.inl"
+#include "kernels/node/pairs.inl"
 // clang-format on
 
 namespace pnf::PNF_ISA {
 namespace {
-
-static_assert(kLanes == kBlock);
-
-constexpr int kMaxPairs = (kMaxKernel + 1) / 2;
-
-PNF_INLINE Bf16* halves(float* words) { return reinterpret_cast<Bf16*>(words); }
-
-PNF_INLINE void activate_row(const Bf16* in, int pixels, const float* slope, Bf16* out) {
-  const TwoSlopes slopes = two_slopes(slope);
-  int p = 0;
-  for (; p + 2 <= pixels; p += 2) store_two(out + p * kBlock, prelu_two(load_two(in + p * kBlock), slopes));
-  if (p < pixels) store(out + p * kBlock, prelu(load(in + p * kBlock), load(slope)));
-}
-
-// The next row of the ring, of the row in `above`, which is activated, and of the activated `in`, which takes its place.
-PNF_INLINE void pair_rows(Bf16* above, const Bf16* in, int pixels, const float* slope, float* out) {
-  const TwoSlopes slopes = two_slopes(slope);
-  int p = 0;
-  for (; p + 2 <= pixels; p += 2) {
-    const auto row = prelu_two(load_two(in + p * kBlock), slopes);
-    store_pairs_of_two(out + p * kBlock, load_two(above + p * kBlock), row);
-    store_two(above + p * kBlock, row);
-  }
-  if (p < pixels) {
-    alignas(64) Bf16 row[kBlock];
-    store(row, prelu(load(in + p * kBlock), load(slope)));
-    store_pairs(out + p * kBlock, above + p * kBlock, row);
-    store(above + p * kBlock, load(row));
-  }
-}
-
-// The same with zeros for the row below the image.
-PNF_INLINE void pair_last_row(const Bf16* above, int pixels, float* out) {
-  constexpr Bf16 kNone[kBlock] = {};
-  for (int p = 0; p < pixels; ++p) store_pairs(out + p * kBlock, above + p * kBlock, kNone);
-}
-
-// Rows of the ring and the weights that they meet.
-struct Taps {
-  const float* rows[kMaxPairs];
-  const float* weights[kMaxPairs];
-  int count;
-};
-
-template <int K, int S, int T>
-PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, Bf16* out) {
-  Vec acc[T];
-#pragma GCC unroll 16
-  for (int t = 0; t < T; ++t) acc[t] = splat(0.0f);
-#pragma GCC unroll 1
-  for (int j = 0; j < taps.count; ++j) {
-    const float* in = taps.rows[j] + x * S * kBlock;
-    Vec w[K];
-#pragma GCC unroll 8
-    for (int kx = 0; kx < K; ++kx) w[kx] = load(taps.weights[j] + kx * kBlock);
-#pragma GCC unroll 64
-    for (int i = 0; i < (T - 1) * S + K; ++i) {
-      const Vec value = load(in + i * kBlock);
-#pragma GCC unroll 8
-      for (int kx = 0; kx < K; ++kx) {
-        const int t = (i - kx) / S;
-        if (i >= kx && t < T && (i - kx) % S == 0) acc[t] = dot(value, w[kx], acc[t]);
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int t = 0; t < T; ++t) store(out + (x + t) * kBlock, acc[t]);
-}
-
-template <int K, int S>
-void depthwise_pair_row(const Taps& taps, int width, Bf16* out) {
-  int x = 0;
-  for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
-    depthwise_pair_tile<K, S, kDepthwisePixels>(taps, x, out);
-  }
-  for (; x + 7 <= width; x += 7) depthwise_pair_tile<K, S, 7>(taps, x, out);
-  for (; x < width; ++x) depthwise_pair_tile<K, S, 1>(taps, x, out);
-}
-
-using DepthwisePairRow = void (*)(const Taps&, int, Bf16*);
-
-DepthwisePairRow depthwise_pair_row_of(int kernel, int stride) {
-  switch (kernel * 2 + stride) {
-    case 3 * 2 + 1:
-      return depthwise_pair_row<3, 1>;
-    case 3 * 2 + 2:
-      return depthwise_pair_row<3, 2>;
-    case 5 * 2 + 1:
-      return depthwise_pair_row<5, 1>;
-    case 5 * 2 + 2:
-      return depthwise_pair_row<5, 2>;
-    case 7 * 2 + 1:
-      return depthwise_pair_row<7, 1>;
-    default:
-      return depthwise_pair_row<7, 2>;
-  }
-}
-
-// One depthwise term in progress: its ring, and the first pair of rows that is not in the ring yet. Pair r is of the
-// rows r - 1 and r; pair 0 and the pair after the last row have one row of zeros.
-struct PairStage {
-  const TermOf<Bf16>* term;
-  DepthwisePairRow row;
-  float* ring;
-  Bf16* above;  // [blocks][width * 16]: the activated row before `next`
-  int next;
-
-  float* slot(int block, int pair) const {
-    return ring + static_cast<std::ptrdiff_t>(block * term->kernel + pair % term->kernel) * ring_width(*term) * kBlock;
-  }
-};
 
 template <int P, int NB>
 PNF_INLINE void dot_tile(const Run* runs, int n_runs, const TileOutOf<Bf16>& out, int pixel) {
@@ -160,74 +47,9 @@ void dot_tile_of(int size, const Run* runs, int n_runs, const TileOutOf<Bf16>& o
   dot_tile<P, NB>(runs, n_runs, out, pixel);
 }
 
-struct PairPanels {
-  using Stage = PairStage;
-  static constexpr int kWords = kBlock / 2;
-  static constexpr int kPanelWeights = kPanelWords<Bf16>;
-
-  static std::ptrdiff_t stage_floats(const TermOf<Bf16>& term) { return ring_floats(term) + row_floats(term); }
-  static Stage begin(const TermOf<Bf16>& term, int row_begin, float* ring) {
-    const int pad = term.kernel / 2;
-    const int first = row_begin * term.stride - pad + 1;
-    const PairStage stage = {&term, depthwise_pair_row_of(term.kernel, term.stride), ring,
-                             halves(ring + ring_floats(term)), first < 0 ? 0 : first};
-    for (int block = 0; block < term.blocks; ++block) {
-      for (int slot = 0; slot < term.kernel; ++slot) {
-        clear(stage.slot(block, slot), pad * kBlock);
-        clear(stage.slot(block, slot) + (pad + term.width) * kBlock, pad * kBlock);
-      }
-      const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term.width) * kBlock;
-      if (stage.next == 0) {
-        for (int p = 0; p < term.width; ++p) store(stage.above + block * row + p * kBlock, splat(0.0f));
-      } else if (stage.next <= term.height) {
-        activate_row(term.input + block * term.block_stride + (stage.next - 1) * row, term.width,
-                     term.slope + block * kBlock, stage.above + block * row);
-      }
-    }
-    return stage;
-  }
-
-  static void output_row(Stage& stage, int y, int out_width, float* out, std::ptrdiff_t panel) {
-    const TermOf<Bf16>& term = *stage.term;
-    const int pad = term.kernel / 2, top = y * term.stride - pad, last = top + term.kernel - 1;
-    const int end = last < term.height ? last : term.height;  // the last pair that has a row in the image
-    const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term.width) * kBlock, words = term.kernel * kBlock;
-    for (int block = 0; block < term.blocks; ++block) {
-      const Bf16* in = term.input + block * term.block_stride;
-      for (int r = stage.next; r <= end; ++r) {
-        float* pairs = stage.slot(block, r) + pad * kBlock;
-        if (r < term.height) {
-          pair_rows(stage.above + block * row, in + r * row, term.width, term.slope + block * kBlock, pairs);
-        } else {
-          pair_last_row(stage.above + block * row, term.width, pairs);
-        }
-      }
-      const float* weights = term.depthwise + block * ((term.kernel + 1) / 2) * words;
-      Taps taps = {};
-      for (int j = 0; j <= term.kernel / 2; ++j) {
-        const int pair = j < term.kernel / 2 ? top + 2 * j + 1 : last;
-        // The lower row of the last pair has no weight, and was in the pair before.
-        const int beyond = j < term.kernel / 2 ? term.height + 1 : term.height;
-        if (pair < 0 || pair >= beyond) continue;
-        taps.rows[taps.count] = stage.slot(block, pair);
-        taps.weights[taps.count++] = weights + j * words;
-      }
-      stage.row(taps, out_width, halves(out + block * panel));
-    }
-    if (end >= stage.next) stage.next = end + 1;
-  }
-
-  static void activate(const Bf16* in, int step, int pixels, const float* slope, float* out) {
-    if (step == 1) {
-      activate_row(in, pixels, slope, halves(out));
-      return;
-    }
-    const Vec s = load(slope);
-    for (int p = 0; p < pixels; ++p) store(halves(out) + p * kBlock, prelu(load(in + p * step * kBlock), s));
-  }
-
+struct DotPanels : PairPanels<PanelsInTurn<Bf16, kBlock / 2>> {
   template <int NB>
-  static void multiply(const Run* runs, int n_runs, const TileOutOf<Bf16>& out, int pixels) {
+  void multiply(const Run* runs, int n_runs, const TileOutOf<Bf16>& out, int pixels) const {
     const int tiles = tiles_of(pixels);
     const int size = pixels / tiles, larger = pixels % tiles;
     int pixel = 0;
@@ -242,7 +64,7 @@ struct PairPanels {
 }  // namespace
 
 void node_rows(const NodeOf<Bf16>& node, int row_begin, int row_end, float* scratch) {
-  node_rows_with<PairPanels>(node, row_begin, row_end, scratch);
+  node_rows_with<DotPanels>(node, row_begin, row_end, scratch);
 }
 
 }  // namespace pnf::PNF_ISA

@@ -1,11 +1,14 @@
-// The node kernel but for how the inputs of its product are prepared, which `Panels` says:
+// The node kernel but for how the inputs of its product are prepared, which `Panels` says. A panel has 16 input channels
+// of the pixels of a band, or what becomes of them; `Panels` has one for each block of each convolution.
 //
-//   kWords                        words of a pixel in a panel of 16 input channels
-//   kPanelWeights                 words of a panel's weights
+//   kStep                         words from a pixel of a panel to the next
+//   arrange                       divides scratch among the panels of a node
+//   place[term]                   where they lie: place[term].at(block)
 //   Stage, stage_floats, begin, output_row
-//                                 a depthwise term in progress, its memory, and its next row of a panel
+//                                 a depthwise term in progress, its memory, and its next row of every panel
 //   activate                      a row of a panel for a pointwise term
-//   multiply<NB>                  the products of all panels, NB blocks of outputs
+//   runs                          all panels that one or more blocks of outputs are the sum of
+//   multiply<NB>                  their products, NB blocks of outputs
 //
 // Rows are taken a few at a time. For each term the activated input of those rows is brought into scratch: for a
 // depthwise term through a ring of k padded rows per block, so that PReLU is applied once per element and the
@@ -15,6 +18,16 @@ namespace {
 
 void clear(float* out, int floats) {
   for (int i = 0; i < floats; i += kLanes) store(out + i, splat(0.0f));
+}
+
+template <typename State>
+PNF_INLINE bool is_convolution(const TermOf<State>& term) {
+  return term.kind == TermKind::kPointwise || term.kind == TermKind::kDepthwise;
+}
+
+template <typename State>
+PNF_INLINE bool has_output(const TermOf<State>& term, int block) {
+  return block >= term.first_out && block < term.first_out + term.out_blocks;
 }
 
 template <typename State>
@@ -48,7 +61,7 @@ Addend sum_addends(const NodeOf<State>& node, int y, int rows, float* scratch) {
   bool accumulate = false;
   for (int t = 0; t < node.terms; ++t) {
     const TermOf<State>& term = node.term[t];
-    if (term.kind == TermKind::kPointwise || term.kind == TermKind::kDepthwise) continue;
+    if (is_convolution(term)) continue;
     for (int block = 0; block < node.blocks; ++block) {
       for (int r = 0; r < rows; ++r) {
         float* out = scratch + block * stride + r * row_floats;
@@ -66,21 +79,53 @@ Addend sum_addends(const NodeOf<State>& node, int y, int rows, float* scratch) {
   return {scratch, stride};
 }
 
+// Panels of a term one behind another.
+template <typename State, int Step>
+struct PanelsInTurn {
+  struct Place {
+    float* first;
+    std::ptrdiff_t panel;
+    float* at(int block) const { return first + block * panel; }
+  };
+  static constexpr int kStep = Step;
+  Place place[kMaxTerms];
+
+  float* arrange(const NodeOf<State>& node, float* scratch) {
+    const std::ptrdiff_t panel = static_cast<std::ptrdiff_t>(band_rows(node)) * node.width * kStep;
+    for (int t = 0; t < node.terms; ++t) {
+      if (!is_convolution(node.term[t])) continue;
+      place[t] = {scratch, panel};
+      scratch += node.term[t].blocks * panel;
+    }
+    return scratch;
+  }
+
+  int runs(const NodeOf<State>& node, int block, Run* run) const {
+    int count = 0;
+    for (int t = 0; t < node.terms; ++t) {
+      const TermOf<State>& term = node.term[t];
+      if (!is_convolution(term) || !has_output(term, block)) continue;
+      const std::ptrdiff_t per_block = static_cast<std::ptrdiff_t>(term.blocks) * kPanelWords<State>;
+      run[count++] = {place[t].first, place[t].panel, term.pointwise + (block - term.first_out) * per_block, per_block,
+                      term.blocks};
+    }
+    return count;
+  }
+};
+
 template <typename Panels, typename State>
 void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float* scratch) {
   const int band = band_rows(node);
   const std::ptrdiff_t row_floats = static_cast<std::ptrdiff_t>(node.width) * kBlock;
-  const std::ptrdiff_t row_words = static_cast<std::ptrdiff_t>(node.width) * Panels::kWords;
-  const std::ptrdiff_t panel = band * row_words;
+  const std::ptrdiff_t row_words = static_cast<std::ptrdiff_t>(node.width) * Panels::kStep;
 
+  Panels panels;
+  scratch = panels.arrange(node, scratch);
   typename Panels::Stage stages[kMaxTerms];
-  float* activated[kMaxTerms] = {};
   bool partial = false;
   for (int t = 0; t < node.terms; ++t) {
     const TermOf<State>& term = node.term[t];
-    if (term.kind != TermKind::kPointwise && term.kind != TermKind::kDepthwise) continue;
-    activated[t] = scratch;
-    scratch += term.blocks * panel;
+    if (!is_convolution(term)) continue;
     if (term.kind == TermKind::kDepthwise) {
       stages[t] = Panels::begin(term, row_begin, scratch);
       scratch += Panels::stage_floats(term);
@@ -92,17 +137,17 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
     const int rows = row_end - y < band ? row_end - y : band;
     for (int t = 0; t < node.terms; ++t) {
       const TermOf<State>& term = node.term[t];
-      if (activated[t] == nullptr) continue;
+      if (!is_convolution(term)) continue;
       for (int r = 0; r < rows; ++r) {
-        float* out = activated[t] + r * row_words;
         if (term.kind == TermKind::kDepthwise) {
-          Panels::output_row(stages[t], y + r, node.width, out, panel);
+          Panels::output_row(stages[t], y + r, node.width, panels.place[t], r * row_words);
           continue;
         }
         const std::ptrdiff_t iy = static_cast<std::ptrdiff_t>(y + r) * term.stride + term.shift;
         for (int block = 0; block < term.blocks; ++block) {
           Panels::activate(term.input + block * term.block_stride + (iy * term.width + term.shift) * kBlock,
-                           term.stride, node.width, term.slope + block * kBlock, out + block * panel);
+                           term.stride, node.width, term.slope + block * kBlock,
+                           panels.place[t].at(block) + r * row_words);
         }
       }
     }
@@ -112,22 +157,15 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
     for (int block = 0; block < node.blocks;) {
       const int here = node.blocks - block < group ? 1 : group;
       Run runs[kMaxTerms];
-      int n_runs = 0;
-      for (int t = 0; t < node.terms; ++t) {
-        const TermOf<State>& term = node.term[t];
-        if (activated[t] == nullptr || block < term.first_out || block >= term.first_out + term.out_blocks) continue;
-        const std::ptrdiff_t per_block = static_cast<std::ptrdiff_t>(term.blocks) * Panels::kPanelWeights;
-        runs[n_runs++] = {activated[t], panel, term.pointwise + (block - term.first_out) * per_block, per_block,
-                          term.blocks};
-      }
+      const int n_runs = panels.runs(node, block, runs);
       const TileOutOf<State> out = {
           node.bias + block * kBlock, addend.data == nullptr ? nullptr : addend.data + block * addend.stride,
           addend.stride, node.output + block * node.block_stride + y * row_floats, node.block_stride};
       const int pixels = rows * node.width;
       if (here == 1) {
-        Panels::template multiply<1>(runs, n_runs, out, pixels);
+        panels.template multiply<1>(runs, n_runs, out, pixels);
       } else {
-        Panels::template multiply<kTileBlocks>(runs, n_runs, out, pixels);
+        panels.template multiply<kTileBlocks>(runs, n_runs, out, pixels);
       }
       block += here;
     }

@@ -17,8 +17,12 @@ PNF_DECLARE(neon)
 #undef PNF_DECLARE
 
 // The same of products of pairs of Bf16.
-namespace avx512_bf16 {
-double probe_fma(long iterations, float* sink);
-}
+#define PNF_DECLARE_BF16(isa)                     \
+  namespace isa {                                 \
+  double probe_fma(long iterations, float* sink); \
+  }
+PNF_DECLARE_BF16(avx512_bf16)
+PNF_DECLARE_BF16(amx_bf16)
+#undef PNF_DECLARE_BF16
 
 }  // namespace pnf

@@ -1,12 +1,23 @@
 #pragma once
+#ifndef PNF_AVX512
 #define PNF_AVX512 avx512_bf16
+#endif
 #include "kernels/simd/avx512.h"
 
-namespace pnf::avx512_bf16 {
+namespace pnf::PNF_AVX512 {
 
 // Two pixels of a block, 32 Bf16.
 PNF_INLINE __m512i load_two(const Bf16* p) { return _mm512_loadu_si512(p); }
 PNF_INLINE void store_two(Bf16* p, __m512i x) { _mm512_storeu_si512(p, x); }
+
+PNF_INLINE void store_each(Bf16* first, Bf16* second, __m512i x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(first), _mm512_castsi512_si256(x));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(second), _mm512_extracti64x4_epi64(x, 1));
+}
+
+PNF_INLINE __m512i round_two(Vec first, Vec second) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
+}
 
 // Slopes as prelu_two meets them: those of even and of odd channels, for either pixel.
 struct TwoSlopes {
@@ -51,4 +62,4 @@ PNF_INLINE Vec dot_word(const float* a, Vec b, Vec c) {
   return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(b), reinterpret_cast<__m512bh>(word));
 }
 
-}  // namespace pnf::avx512_bf16
+}  // namespace pnf::PNF_AVX512

@@ -1,5 +1,6 @@
-// Runs a network on one image, for an instruction counter: count_network PROGRAM WEIGHTS ISA. The files hold the int32
-// words and the float32 weights; what is to be counted is the call of pnf::execute.
+// Runs a network on images, without torch: run_network PROGRAM WEIGHTS ISA PIXELS. The files hold the int32 words, the
+// float32 weights and uint8 images; the float32 embeddings go to standard output. An instruction counter counts the call
+// of pnf::execute.
 #include <cstdio>
 #include <fstream>
 #include <iterator>
@@ -22,14 +23,14 @@ std::vector<T> read(const char* path) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) return 2;
+  if (argc != 5) return 2;
   const std::vector<std::int32_t> words = read<std::int32_t>(argv[1]);
   const std::vector<float> weights = read<float>(argv[2]);
+  const std::vector<std::uint8_t> pixels = read<std::uint8_t>(argv[4]);
   pnf::force_isa(argv[3]);
   const pnf::ProgramInfo info = pnf::program_info(words);
-  const std::vector<std::uint8_t> pixels(std::size_t{3} * info.height * info.width, 100);
-  std::vector<float> embedding(info.embedding);
-  pnf::execute(words, weights, {1, nullptr, pixels.data()}, {}, embedding.data());
-  std::printf("%g\n", embedding[0]);
-  return 0;
+  const std::size_t images = pixels.size() / (std::size_t{3} * info.height * info.width);
+  std::vector<float> embeddings(images * info.embedding);
+  pnf::execute(words, weights, {static_cast<std::int64_t>(images), nullptr, pixels.data()}, {}, embeddings.data());
+  return std::fwrite(embeddings.data(), sizeof(float), embeddings.size(), stdout) != embeddings.size();
 }
