@@ -177,7 +177,7 @@ void multiply(const float* a, std::ptrdiff_t a_panel, int panels, const float* w
   for (int block = 0; block < out_blocks;) {
     const int here = out_blocks - block < kTileBlocks ? 1 : kTileBlocks;
     const Run run = {a, a_panel, weights + block * per_block, per_block, panels};
-    const TileOut target = {kZeros, nullptr, 0, out + block * out_panel, out_panel};
+    const TileOut target = {kZeros, nullptr, 0, nullptr, 0, out + block * out_panel, out_panel};
     const auto prefetch = [&] { ahead.step(); };
     if (here == 1) {
       pointwise_pixels<1>(&run, 1, target, pixels, prefetch);

@@ -7,8 +7,6 @@
 namespace pnf::PNF_ISA {
 namespace {
 
-static_assert(kLanes == kBlock);
-
 constexpr int kMaxPairs = (kMaxKernel + 1) / 2;
 
 PNF_INLINE Bf16* halves(float* words) { return reinterpret_cast<Bf16*>(words); }
@@ -59,6 +57,21 @@ struct Taps {
   int count;
 };
 
+// Results of T pixels, `Step` elements from one to the next.
+template <int T, int Step>
+PNF_INLINE void store_pixels(const Vec (&values)[T], Bf16* out) {
+#pragma GCC unroll 8
+  for (int t = 0; t + 2 <= T; t += 2) {
+    const auto two = round_two(values[t], values[t + 1]);
+    if constexpr (Step == kBlock) {
+      store_two(out + t * Step, two);
+    } else {
+      store_each(out + t * Step, out + (t + 1) * Step, two);
+    }
+  }
+  if constexpr (T % 2 != 0) store(out + (T - 1) * Step, values[T - 1]);
+}
+
 template <int K, int S, int Step, int T>
 PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, Bf16* out) {
   Vec acc[T];
@@ -80,8 +93,7 @@ PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, Bf16* out) {
       }
     }
   }
-#pragma GCC unroll 16
-  for (int t = 0; t < T; ++t) store(out + (x + t) * Step, acc[t]);
+  store_pixels<T, Step>(acc, out + x * Step);
 }
 
 template <int K, int S, int Step>

@@ -32,10 +32,26 @@ struct TileOutOf {
   const float* bias;    // [blocks][16]
   const float* addend;  // null, or [blocks][pixels][16] with `addend_stride` floats between blocks
   std::ptrdiff_t addend_stride;
+  const State* identity;  // the same of a state
+  std::ptrdiff_t identity_stride;
   State* output;
   std::ptrdiff_t output_stride;  // between blocks
 };
 using TileOut = TileOutOf<float>;
+
+template <int P, int NB, typename Element>
+PNF_INLINE void add_to_tile(const Element* in, std::ptrdiff_t stride, Vec (&acc)[P][NB * kVecs]) {
+#pragma GCC unroll 2
+  for (int b = 0; b < NB; ++b) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVecs; ++v) {
+        acc[p][b * kVecs + v] = add(acc[p][b * kVecs + v], load(in + b * stride + p * kBlock + v * kLanes));
+      }
+    }
+  }
+}
 
 template <int P, int NB, typename State>
 PNF_INLINE void start_tile(const TileOutOf<State>& out, int pixel, Vec (&acc)[P][NB * kVecs]) {
@@ -48,19 +64,8 @@ PNF_INLINE void start_tile(const TileOutOf<State>& out, int pixel, Vec (&acc)[P]
       for (int p = 0; p < P; ++p) acc[p][b * kVecs + v] = bias;
     }
   }
-  if (out.addend != nullptr) {
-#pragma GCC unroll 2
-    for (int b = 0; b < NB; ++b) {
-      const float* addend = out.addend + b * out.addend_stride + pixel * kBlock;
-#pragma GCC unroll 16
-      for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 16
-        for (int v = 0; v < kVecs; ++v) {
-          acc[p][b * kVecs + v] = add(acc[p][b * kVecs + v], load(addend + p * kBlock + v * kLanes));
-        }
-      }
-    }
-  }
+  if (out.addend != nullptr) add_to_tile<P, NB>(out.addend + pixel * kBlock, out.addend_stride, acc);
+  if (out.identity != nullptr) add_to_tile<P, NB>(out.identity + pixel * kBlock, out.identity_stride, acc);
 }
 
 template <int P, int NB, typename State>

@@ -37,31 +37,39 @@ void add_row(const State* in, int pixels, bool accumulate, float* out) {
   }
 }
 
-struct Addend {
-  const float* data;
-  std::ptrdiff_t stride;
+// What needs no product: sums, and a state that is read where it lies.
+template <typename State>
+struct Addends {
+  const float* sums;  // null, or [blocks][rows]
+  std::ptrdiff_t sums_stride;
+  const State* identity;  // the same
+  std::ptrdiff_t identity_stride;
 };
 
-// The terms without weights, summed over `rows` rows from `y`. A single identity of floats is read where it lies.
+// The terms without weights, for `rows` rows from `y`: one identity as it is, the sum of all others.
 template <typename State>
-Addend sum_addends(const NodeOf<State>& node, int y, int rows, float* scratch) {
-  int others = 0;
-  const TermOf<State>* identity = nullptr;
-  for (int t = 0; t < node.terms; ++t) {
-    const TermKind kind = node.term[t].kind;
-    if (kind == TermKind::kIdentity) identity = &node.term[t];
-    if (kind == TermKind::kIdentity || kind == TermKind::kMaxPool || kind == TermKind::kAvgPool) ++others;
-  }
-  if (others == 0) return {nullptr, 0};
+Addends<State> sum_addends(const NodeOf<State>& node, int y, int rows, float* scratch) {
   const std::ptrdiff_t row_floats = static_cast<std::ptrdiff_t>(node.width) * kBlock;
-  if constexpr (sizeof(State) == sizeof(float)) {
-    if (others == 1 && identity != nullptr) return {identity->input + y * row_floats, identity->block_stride};
+  Addends<State> addends = {};
+  const TermOf<State>* identity = nullptr;
+  int others = 0;
+  for (int t = 0; t < node.terms; ++t) {
+    const TermOf<State>& term = node.term[t];
+    if (is_convolution(term)) continue;
+    if (term.kind == TermKind::kIdentity && identity == nullptr) {
+      identity = &term;
+      addends.identity = term.input + y * row_floats;
+      addends.identity_stride = term.block_stride;
+    } else {
+      ++others;
+    }
   }
+  if (others == 0) return addends;
   const std::ptrdiff_t stride = rows * row_floats;
   bool accumulate = false;
   for (int t = 0; t < node.terms; ++t) {
     const TermOf<State>& term = node.term[t];
-    if (is_convolution(term)) continue;
+    if (is_convolution(term) || &term == identity) continue;
     for (int block = 0; block < node.blocks; ++block) {
       for (int r = 0; r < rows; ++r) {
         float* out = scratch + block * stride + r * row_floats;
@@ -76,7 +84,9 @@ Addend sum_addends(const NodeOf<State>& node, int y, int rows, float* scratch) {
     }
     accumulate = true;
   }
-  return {scratch, stride};
+  addends.sums = scratch;
+  addends.sums_stride = stride;
+  return addends;
 }
 
 // Panels of a term one behind another.
@@ -151,7 +161,7 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
         }
       }
     }
-    const Addend addend = sum_addends(node, y, rows, scratch);
+    const Addends<State> addends = sum_addends(node, y, rows, scratch);
 
     const int group = partial ? 1 : kTileBlocks;
     for (int block = 0; block < node.blocks;) {
@@ -159,8 +169,13 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
       Run runs[kMaxTerms];
       const int n_runs = panels.runs(node, block, runs);
       const TileOutOf<State> out = {
-          node.bias + block * kBlock, addend.data == nullptr ? nullptr : addend.data + block * addend.stride,
-          addend.stride, node.output + block * node.block_stride + y * row_floats, node.block_stride};
+          node.bias + block * kBlock,
+          addends.sums == nullptr ? nullptr : addends.sums + block * addends.sums_stride,
+          addends.sums_stride,
+          addends.identity == nullptr ? nullptr : addends.identity + block * addends.identity_stride,
+          addends.identity_stride,
+          node.output + block * node.block_stride + y * row_floats,
+          node.block_stride};
       const int pixels = rows * node.width;
       if (here == 1) {
         panels.template multiply<1>(runs, n_runs, out, pixels);
