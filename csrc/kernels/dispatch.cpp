@@ -18,10 +18,10 @@ namespace {
         isa::remaining_result, isa::gradient_moments, isa::cell_gradient, isa::probe_fma, isa::probe_read       \
   }
 
-// `node` names the set whose nodes and products run, `isa` the one whose other steps do.
-#define PNF_BF16_KERNELS(node, isa, available)                                                               \
-  Bf16KernelSet {                                                                                            \
-    {node::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear}, #node, available, node::probe_fma \
+// `set` names the kernels of products, `isa` those of the other steps.
+#define PNF_BF16_KERNELS(set, isa, available)                                                             \
+  Bf16KernelSet {                                                                                         \
+    {set::node_rows, set::stem_rows, isa::global_depthwise, isa::linear}, #set, available, set::probe_fma \
   }
 
 struct Chosen {

@@ -133,6 +133,7 @@ class Decoder {
         s.norm = weights(6);
         Stem stem{};
         stem.width = p_.width;
+        stem.blocks = out.blocks;
         p_.scratch_floats = std::max(p_.scratch_floats, stem_scratch(stem));
         height = out.height;
         break;

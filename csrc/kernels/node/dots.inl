@@ -46,6 +46,15 @@ void dot_tile_of(int size, const Run* runs, int n_runs, const TileOutOf<Bf16>& o
 }
 
 struct Dots {
+  // 32 channels of a pixel are in two panels, one behind the other.
+  static Run run(const float* panels, int pixels, const float* weights, std::ptrdiff_t weights_stride) {
+    return {panels, static_cast<std::ptrdiff_t>(pixels) * kBlock / 2, weights, weights_stride, 2};
+  }
+  static void put(float* panels, int pixels, int pixel, __m512i channels) {
+    float* const first = panels + pixel * kBlock / 2;
+    store_each(reinterpret_cast<Bf16*>(first), reinterpret_cast<Bf16*>(first + pixels * kBlock / 2), channels);
+  }
+
   // All pixels of NB blocks of outputs, in tiles that differ by one pixel at most.
   template <int NB>
   static void multiply(const Run* runs, int n_runs, const TileOutOf<Bf16>& out, int pixels) {

@@ -90,6 +90,14 @@ PNF_INLINE void store_sums(const float* sums, const float* addend, const Bf16* i
 
 class TileProduct {
  public:
+  // 32 channels of a pixel lie side by side.
+  static Run run(const float* panels, int, const float* weights, std::ptrdiff_t weights_stride) {
+    return {panels, 0, weights, weights_stride, 1};
+  }
+  static void put(float* panels, int, int pixel, __m512i channels) {
+    store_two(reinterpret_cast<Bf16*>(panels + pixel * kTileWords), channels);
+  }
+
   // Tiles of equal size, as few as there can be; the last one ends with the pixels, where it may meet the one before.
   template <int NB>
   void multiply(const Run* runs, int n_runs, const TileOutOf<Bf16>& out, int pixels) {

@@ -28,13 +28,17 @@ PNF_INLINE TwoSlopes two_slopes(const float* slope) {
   const Vec s = load(slope);
   return {_mm512_permutexvar_ps(even, s), _mm512_permutexvar_ps(_mm512_add_epi32(even, _mm512_set1_epi32(1)), s)};
 }
+// From 16 and 16 elements to their turns.
+PNF_INLINE __m512i in_turns(__m512i x) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, x);
+}
 PNF_INLINE __m512i prelu_two(__m512i x, const TwoSlopes& slopes) {
-  const __m512i in_turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                            21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   const Vec even = mul(low_half(_mm512_castsi512_ps(x)), slopes.even);
   const Vec odd = mul(high_half(_mm512_castsi512_ps(x)), slopes.odd);
   const __m512i product = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even));
-  return _mm512_mask_mov_epi16(x, _mm512_movepi16_mask(x), _mm512_permutexvar_epi16(in_turns, product));
+  return _mm512_mask_mov_epi16(x, _mm512_movepi16_mask(x), in_turns(product));
 }
 // Words of the same channel of `low` and of `high`: those of the first pixel and those of the second.
 PNF_INLINE void store_pairs_of_two(float* out, __m512i low, __m512i high) {
@@ -49,6 +53,33 @@ PNF_INLINE void store_pairs(float* out, const Bf16* low, const Bf16* high) {
   const __m512i l = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(low)));
   const __m512i h = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(high)));
   _mm512_storeu_si512(out, _mm512_or_si512(l, _mm512_slli_epi32(h, 16)));
+}
+
+// Words of two values a lane.
+PNF_INLINE Vec pair(Vec low, Vec high) { return _mm512_castsi512_ps(in_turns(round_two(low, high))); }
+
+// a0 b0 c0 a1 b1 c1 and so on, 48 in all.
+PNF_INLINE void store_in_turns(Bf16* out, Vec a, Vec b, Vec c) {
+  const __m512i first = _mm512_set_epi16(26, 10, 41, 25, 9, 40, 24, 8, 39, 23, 7, 38, 22, 6, 37, 21, 5, 36, 20, 4, 35,
+                                         19, 3, 34, 18, 2, 33, 17, 1, 32, 16, 0);
+  const __m512i second =
+      _mm512_zextsi256_si512(_mm256_set_epi16(47, 31, 15, 46, 30, 14, 45, 29, 13, 44, 28, 12, 43, 27, 11, 42));
+  const __m512i ab = round_two(a, b), cc = round_two(c, c);
+  store_two(out, _mm512_permutex2var_epi16(ab, first, cc));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 32),
+                      _mm512_castsi512_si256(_mm512_permutex2var_epi16(ab, second, cc)));
+}
+
+// Nine elements each of three places, and five zeros.
+PNF_INLINE __m512i three_times_nine(const Bf16* a, const Bf16* b, const Bf16* c) {
+  constexpr __mmask16 kNine = 0x1ff;
+  constexpr __mmask32 kAll = 0x7ffffff;
+  const auto nine = [](const Bf16* p) { return _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(kNine, p)); };
+  const __m512i two = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 40, 39, 38, 37, 36, 35, 34, 33, 32, 8,
+                                       7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i three = _mm512_set_epi16(0, 0, 0, 0, 0, 40, 39, 38, 37, 36, 35, 34, 33, 32, 17, 16, 15, 14, 13, 12, 11,
+                                         10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  return _mm512_maskz_permutex2var_epi16(kAll, _mm512_permutex2var_epi16(nine(a), two, nine(b)), three, nine(c));
 }
 
 // c plus both products of a word's halves.

@@ -6,7 +6,8 @@
 // A float image is planar RGB and already normalised; a uint8 image is interleaved, and its value v of colour c is
 // read as (v - mean[c]) * scale[c]. Pixels outside the image are zero after that normalisation. With `mirror` the
 // image is read from right to left. Batch normalisation is already in weights and bias.
-// Error: at most 30 * 2^-24 of the sum of absolute products.
+// Error: at most 30 * 2^-24 of the sum of absolute products; in half precision the pixels, the weights and the result may
+// be rounded to Bf16, each by 2^-8.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -36,7 +37,7 @@ struct StemOf {
 
 using Stem = StemOf<float>;
 
-// Three padded rows of three colours.
+// Floats of scratch that stem_rows needs, in either precision, for the image's width and the blocks.
 std::size_t stem_scratch(const Stem& stem);
 
 #define PNF_DECLARE(isa)                                                                                    \
@@ -49,5 +50,14 @@ PNF_DECLARE(avx2)
 PNF_DECLARE(avx512)
 PNF_DECLARE(neon)
 #undef PNF_DECLARE
+
+// Sets whose own kernels are of half precision.
+#define PNF_DECLARE_BF16(isa)                                                                               \
+  namespace isa {                                                                                           \
+  void stem_rows(const StemOf<Bf16>& stem, const Image& image, int row_begin, int row_end, float* scratch); \
+  }
+PNF_DECLARE_BF16(avx512_bf16)
+PNF_DECLARE_BF16(amx_bf16)
+#undef PNF_DECLARE_BF16
 
 }  // namespace pnf
