@@ -27,27 +27,23 @@ PNF_INLINE void activate_row(const Bf16* in, int pixels, const float* slope, Bf1
   if (p < pixels) store(out + p * Step, prelu(load(in + p * kBlock), load(slope)));
 }
 
-// The next row of the ring, of the row in `above`, which is activated, and of the activated `in`, which takes its place.
-PNF_INLINE void pair_rows(Bf16* above, const Bf16* in, int pixels, const float* slope, float* out) {
+// A pair of rows holds words of the row above, in their lower halves, and of the row itself. That of the activated `in`,
+// below the row of `previous`:
+PNF_INLINE void pair_rows(const float* previous, const Bf16* in, int pixels, const float* slope, float* out) {
   const TwoSlopes slopes = two_slopes(slope);
   int p = 0;
   for (; p + 2 <= pixels; p += 2) {
-    const auto row = prelu_two(load_two(in + p * kBlock), slopes);
-    store_pairs_of_two(out + p * kBlock, load_two(above + p * kBlock), row);
-    store_two(above + p * kBlock, row);
+    store_pairs_of_two(out + p * kBlock, previous + p * kBlock, prelu_two(load_two(in + p * kBlock), slopes));
   }
   if (p < pixels) {
-    alignas(64) Bf16 row[kBlock];
-    store(row, prelu(load(in + p * kBlock), load(slope)));
-    store_pairs(out + p * kBlock, above + p * kBlock, row);
-    store(above + p * kBlock, load(row));
+    const Vec row = prelu(load(in + p * kBlock), load(slope));
+    store_pair(out + p * kBlock, load(previous + p * kBlock), row);
   }
 }
 
 // The same with zeros for the row below the image.
-PNF_INLINE void pair_last_row(const Bf16* above, int pixels, float* out) {
-  constexpr Bf16 kNone[kBlock] = {};
-  for (int p = 0; p < pixels; ++p) store_pairs(out + p * kBlock, above + p * kBlock, kNone);
+PNF_INLINE void pair_last_row(const float* previous, int pixels, float* out) {
+  for (int p = 0; p < pixels; ++p) store_pair(out + p * kBlock, load(previous + p * kBlock), splat(0.0f));
 }
 
 // Rows of the ring and the weights that they meet.
@@ -132,11 +128,41 @@ struct PairStage {
   const TermOf<Bf16>* term;
   DepthwisePairRow row;
   float* ring;
-  Bf16* above;  // [blocks][width * 16]: the activated row before `next`
   int next;
 
   float* slot(int block, int pair) const {
-    return ring + static_cast<std::ptrdiff_t>(block * term->kernel + pair % term->kernel) * ring_width(*term) * kBlock;
+    const int kernel = term->kernel, at = block * kernel + (pair + kernel) % kernel;
+    return ring + static_cast<std::ptrdiff_t>(at) * ring_width(*term) * kBlock;
+  }
+  // The same without its padding.
+  float* pixels(int block, int pair) const { return slot(block, pair) + term->kernel / 2 * kBlock; }
+  const Bf16* row_of(int block, int y) const {
+    return term->input + block * term->block_stride + static_cast<std::ptrdiff_t>(y) * term->width * kBlock;
+  }
+
+  // Zeros beside the rows; and pair `next` will look for the row above it in the pair before.
+  void begin() const {
+    const int pad = term->kernel / 2;
+    for (int block = 0; block < term->blocks; ++block) {
+      for (int pair = 0; pair < term->kernel; ++pair) {
+        clear(slot(block, pair), pad * kBlock);
+        clear(pixels(block, pair) + term->width * kBlock, pad * kBlock);
+      }
+      float* const before = pixels(block, next - 1);
+      clear(before, term->width * kBlock);
+      if (next > 0 && next <= term->height) {
+        pair_rows(before, row_of(block, next - 1), term->width, term->slope + block * kBlock, before);
+      }
+    }
+  }
+
+  void add_pair(int block, int pair) const {
+    if (pair < term->height) {
+      pair_rows(pixels(block, pair - 1), row_of(block, pair), term->width, term->slope + block * kBlock,
+                pixels(block, pair));
+    } else {
+      pair_last_row(pixels(block, pair - 1), term->width, pixels(block, pair));
+    }
   }
 };
 
@@ -146,43 +172,22 @@ struct PairPanels : Arrangement {
   using typename Arrangement::Place;
   static constexpr int kElements = 2 * Arrangement::kStep;  // from a pixel of a panel to the next
 
-  static std::ptrdiff_t stage_floats(const TermOf<Bf16>& term) { return ring_floats(term) + row_floats(term); }
+  static std::ptrdiff_t stage_floats(const TermOf<Bf16>& term) { return ring_floats(term); }
   static Stage begin(const TermOf<Bf16>& term, int row_begin, float* ring) {
-    const int pad = term.kernel / 2;
-    const int first = row_begin * term.stride - pad + 1;
+    const int first = row_begin * term.stride - term.kernel / 2 + 1;
     const PairStage stage = {&term, depthwise_pair_row_of<kElements>(term.kernel, term.stride), ring,
-                             halves(ring + ring_floats(term)), first < 0 ? 0 : first};
-    for (int block = 0; block < term.blocks; ++block) {
-      for (int slot = 0; slot < term.kernel; ++slot) {
-        clear(stage.slot(block, slot), pad * kBlock);
-        clear(stage.slot(block, slot) + (pad + term.width) * kBlock, pad * kBlock);
-      }
-      const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term.width) * kBlock;
-      if (stage.next == 0) {
-        for (int p = 0; p < term.width; ++p) store(stage.above + block * row + p * kBlock, splat(0.0f));
-      } else if (stage.next <= term.height) {
-        activate_row<kBlock>(term.input + block * term.block_stride + (stage.next - 1) * row, term.width,
-                             term.slope + block * kBlock, stage.above + block * row);
-      }
-    }
+                             first < 0 ? 0 : first};
+    stage.begin();
     return stage;
   }
 
   static void output_row(Stage& stage, int y, int out_width, const Place& place, std::ptrdiff_t offset) {
     const TermOf<Bf16>& term = *stage.term;
-    const int pad = term.kernel / 2, top = y * term.stride - pad, last = top + term.kernel - 1;
+    const int top = y * term.stride - term.kernel / 2, last = top + term.kernel - 1;
     const int end = last < term.height ? last : term.height;  // the last pair that has a row in the image
-    const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term.width) * kBlock, words = term.kernel * kBlock;
+    const std::ptrdiff_t words = term.kernel * kBlock;
     for (int block = 0; block < term.blocks; ++block) {
-      const Bf16* in = term.input + block * term.block_stride;
-      for (int r = stage.next; r <= end; ++r) {
-        float* pairs = stage.slot(block, r) + pad * kBlock;
-        if (r < term.height) {
-          pair_rows(stage.above + block * row, in + r * row, term.width, term.slope + block * kBlock, pairs);
-        } else {
-          pair_last_row(stage.above + block * row, term.width, pairs);
-        }
-      }
+      for (int r = stage.next; r <= end; ++r) stage.add_pair(block, r);
       const float* weights = term.depthwise + block * ((term.kernel + 1) / 2) * words;
       Taps taps = {};
       for (int j = 0; j <= term.kernel / 2; ++j) {

@@ -23,12 +23,6 @@ static inline std::ptrdiff_t ring_floats(const TermOf<State>& term) {
   return static_cast<std::ptrdiff_t>(term.blocks) * term.kernel * ring_width(term) * kBlock;
 }
 
-// A row of the input, which the kernels of half precision keep.
-template <typename State>
-static inline std::ptrdiff_t row_floats(const TermOf<State>& term) {
-  return static_cast<std::ptrdiff_t>(term.blocks) * term.width * kBlock / 2;
-}
-
 // The weights of a term's last block where it has no other beside it, which the kernels with tiles copy.
 template <typename State>
 static inline std::ptrdiff_t last_weights_floats(const NodeOf<State>& node, const TermOf<State>& term) {
