@@ -113,6 +113,26 @@ void evaluate(const TermCase& term, const TermData& data, int y, int x, Exact* o
   }
 }
 
+// Whether a depthwise window of output (channel, y, x), or a row beside it, holds what is not finite: kernels of half
+// precision take rows by pairs, and zero times that is no zero.
+bool unusual_beside(const NodeCase& node, const std::vector<TermData>& data, int channel, int y, int x) {
+  for (std::size_t t = 0; t < node.terms.size(); ++t) {
+    const TermCase& term = node.terms[t];
+    const int output = channel - data[t].first_output, pad = term.kernel / 2;
+    if (term.kind != TermKind::kDepthwise || output < 0 || output >= data[t].outputs) continue;
+    for (int iy = y * term.stride - pad - 1; iy <= y * term.stride + pad + 1; ++iy) {
+      for (int ix = x * term.stride - pad; ix <= x * term.stride + pad; ++ix) {
+        if (iy < 0 || iy >= term.height || ix < 0 || ix >= term.width) continue;
+        for (int c = 0; c < term.channels; ++c) {
+          if (!std::isfinite(data[t].input[(static_cast<std::size_t>(c) * term.height + iy) * term.width + ix]))
+            return true;
+        }
+      }
+    }
+  }
+  return false;
+}
+
 std::vector<Exact> evaluate(const NodeCase& node, const std::vector<TermData>& data, const std::vector<float>& bias) {
   std::vector<Exact> out(static_cast<std::size_t>(node.height) * node.width * node.channels);
   Exact* pixel = out.data();
@@ -274,6 +294,10 @@ void run_in(const NodeCase& test, std::vector<TermData> data, const std::vector<
             std::all_of(pixel, pixel + test.channels, [](const Exact& e) { return std::isfinite(e.value); });
         for (int c = 0; c < blocks * kBlock; ++c) {
           const float actual = to_float(whole.get()[c / kBlock * block_stride + y * row + x * kBlock + c % kBlock]);
+          if (halvings > 0 && !std::isfinite(actual) &&
+              unusual_beside(test, data, std::min(c, test.channels - 1), y, x)) {
+            continue;
+          }
           if (c < test.channels) {
             CHECK(within(actual, pixel[c], bound, halvings),
                   "%s: channel %d of (%d, %d) is %.9g, not %.9g; bound %d of %g", name.c_str(), c, y, x, actual,

@@ -12,7 +12,7 @@ std::size_t node_scratch(const Node& node) {
     if (term.kind == TermKind::kPointwise || term.kind == TermKind::kDepthwise) {
       floats += panel * term.blocks + last_weights_floats(node, term);
     }
-    if (term.kind == TermKind::kDepthwise) floats += ring_floats(term);
+    if (term.kind == TermKind::kDepthwise) floats += ring_floats(term) + pair_weights_floats(term);
   }
   return floats;
 }

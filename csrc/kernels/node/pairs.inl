@@ -2,8 +2,7 @@
 // instruction: PReLU, and depthwise windows by pairs of rows. Include after rows.inl and a vocabulary from kernels/simd
 // that has `dot`.
 //
-// Panels hold Bf16. A ring holds words of two rows, the one above and the row itself, so that a column of taps takes
-// (k + 1) / 2 products; the last row of an odd window meets a zero weight in its lower half.
+// Panels hold Bf16, rings words of two rows.
 namespace pnf::PNF_ISA {
 namespace {
 
@@ -27,23 +26,23 @@ PNF_INLINE void activate_row(const Bf16* in, int pixels, const float* slope, Bf1
   if (p < pixels) store(out + p * Step, prelu(load(in + p * kBlock), load(slope)));
 }
 
-// A pair of rows holds words of the row above, in their lower halves, and of the row itself. That of the activated `in`,
-// below the row of `previous`:
-PNF_INLINE void pair_rows(const float* previous, const Bf16* in, int pixels, const float* slope, float* out) {
+// Words of two activated rows, the first in their lower halves; `second` may be null, for zeros.
+PNF_INLINE void pair_rows(const Bf16* first, const Bf16* second, int pixels, const float* slope, float* out) {
   const TwoSlopes slopes = two_slopes(slope);
   int p = 0;
+  if (second == nullptr) {
+    const Vec s = load(slope);
+    for (; p < pixels; ++p) store(out + p * kBlock, pair(prelu(load(first + p * kBlock), s), splat(0.0f)));
+    return;
+  }
   for (; p + 2 <= pixels; p += 2) {
-    store_pairs_of_two(out + p * kBlock, previous + p * kBlock, prelu_two(load_two(in + p * kBlock), slopes));
+    store_pairs_of_two(out + p * kBlock, prelu_two(load_two(first + p * kBlock), slopes),
+                       prelu_two(load_two(second + p * kBlock), slopes));
   }
   if (p < pixels) {
-    const Vec row = prelu(load(in + p * kBlock), load(slope));
-    store_pair(out + p * kBlock, load(previous + p * kBlock), row);
+    const Vec s = load(slope);
+    store(out + p * kBlock, pair(prelu(load(first + p * kBlock), s), prelu(load(second + p * kBlock), s)));
   }
-}
-
-// The same with zeros for the row below the image.
-PNF_INLINE void pair_last_row(const float* previous, int pixels, float* out) {
-  for (int p = 0; p < pixels; ++p) store_pair(out + p * kBlock, load(previous + p * kBlock), splat(0.0f));
 }
 
 // Rows of the ring and the weights that they meet.
@@ -122,47 +121,53 @@ DepthwisePairRow depthwise_pair_row_of(int kernel, int stride) {
   }
 }
 
-// One depthwise term in progress: its ring, and the first pair of rows that is not in the ring yet. Pair r is of the
-// rows r - 1 and r; pair 0 and the pair after the last row have one row of zeros.
+// One depthwise term in progress: its ring, and the first pair of rows that is not in the ring yet. Pair q is of the rows
+// 2 q and 2 q + 1, so that every row is activated once and a column of taps takes (k + 1) / 2 products, one tap of which
+// has no weight: the last where a window begins with a pair, the first where it begins inside one.
 struct PairStage {
   const TermOf<Bf16>* term;
   DepthwisePairRow row;
   float* ring;
+  float* weights;  // [2: windows that begin inside a pair last][blocks][pairs][kernel][16]
   int next;
 
+  int pairs() const { return term->kernel / 2 + 1; }
   float* slot(int block, int pair) const {
-    const int kernel = term->kernel, at = block * kernel + (pair + kernel) % kernel;
-    return ring + static_cast<std::ptrdiff_t>(at) * ring_width(*term) * kBlock;
+    return ring + static_cast<std::ptrdiff_t>(block * pairs() + pair % pairs()) * ring_width(*term) * kBlock;
   }
-  // The same without its padding.
-  float* pixels(int block, int pair) const { return slot(block, pair) + term->kernel / 2 * kBlock; }
-  const Bf16* row_of(int block, int y) const {
-    return term->input + block * term->block_stride + static_cast<std::ptrdiff_t>(y) * term->width * kBlock;
+  const float* weights_of(int block, bool inside) const {
+    return weights + static_cast<std::ptrdiff_t>((inside ? term->blocks : 0) + block) * pairs() * term->kernel * kBlock;
   }
 
-  // Zeros beside the rows; and pair `next` will look for the row above it in the pair before.
   void begin() const {
     const int pad = term->kernel / 2;
     for (int block = 0; block < term->blocks; ++block) {
-      for (int pair = 0; pair < term->kernel; ++pair) {
+      for (int pair = 0; pair < pairs(); ++pair) {
         clear(slot(block, pair), pad * kBlock);
-        clear(pixels(block, pair) + term->width * kBlock, pad * kBlock);
+        clear(slot(block, pair) + (pad + term->width) * kBlock, pad * kBlock);
       }
-      float* const before = pixels(block, next - 1);
-      clear(before, term->width * kBlock);
-      if (next > 0 && next <= term->height) {
-        pair_rows(before, row_of(block, next - 1), term->width, term->slope + block * kBlock, before);
+    }
+    const int row = term->kernel * kBlock, block_words = pairs() * row;
+    const float* in = term->depthwise;
+    float* whole = weights;
+    float* inside = weights + term->blocks * block_words;
+    for (int block = 0; block < term->blocks; ++block, in += block_words) {
+      for (int i = 0; i < block_words; i += kBlock, whole += kBlock, inside += kBlock) {
+        // The last word of a column has its tap in the upper half.
+        const bool last = i + row >= block_words;
+        store(whole, last ? upper_to_lower(load(in + i)) : load(in + i));
+        const Vec before = i < row ? splat(0.0f) : upper_to_lower(load(in + i - row));
+        store(inside, last ? with_upper(before, load(in + i)) : with_upper(before, low_half(load(in + i))));
       }
     }
   }
 
   void add_pair(int block, int pair) const {
-    if (pair < term->height) {
-      pair_rows(pixels(block, pair - 1), row_of(block, pair), term->width, term->slope + block * kBlock,
-                pixels(block, pair));
-    } else {
-      pair_last_row(pixels(block, pair - 1), term->width, pixels(block, pair));
-    }
+    const Bf16* first = term->input + block * term->block_stride;
+    const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term->width) * kBlock;
+    first += 2 * pair * row;
+    pair_rows(first, 2 * pair + 1 < term->height ? first + row : nullptr, term->width, term->slope + block * kBlock,
+              slot(block, pair) + term->kernel / 2 * kBlock);
   }
 };
 
@@ -172,35 +177,30 @@ struct PairPanels : Arrangement {
   using typename Arrangement::Place;
   static constexpr int kElements = 2 * Arrangement::kStep;  // from a pixel of a panel to the next
 
-  static std::ptrdiff_t stage_floats(const TermOf<Bf16>& term) { return ring_floats(term); }
+  static std::ptrdiff_t stage_floats(const TermOf<Bf16>& term) { return ring_floats(term) + pair_weights_floats(term); }
   static Stage begin(const TermOf<Bf16>& term, int row_begin, float* ring) {
-    const int first = row_begin * term.stride - term.kernel / 2 + 1;
+    const int top = row_begin * term.stride - term.kernel / 2;
     const PairStage stage = {&term, depthwise_pair_row_of<kElements>(term.kernel, term.stride), ring,
-                             first < 0 ? 0 : first};
+                             ring + ring_floats(term), top < 0 ? 0 : top / 2};
     stage.begin();
     return stage;
   }
 
   static void output_row(Stage& stage, int y, int out_width, const Place& place, std::ptrdiff_t offset) {
     const TermOf<Bf16>& term = *stage.term;
-    const int top = y * term.stride - term.kernel / 2, last = top + term.kernel - 1;
-    const int end = last < term.height ? last : term.height;  // the last pair that has a row in the image
-    const std::ptrdiff_t words = term.kernel * kBlock;
+    const int top = y * term.stride - term.kernel / 2, first = (top - (top & 1)) / 2;
+    const int beyond = (term.height + 1) / 2, end = first + stage.pairs() < beyond ? first + stage.pairs() : beyond;
     for (int block = 0; block < term.blocks; ++block) {
-      for (int r = stage.next; r <= end; ++r) stage.add_pair(block, r);
-      const float* weights = term.depthwise + block * ((term.kernel + 1) / 2) * words;
+      for (int pair = stage.next; pair < end; ++pair) stage.add_pair(block, pair);
+      const float* weights = stage.weights_of(block, (top & 1) != 0);
       Taps taps = {};
-      for (int j = 0; j <= term.kernel / 2; ++j) {
-        const int pair = j < term.kernel / 2 ? top + 2 * j + 1 : last;
-        // The lower row of the last pair has no weight, and was in the pair before.
-        const int beyond = j < term.kernel / 2 ? term.height + 1 : term.height;
-        if (pair < 0 || pair >= beyond) continue;
+      for (int pair = first < 0 ? 0 : first; pair < end; ++pair) {
         taps.rows[taps.count] = stage.slot(block, pair);
-        taps.weights[taps.count++] = weights + j * words;
+        taps.weights[taps.count++] = weights + (pair - first) * term.kernel * kBlock;
       }
       stage.row(taps, out_width, halves(place.at(block) + offset));
     }
-    if (end >= stage.next) stage.next = end + 1;
+    if (end > stage.next) stage.next = end;
   }
 
   static void activate(const Bf16* in, int step, int pixels, const float* slope, float* out) {

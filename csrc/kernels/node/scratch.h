@@ -23,6 +23,12 @@ static inline std::ptrdiff_t ring_floats(const TermOf<State>& term) {
   return static_cast<std::ptrdiff_t>(term.blocks) * term.kernel * ring_width(term) * kBlock;
 }
 
+// Depthwise weights of half precision for windows that begin with a pair of rows and for those that begin inside one.
+template <typename State>
+static inline std::ptrdiff_t pair_weights_floats(const TermOf<State>& term) {
+  return 2 * static_cast<std::ptrdiff_t>(term.blocks) * (term.kernel / 2 + 1) * term.kernel * kBlock;
+}
+
 // The weights of a term's last block where it has no other beside it, which the kernels with tiles copy.
 template <typename State>
 static inline std::ptrdiff_t last_weights_floats(const NodeOf<State>& node, const TermOf<State>& term) {

@@ -40,20 +40,19 @@ PNF_INLINE __m512i prelu_two(__m512i x, const TwoSlopes& slopes) {
   const __m512i product = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even));
   return _mm512_mask_mov_epi16(x, _mm512_movepi16_mask(x), in_turns(product));
 }
-// Words of each channel of two pixels: the upper halves of `previous` below `row`.
-PNF_INLINE void store_pairs_of_two(float* out, const float* previous, __m512i row) {
-  const __m512i first = _mm512_set_epi16(47, 31, 46, 29, 45, 27, 44, 25, 43, 23, 42, 21, 41, 19, 40, 17, 39, 15, 38, 13,
-                                         37, 11, 36, 9, 35, 7, 34, 5, 33, 3, 32, 1);
-  const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi32(16 << 16));
-  _mm512_storeu_si512(out, _mm512_permutex2var_epi16(_mm512_loadu_si512(previous), first, row));
-  _mm512_storeu_si512(out + kLanes, _mm512_permutex2var_epi16(_mm512_loadu_si512(previous + kLanes), second, row));
+// Words of each channel of two pixels, `low` in their lower halves.
+PNF_INLINE void store_pairs_of_two(float* out, __m512i low, __m512i high) {
+  const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
+                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+  _mm512_storeu_si512(out, _mm512_permutex2var_epi16(low, first, high));
+  _mm512_storeu_si512(out + kLanes, _mm512_permutex2var_epi16(low, second, high));
 }
-// The same of one pixel, whose row is rounded here.
-PNF_INLINE void store_pair(float* out, Vec previous, Vec row) {
-  const __m512i high = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(row)));
-  _mm512_storeu_si512(
-      out, _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(previous), 16), _mm512_slli_epi32(high, 16)));
+// The upper halves of words as lower ones, below zeros; and words that have the upper halves of others besides.
+PNF_INLINE Vec upper_to_lower(Vec words) {
+  return _mm512_castsi512_ps(_mm512_srli_epi32(_mm512_castps_si512(words), 16));
 }
+PNF_INLINE Vec with_upper(Vec lower, Vec upper) { return _mm512_or_ps(lower, high_half(upper)); }
 
 // Words of two values a lane.
 PNF_INLINE Vec pair(Vec low, Vec high) { return _mm512_castsi512_ps(in_turns(round_two(low, high))); }
