@@ -98,6 +98,15 @@ def test_half_precision_on_threads_and_mirrored(bf16_isa: str) -> None:
         assert torch.equal(flipped, alone + mirrored)
 
 
+def test_half_precision_of_either_colour_order(bf16_isa: str) -> None:
+    model = randomize_(PocketNet(random_genotype(5), 16, 4, 64), 5)
+    rgb, bgr = (lower(model, color=color, precision="bf16").encode() for color in ("rgb", "bgr"))
+    pixels = images(2)
+    for flip in (False, True):
+        embeddings = run_plan(pixels, *rgb, 64, flip=flip)
+        assert torch.equal(run_plan(pixels.flip(3).contiguous(), *bgr, 64, flip=flip), embeddings)
+
+
 def test_colour_order_and_flip(isa: str) -> None:
     program, weights = encoded(16, 4, 64, seed=5, color="bgr")
     pixels = images(3)

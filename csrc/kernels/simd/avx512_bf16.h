@@ -69,16 +69,26 @@ PNF_INLINE void store_in_turns(Bf16* out, Vec a, Vec b, Vec c) {
                       _mm512_castsi512_si256(_mm512_permutex2var_epi16(ab, second, cc)));
 }
 
-// Nine elements each of three places, and five zeros.
-PNF_INLINE __m512i three_times_nine(const Bf16* a, const Bf16* b, const Bf16* c) {
+// Nine elements each of three places, taken in the order `nine`, and five zeros.
+struct ThreeTimesNine {
+  __m512i first_two, third;
+};
+PNF_INLINE ThreeTimesNine three_times_nine(const short (&nine)[9]) {
+  alignas(64) short two[32] = {}, three[32] = {};
+  for (short i = 0; i < 9; ++i) {
+    two[i] = nine[i];
+    two[9 + i] = three[18 + i] = static_cast<short>(32 + nine[i]);
+    three[i] = i;
+    three[9 + i] = static_cast<short>(9 + i);
+  }
+  return {_mm512_load_si512(two), _mm512_load_si512(three)};
+}
+PNF_INLINE __m512i gather(const ThreeTimesNine& order, const Bf16* a, const Bf16* b, const Bf16* c) {
   constexpr __mmask16 kNine = 0x1ff;
   constexpr __mmask32 kAll = 0x7ffffff;
   const auto nine = [](const Bf16* p) { return _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(kNine, p)); };
-  const __m512i two = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 40, 39, 38, 37, 36, 35, 34, 33, 32, 8,
-                                       7, 6, 5, 4, 3, 2, 1, 0);
-  const __m512i three = _mm512_set_epi16(0, 0, 0, 0, 0, 40, 39, 38, 37, 36, 35, 34, 33, 32, 17, 16, 15, 14, 13, 12, 11,
-                                         10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  return _mm512_maskz_permutex2var_epi16(kAll, _mm512_permutex2var_epi16(nine(a), two, nine(b)), three, nine(c));
+  const __m512i two = _mm512_permutex2var_epi16(nine(a), order.first_two, nine(b));
+  return _mm512_maskz_permutex2var_epi16(kAll, two, order.third, nine(c));
 }
 
 // c plus both products of a word's halves.

@@ -3,8 +3,8 @@
 // node/tiles.inl).
 //
 // Image rows are kept as Bf16, colours in turns as an interleaved image has them, zero-padded. A uint8 image is read less
-// its mean, which is exact for the usual 127.5, and its scale multiplies the weights. What mirrors an image is the order of
-// its pixels and that of the taps.
+// its mean, which is exact for the usual 127.5, and its scale multiplies the weights. Taps come in one
+// order, mirrored or not, and whatever the order of colours.
 #include "kernels/stem/scratch.h"
 #include "kernels/stem/stem.h"
 
@@ -64,20 +64,29 @@ void stage_row(const ImageStem& stem, const Image& image, int iy, Bf16* row) {
   for (int c = 0; c < 3; ++c) row[c] = row[3 + count + c] = Bf16{0};
 }
 
-// [blocks][16 words][16]: taps in the order of staged rows.
-void pack_weights(const ImageStem& stem, const Image& image, float* out) {
+// [blocks][16 words][16]: taps by row, column and colour.
+void pack_weights(const ImageStem& stem, bool bytes, float* out) {
   for (int block = 0; block < stem.blocks; ++block, out += kWeightWords) {
     const float* weights = stem.weights + static_cast<std::ptrdiff_t>(block) * kTaps * kBlock;
     const auto tap = [&](int t) {
       if (t >= kTaps) return splat(0.0f);
-      const int ky = t / kRowTaps, kx = t % kRowTaps / 3, place = t % 3;
-      const bool bytes = image.planar == nullptr;
-      const int colour = bytes && stem.bgr ? 2 - place : place;
-      const Vec weight = load(weights + ((ky * 3 + colour) * 3 + (image.mirror ? 2 - kx : kx)) * kBlock);
+      const int ky = t / kRowTaps, kx = t % kRowTaps / 3, colour = t % 3;
+      const Vec weight = load(weights + ((ky * 3 + colour) * 3 + kx) * kBlock);
       return bytes ? mul(weight, splat(stem.scale[colour])) : weight;
     };
     for (int word = 0; word < 16; ++word) store(out + word * kBlock, pair(tap(2 * word), tap(2 * word + 1)));
   }
+}
+
+// Where the taps of a row of the window are, in a staged row.
+ThreeTimesNine taps_of(const ImageStem& stem, const Image& image) {
+  short nine[kRowTaps];
+  for (int i = 0; i < kRowTaps; ++i) {
+    const int column = image.mirror ? 2 - i / 3 : i / 3;
+    const int place = image.planar == nullptr && stem.bgr ? 2 - i % 3 : i % 3;
+    nine[i] = static_cast<short>(3 * column + place);
+  }
+  return three_times_nine(nine);
 }
 
 template <typename Product>
@@ -88,18 +97,17 @@ void stem_rows_with(const ImageStem& stem, const Image& image, int row_begin, in
   float* const panels = weights + stem.blocks * kWeightWords;
   Bf16* const ring = reinterpret_cast<Bf16*>(panels + static_cast<std::ptrdiff_t>(out_width) * kBlock);
   const auto row_of = [&](int iy) { return ring + (iy + 3) % 3 * row_halves; };
-  pack_weights(stem, image, weights);
+  pack_weights(stem, image.planar == nullptr, weights);
+  const ThreeTimesNine taps = taps_of(stem, image);
   const Run run = Product::run(panels, out_width, weights, kWeightWords);
   Product product;
   int next = 2 * row_begin - 1;
   for (int y = row_begin; y < row_end; ++y) {
     for (; next <= 2 * y + 1; ++next) stage_row(stem, image, next, row_of(next));
-    const Bf16* const above = row_of(2 * y - 1);
-    const Bf16* const here = row_of(2 * y);
-    const Bf16* const below = row_of(2 * y + 1);
+    const Bf16* const rows[] = {row_of(2 * y - 1), row_of(2 * y), row_of(2 * y + 1)};
     for (int x = 0; x < out_width; ++x) {
       const int first = image.mirror ? 3 * (stem.width - 1 - 2 * x) : 6 * x;
-      Product::put(panels, out_width, x, three_times_nine(above + first, here + first, below + first));
+      Product::put(panels, out_width, x, gather(taps, rows[0] + first, rows[1] + first, rows[2] + first));
     }
     for (int block = 0; block < stem.blocks;) {
       const Run runs[] = {{run.a, run.panel_stride, weights + block * kWeightWords, kWeightWords, run.panels}};
