@@ -2,10 +2,10 @@
 
     python benchmarks/int8_fidelity.py train.rec
 
-Inputs and weights of every pointwise convolution are rounded as kernels would: inputs to unsigned integers with
-a scale and a zero point for each channel, from the values of the calibration faces but for the outermost few on
-either side; weights, with the inputs' scales in them, to signed ones with a scale for each output. All else is
-fp32. Faces are taken at even distances from the data; those judged are not those of the calibration.
+Inputs and weights of every pointwise convolution are rounded as kernels would: inputs to unsigned integers
+with a scale and a zero point for each channel, from the values of the calibration faces but for the outermost
+few on either side; weights, with the inputs' scales in them, to signed ones with a scale for each output. All
+else is fp32. Faces are taken at even distances from the data; those judged are not those of the calibration.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def main() -> None:
         rounded = torch.cat([network(part) for part in judged])
     cosine = torch.cosine_similarity(rounded, exact)
     Console().print(
-        f"{len(convolutions)} pointwise convolutions in {arguments.bits} bits: cosine to fp32 on {len(cosine)} "
-        f"faces {cosine.mean():.4f} on average, {cosine.min():.4f} at worst"
+        f"{len(convolutions)} pointwise convolutions in {arguments.bits} bits: cosine to fp32 on "
+        f"{len(cosine)} faces {cosine.mean():.4f} on average, {cosine.min():.4f} at worst"
     )
 
 

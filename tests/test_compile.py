@@ -143,11 +143,21 @@ def test_half_precision_says_what_runs(bf16_isa: str, model: PocketNet, pixels: 
     fused = pocketnet_fast.compile(model, precision="bf16")
     assert f"precision=bf16, isa={bf16_isa}" in repr(fused)
     assert ("products of fp32" in repr(fused)) == (not native.multiplies_bf16(bf16_isa))
+    assert "tile registers" not in repr(fused) or native.tiles_denied()
     assert relative_error(fused(pixels), pocketnet_fast.compile(model)(pixels)) < 0.1
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(fused), buffer)
     buffer.seek(0)
     assert torch.equal(torch.jit.load(buffer)(pixels), fused(pixels))
+
+
+def test_half_precision_says_that_tiles_were_refused(
+    bf16_isa: str, model: PocketNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "tiles_denied", lambda: True)
+    fused = pocketnet_fast.compile(model, precision="bf16")
+    assert ("refuses the CPU's tile registers" in repr(fused)) == native.multiplies_bf16(bf16_isa)
+    assert "tile registers" not in repr(pocketnet_fast.compile(model))
 
 
 def test_half_precision_and_onednn_share_a_thread(bf16_isa: str, model: PocketNet, pixels: Tensor) -> None:

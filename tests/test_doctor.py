@@ -55,7 +55,15 @@ def test_kernels() -> None:
     assert found["kernels"]["used"] in found["kernels"]["available"]
     assert found["kernels"]["available"][-1] == "scalar"
     assert found["kernels"]["bf16"] == native.compiled_isa("bf16")
+    assert found["kernels"]["tiles_denied"] == native.tiles_denied()
     assert found["kernels"]["library"] in found["libraries"]
+
+
+def test_tiles_that_the_system_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_kernels()
+    monkeypatch.setattr(native, "tiles_denied", lambda: True)
+    result = CliRunner().invoke(app, ["doctor"])
+    assert "which the system refuses" in " ".join(result.stdout.split())
 
 
 def test_a_source_tree_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
