@@ -36,7 +36,7 @@ class PretrainedFile:
 PRETRAINED: dict[str, PretrainedFile] = {
     "pocketnet_s128": PretrainedFile(
         path="pretrained/pocketnet_s128.safetensors",
-        sha256="9551b84874e08202af18be874c275e10033277070920108142f88704c1ec5298",
+        sha256="eea8418371fb16f5ba491aa2dbb5ad5ef591905a052bfa932c6045caff092fe3",
         embedding_dim=128,
     ),
 }
