@@ -36,7 +36,7 @@ class PretrainedFile:
 PRETRAINED: dict[str, PretrainedFile] = {
     "pocketnet_s128": PretrainedFile(
         path="pretrained/pocketnet_s128.safetensors",
-        sha256="eea8418371fb16f5ba491aa2dbb5ad5ef591905a052bfa932c6045caff092fe3",
+        sha256="aecce3cb631c0859da2ba953dcdb73deda3a5253aa58744dafb61e54e653a0f1",
         embedding_dim=128,
     ),
 }
