@@ -9,8 +9,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pocketnet_fast.models.pocketnet import PocketNet
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,6 +74,28 @@ def cpp_host() -> Path:
     name = f"cpp-host-{hashlib.sha256(prefixes.encode()).hexdigest()[:8]}"
     folder = cmake_build(name, ROOT / "examples" / "cpp_host", f"-DCMAKE_PREFIX_PATH={prefixes}")
     return folder / "cpp_host"
+
+
+def network_command(
+    program: str, network: PocketNet, precision: str, isa: str, pixels: np.ndarray, folder: Path
+) -> list[str]:
+    """The command that runs a network on uint8 images without torch (``csrc/tests/run_network.cpp``).
+
+    Args:
+        program: ``run_network``, or its variant on emulated tiles.
+        network: A PocketNet.
+        precision: Of its program.
+        isa: The kernels to force.
+        pixels: N,112,112,3.
+        folder: Takes the files that the command reads.
+    """
+    from pocketnet_fast.lowering import lower
+
+    words, weights = (tensor.numpy() for tensor in lower(network, precision=precision).encode())
+    for name, array in (("program", words), ("weights", weights), ("pixels", pixels)):
+        array.tofile(folder / name)
+    host = build("release") / "csrc" / "tests" / program
+    return [str(part) for part in (host, folder / "program", folder / "weights", isa, folder / "pixels")]
 
 
 def ctest(folder: Path, *options: str) -> str:

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import randomize_
-from native import build
+from native import network_command
 
 from pocketnet_fast import compile, create_model
-from pocketnet_fast.lowering import lower
 from pocketnet_fast.lowering.precision import synthetic_calibration
 from pocketnet_fast.models.registry import PRETRAINED
 
@@ -32,12 +31,9 @@ pytestmark = pytest.mark.skipif(
 def test_a_network_on_tiles(name: str, tmp_path: Path) -> None:
     network = create_model(name, pretrained=True) if name in PRETRAINED else randomize_(create_model(name), 0)
     pixels = synthetic_calibration()[:3].contiguous()
-    program, weights = (tensor.numpy() for tensor in lower(network, precision="bf16").encode())
-    program.tofile(tmp_path / "program")
-    weights.tofile(tmp_path / "weights")
-    pixels.numpy().tofile(tmp_path / "pixels")
-    host = build("release") / "csrc" / "tests" / "run_network_emulated_amx"
-    command = [host, tmp_path / "program", tmp_path / "weights", "amx_bf16", tmp_path / "pixels"]
+    command = network_command(
+        "run_network_emulated_amx", network, "bf16", "amx_bf16", pixels.numpy(), tmp_path
+    )
     done = subprocess.run(command, capture_output=True, check=False, timeout=300)
     if done.returncode == SKIPPED:
         pytest.skip(done.stderr.decode().strip())

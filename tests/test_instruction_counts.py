@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import randomize_
-from native import build, run, tool
+from native import build, network_command, run, tool
 
 from pocketnet_fast import create_model
-from pocketnet_fast.lowering import lower
 
 RECORD = Path(__file__).with_name("instruction_counts.json")
 
@@ -47,20 +46,13 @@ def compiler() -> str:
 def count(isa: str, precision: str, folder: Path) -> int:
     """Instructions of one embedding on one thread."""
     network = randomize_(create_model(NETWORK), 0)
-    program, weights = (tensor.numpy() for tensor in lower(network, precision=precision).encode())
-    program.tofile(folder / "program")
-    weights.tofile(folder / "weights")
-    np.full((112, 112, 3), 100, np.uint8).tofile(folder / "pixels")
+    pixels = np.full((1, 112, 112, 3), 100, np.uint8)
     output = run(
         tool("valgrind"),
         "--tool=callgrind",
         "--toggle-collect=pnf::execute(*",
         f"--callgrind-out-file={folder / 'callgrind.out'}",
-        build("release") / "csrc" / "tests" / "run_network",
-        folder / "program",
-        folder / "weights",
-        isa,
-        folder / "pixels",
+        *network_command("run_network", network, precision, isa, pixels, folder),
     )
     collected = re.search(r"Collected : (\d+)", output)
     assert collected is not None, output

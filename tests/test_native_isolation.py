@@ -64,7 +64,12 @@ def test_an_object_defines_its_entry_points_only(objects: Path, isa: str):
 @x86_only
 @pytest.mark.parametrize(("isa", "product"), [("avx512_bf16", "vdpbf16ps"), ("amx_bf16", "tdpbf16ps")])
 def test_half_precision_has_objects_of_its_own(objects: Path, isa: str, product: str):
-    for op, entry in (("node", "node_rows(pnf::NodeOf<pnf::Bf16> const&"), ("probe", "probe_fma(long")):
+    entries = {
+        "node": "node_rows(pnf::NodeOf<pnf::Bf16> const&",
+        "stem": "stem_rows(pnf::StemOf<pnf::Bf16> const&",
+        "probe": "probe_fma(long",
+    }
+    for op, entry in entries.items():
         obj = objects / "kernels" / op / f"{op}_{isa}.cpp.o"
         symbols = run(tool("nm"), "--demangle", "--defined-only", obj)
         shared = [line for line in symbols.splitlines() if re.search(r" [A-Zuvw] ", line)]

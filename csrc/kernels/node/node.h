@@ -14,9 +14,9 @@
 // In half precision, states are Bf16 and the weights of the convolutions are pairs, two taps of a column (the last tap of
 // an odd window has a zero before it) or two input channels in a word:
 //   depthwise  [blocks][(kernel + 1) / 2][kernel][16]        pointwise  [out_blocks][blocks][8][16 out]
-// A window's kernel may read a row beside it with weights of zero, which what is not finite gets through. Every sum is
-// fp32; what goes to the pointwise product may be rounded to Bf16 on the way (PReLU's result and the
-// depthwise result, each by 2^-8), and the sum is when it is stored.
+// A kernel may read a row beside a window with weights of zero, which what is not finite gets through. Every sum is fp32;
+// what goes to the pointwise product may be rounded to Bf16 on the way (PReLU's result and the depthwise result, each by
+// 2^-8), and the sum is when it is stored.
 //
 // Layout: see layout.h. No pointer needs alignment. Every sum is accumulated in fp32 with fused multiply-adds
 // (scalar: separately rounded). To first order, the error of an output is at most

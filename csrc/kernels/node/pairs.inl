@@ -10,19 +10,22 @@ constexpr int kMaxPairs = (kMaxKernel + 1) / 2;
 
 PNF_INLINE Bf16* halves(float* words) { return reinterpret_cast<Bf16*>(words); }
 
+// Two pixels, `Step` elements from one to the other.
+template <int Step, typename Two>
+PNF_INLINE void store_apart(Bf16* out, Two two) {
+  if constexpr (Step == kBlock) {
+    store_two(out, two);
+  } else {
+    store_each(out, out + Step, two);
+  }
+}
+
 // `Step` elements from a pixel of the output to the next.
 template <int Step>
 PNF_INLINE void activate_row(const Bf16* in, int pixels, const float* slope, Bf16* out) {
   const TwoSlopes slopes = two_slopes(slope);
   int p = 0;
-  for (; p + 2 <= pixels; p += 2) {
-    const auto two = prelu_two(load_two(in + p * kBlock), slopes);
-    if constexpr (Step == kBlock) {
-      store_two(out + p * Step, two);
-    } else {
-      store_each(out + p * Step, out + (p + 1) * Step, two);
-    }
-  }
+  for (; p + 2 <= pixels; p += 2) store_apart<Step>(out + p * Step, prelu_two(load_two(in + p * kBlock), slopes));
   if (p < pixels) store(out + p * Step, prelu(load(in + p * kBlock), load(slope)));
 }
 
@@ -56,14 +59,7 @@ struct Taps {
 template <int T, int Step>
 PNF_INLINE void store_pixels(const Vec (&values)[T], Bf16* out) {
 #pragma GCC unroll 8
-  for (int t = 0; t + 2 <= T; t += 2) {
-    const auto two = round_two(values[t], values[t + 1]);
-    if constexpr (Step == kBlock) {
-      store_two(out + t * Step, two);
-    } else {
-      store_each(out + t * Step, out + (t + 1) * Step, two);
-    }
-  }
+  for (int t = 0; t + 2 <= T; t += 2) store_apart<Step>(out + t * Step, round_two(values[t], values[t + 1]));
   if constexpr (T % 2 != 0) store(out + (T - 1) * Step, values[T - 1]);
 }
 

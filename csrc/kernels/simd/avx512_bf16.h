@@ -37,8 +37,7 @@ PNF_INLINE __m512i in_turns(__m512i x) {
 PNF_INLINE __m512i prelu_two(__m512i x, const TwoSlopes& slopes) {
   const Vec even = mul(low_half(_mm512_castsi512_ps(x)), slopes.even);
   const Vec odd = mul(high_half(_mm512_castsi512_ps(x)), slopes.odd);
-  const __m512i product = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even));
-  return _mm512_mask_mov_epi16(x, _mm512_movepi16_mask(x), in_turns(product));
+  return _mm512_mask_mov_epi16(x, _mm512_movepi16_mask(x), in_turns(round_two(even, odd)));
 }
 // Words of each channel of two pixels, `low` in their lower halves.
 PNF_INLINE void store_pairs_of_two(float* out, __m512i low, __m512i high) {

@@ -99,7 +99,6 @@ void stem_rows_with(const ImageStem& stem, const Image& image, int row_begin, in
   const auto row_of = [&](int iy) { return ring + (iy + 3) % 3 * row_halves; };
   pack_weights(stem, image.planar == nullptr, weights);
   const ThreeTimesNine taps = taps_of(stem, image);
-  const Run run = Product::run(panels, out_width, weights, kWeightWords);
   Product product;
   int next = 2 * row_begin - 1;
   for (int y = row_begin; y < row_end; ++y) {
@@ -110,7 +109,7 @@ void stem_rows_with(const ImageStem& stem, const Image& image, int row_begin, in
       Product::put(panels, out_width, x, gather(taps, rows[0] + first, rows[1] + first, rows[2] + first));
     }
     for (int block = 0; block < stem.blocks;) {
-      const Run runs[] = {{run.a, run.panel_stride, weights + block * kWeightWords, kWeightWords, run.panels}};
+      const Run run = Product::run(panels, out_width, weights + block * kWeightWords, kWeightWords);
       const TileOutOf<Bf16> out = {
           stem.bias + block * kBlock,
           nullptr,
@@ -120,10 +119,10 @@ void stem_rows_with(const ImageStem& stem, const Image& image, int row_begin, in
           stem.output + block * stem.block_stride + static_cast<std::ptrdiff_t>(y) * out_width * kBlock,
           stem.block_stride};
       if (stem.blocks - block < kTileBlocks) {
-        product.template multiply<1>(runs, 1, out, out_width);
+        product.template multiply<1>(&run, 1, out, out_width);
         block += 1;
       } else {
-        product.template multiply<kTileBlocks>(runs, 1, out, out_width);
+        product.template multiply<kTileBlocks>(&run, 1, out, out_width);
         block += kTileBlocks;
       }
     }
