@@ -117,7 +117,7 @@ def main() -> None:
             parser.error("these weights are not calibrated; pass --threshold")
         threshold = model.calibration.threshold
     pairs = open_pairs(arguments.data)
-    detector = FaceDetector(arguments.detector)
+    detector = FaceDetector(arguments.detector, upright=False)
     crops = list(pairs.crops())
     embedder = Embedder(model, batch_size=64)
     embeddings, _ = embed_both_ways(

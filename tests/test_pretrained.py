@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from faces import photo_cosines
 from safetensors import safe_open
 
 import pocketnet_fast
+from pocketnet_fast.data.images import ImageArray, read_image
 from pocketnet_fast.evaluation.pairs import open_pairs
 from pocketnet_fast.evaluation.verification import (
     consecutive_pairs,
@@ -17,7 +21,7 @@ from pocketnet_fast.evaluation.verification import (
     judge,
     pair_distances,
 )
-from pocketnet_fast.faces.pipeline import Embedder
+from pocketnet_fast.faces.pipeline import Embedder, aligned_face, normalized
 from pocketnet_fast.models import registry
 
 NAMES = sorted(registry.PRETRAINED)
@@ -67,6 +71,45 @@ def test_verification_accuracy(name: str, shared_dir: Path) -> None:
     result = judge(distance, pairs.same, folds=7, xnorm=xnorm)
     print(f"{name}: {result}")
     assert result.accuracy >= 0.965
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_turned_and_tilted_photos_are_decided_as_upright_ones(name: str, shared_dir: Path) -> None:
+    """Each photo turned, mirrored or tilted in a way of its own; all pairs of people."""
+    from pocketnet_fast.faces.detector import FaceDetector
+    from pocketnet_fast.faces.upright import straightened
+
+    def changed(photo: ImageArray, number: int) -> ImageArray:
+        tilts = (90, 180, 270, 30, 315, 60, 345, 45, 300)
+        photo = photo if number % 2 else np.ascontiguousarray(photo[:, ::-1])
+        return straightened(photo, tilts[number % len(tilts)])[0]
+
+    folder = shared_dir / "data" / "photos"
+    model = pocketnet_fast.create_model(name, pretrained=True)
+    assert model.calibration is not None
+    threshold = model.calibration.threshold
+    embedder = Embedder(model, flip=model.calibration.flip)
+    detector = FaceDetector(shared_dir / "models" / "yunet.onnx")
+    paths = sorted(folder.glob("*.jpg"))
+    photos = [read_image(path) for path in paths]
+    accepted = []
+    for images in (photos, [changed(photo, number) for number, photo in enumerate(photos)]):
+        faces = [aligned_face(image, path, detector) for image, path in zip(images, paths, strict=True)]
+        rows = normalized(embedder(np.stack([face.crop for face in faces])))
+        accepted.append(rows @ rows.T >= threshold)
+    place = {path.name: number for number, path in enumerate(paths)}
+    with (folder / "pairs.csv").open(newline="") as stream:
+        same = {
+            (place[row["left"]], place[row["right"]]) for row in csv.DictReader(stream) if row["same"] == "1"
+        }
+    upright = {pair for pair in same if accepted[0][pair]}
+    kept = {pair for pair in upright if accepted[1][pair]}
+    pairs = [pair for pair in itertools.combinations(range(len(paths)), 2) if pair not in same]
+    impostors = sum(bool(accepted[1][pair]) for pair in pairs)
+    print(f"{name}: {len(kept)} of {len(upright)} genuine, {impostors} of {len(pairs)} impostors accepted")
+    assert len(kept) >= 0.97 * len(upright)
+    assert impostors <= 0.005 * len(pairs)
 
 
 @pytest.mark.slow

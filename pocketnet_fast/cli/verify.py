@@ -149,11 +149,19 @@ def _summary(face: AlignedFace) -> str:
         return "aligned crop"
     first, others = face.faces[0], len(face.faces) - 1
     text = f"face of {first.size:.0f} pixels, score {first.score:.2f}"
+    text += f"; the photo was turned by {first.turn} degrees" if first.turn else ""
     return text + (f"; {others} less prominent left aside" if others else "")
 
 
 def _described(face: AlignedFace) -> dict[str, Any]:
     found = [
-        {"box": face.box, "landmarks": face.landmarks.tolist(), "score": face.score} for face in face.faces
+        {
+            "box": found.box,
+            "landmarks": found.landmarks.tolist(),
+            "score": found.score,
+            "turn": found.turn,
+            "doubt": found.doubt,
+        }
+        for found in face.faces
     ]
     return {"file": face.path, "faces": found}

@@ -10,7 +10,6 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.faces.face import Face, examined
+from pocketnet_fast.faces.upright import upright_faces
 from pocketnet_fast.files import atomic_write
 
 DETECTOR_VARIABLE: Final = "POCKETNET_DETECTOR"
@@ -44,50 +45,29 @@ _SECOND_LOOK: Final = 224.0
 _MARGIN: Final = 0.25
 
 
-@dataclass(frozen=True, eq=False)
-class Face:
-    """One detected face, in pixels of the image it was found in (centre of the first pixel: 0, 0).
-
-    Attributes:
-        box: left, top, width, height; may reach over the border of the image.
-        landmarks: 5 x 2 float64 (x, y), in the order of ``alignment.TEMPLATE``.
-        score: the detector's confidence, 0..1.
-    """
-
-    box: tuple[float, float, float, float]
-    landmarks: npt.NDArray[np.float64]
-    score: float
-
-    @property
-    def size(self) -> float:
-        """The shorter side of the box."""
-        return min(self.box[2], self.box[3])
-
-    @property
-    def prominence(self) -> float:
-        """Area of the box times score: what faces are ordered by."""
-        return self.box[2] * self.box[3] * self.score
-
-    def moved(self, x: float, y: float) -> Face:
-        """Return the face in an image that has ``x`` more columns on the left and ``y`` more rows above."""
-        left, top, width, height = self.box
-        return Face((left + x, top + y, width, height), self.landmarks + np.array((x, y)), self.score)
-
-
 class FaceDetector:
     """YuNet. One object may be used from several threads; they take turns.
 
     Args:
         model: the model file; by default ``find_detector()`` looks for it.
         score_threshold: faces below this confidence are not reported.
+        upright: find out which way up a photo is (``faces.upright``) and look along the tilt of faces;
+            without it, photos must be upright as they are given.
 
     Raises:
         PocketNetError: no model file, or one that OpenCV cannot load.
     """
 
-    def __init__(self, model: str | os.PathLike[str] | None = None, *, score_threshold: float = 0.7) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        score_threshold: float = 0.7,
+        upright: bool = True,
+    ) -> None:
         import cv2
 
+        self.upright = upright
         self.path = find_detector(model)
         self._lock = threading.Lock()
         try:
@@ -101,7 +81,7 @@ class FaceDetector:
             ) from error
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Face]:
-        """Return the faces in an image, the most prominent (box area times score) first.
+        """Return the faces in an image, the most prominent (box area times score) first, doubtful ones last.
 
         The image is scaled for the detector, so neither its size nor that of the faces matters much: small
         images are enlarged (up to four times), which finds faces from about 6 pixels, and large ones reduced.
@@ -115,10 +95,16 @@ class FaceDetector:
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise PocketNetError(f"expected an H x W x 3 uint8 image, got {image.shape} {image.dtype}")
+        faces = self._as_it_is(image)
+        if self.upright:
+            faces = upright_faces(image, faces, self._as_it_is, self._detect_at)
+        return sorted(map(examined, faces), key=lambda face: (face.doubt is not None, -face.prominence))
+
+    def _as_it_is(self, image: npt.NDArray[np.uint8]) -> list[Face]:
         for scale in _scales(max(image.shape[:2])):
             faces = [self._refined(image, face, scale) for face in self._detect_at(image, scale)]
             if faces:
-                return sorted(faces, key=lambda face: face.prominence, reverse=True)
+                return faces
         return []
 
     def _refined(self, image: npt.NDArray[np.uint8], face: Face, scale: float) -> Face:
@@ -189,11 +175,13 @@ def select_face(faces: list[Face], name: str = "image", min_size: float = MIN_FA
         min_size: shorter side in pixels below which a face is too small to be recognised.
 
     Raises:
-        PocketNetError: there is no face, or the most prominent one is too small.
+        PocketNetError: there is no face, every one is doubtful, or the most prominent one is too small.
     """
     if not faces:
         raise PocketNetError(f"{name}: no face found")
     face = faces[0]
+    if face.doubt is not None:
+        raise PocketNetError(f"{name}: the face found is doubtful, {face.doubt}")
     if face.size < min_size:
         raise PocketNetError(
             f"{name}: the largest face is {face.size:.0f} pixels wide; at least {min_size:.0f} are needed"

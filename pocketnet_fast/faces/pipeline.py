@@ -13,7 +13,8 @@ import numpy.typing as npt
 from pocketnet_fast.data.alignment import CROP_SIZE, align
 from pocketnet_fast.data.images import read_image
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.faces.detector import Face, FaceDetector, select_face
+from pocketnet_fast.faces.detector import FaceDetector, select_face
+from pocketnet_fast.faces.face import Face
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,0 +1,119 @@
+"""Decisions on photos that are turned, mirrored or tilted: genuine and impostor pairs that are accepted.
+
+    python benchmarks/turned_photos.py photos/ --detector face_detection_yunet_2023mar.onnx
+
+The folder holds pairs.csv (left, right, same) and the photos that it names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import pocketnet_fast
+from pocketnet_fast.data.images import ImageArray, read_image
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.faces.detector import FaceDetector
+from pocketnet_fast.faces.pipeline import Embedder, aligned_face, normalized
+from pocketnet_fast.faces.upright import straightened
+
+Change = Callable[[ImageArray], ImageArray]
+
+
+def changes() -> dict[str, Change]:
+    """What is done to a photo, by name."""
+
+    def tilted(degrees: int) -> Change:
+        return lambda photo: straightened(photo, -degrees % 360)[0]
+
+    def mirrored(change: Change) -> Change:
+        return lambda photo: np.ascontiguousarray(change(photo)[:, ::-1])
+
+    found: dict[str, Change] = {"as given": lambda photo: photo}
+    found |= {f"turned by {degrees}": tilted(degrees) for degrees in (90, 180, 270)}
+    found |= {f"mirrored, turned by {degrees}": mirrored(tilted(degrees)) for degrees in (90, 180, 270)}
+    return found | {
+        f"tilted by {degrees}": tilted(degrees) for degrees in (-60, -45, -30, -15, 15, 30, 45, 60)
+    }
+
+
+class Pairs(NamedTuple):
+    """Names of photos, and which pairs of them show one person and which two."""
+
+    names: list[str]
+    genuine: list[tuple[str, str]]
+    impostor: list[tuple[str, str]]
+
+
+def read_pairs(folder: Path) -> Pairs:
+    """Genuine pairs from ``pairs.csv``; all other pairs of photos are impostors."""
+    with (folder / "pairs.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = sorted({row[side] for row in rows for side in ("left", "right")})
+    genuine = [(row["left"], row["right"]) for row in rows if row["same"] == "1"]
+    same = {frozenset(pair) for pair in genuine}
+    impostor = [pair for pair in itertools.combinations(names, 2) if frozenset(pair) not in same]
+    return Pairs(names, genuine, impostor)
+
+
+def embed(
+    photos: dict[str, ImageArray], change: Change, detector: FaceDetector, embedder: Embedder
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Unit-length embeddings by name, and why the others have none."""
+    crops, refused = {}, {}
+    for name, photo in photos.items():
+        try:
+            crops[name] = aligned_face(change(photo), name, detector).crop
+        except PocketNetError as error:
+            refused[name] = str(error)
+    rows = normalized(embedder(np.stack([*crops.values()])))
+    return dict(zip(crops, rows, strict=True)), refused
+
+
+def accepted(
+    pairs: list[tuple[str, str]], rows: dict[str, np.ndarray], threshold: float
+) -> set[tuple[str, str]]:
+    """Those of the pairs, both of whose photos have an embedding, that are taken for one person."""
+    return {(a, b) for a, b in pairs if a in rows and b in rows and float(rows[a] @ rows[b]) >= threshold}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--detector", type=Path, help="default: as the commands find it")
+    parser.add_argument("--model", default="pocketnet_s128")
+    parser.add_argument("--no-upright", action="store_true", help="take photos as they are given")
+    arguments = parser.parse_args()
+
+    pairs = read_pairs(arguments.photos)
+    photos = {name: read_image(arguments.photos / name) for name in pairs.names}
+    detector = FaceDetector(arguments.detector, upright=not arguments.no_upright)
+    model = pocketnet_fast.create_model(arguments.model, pretrained=True)
+    assert model.calibration is not None
+    embedder, threshold = Embedder(model, flip=model.calibration.flip), model.calibration.threshold
+
+    print(f"{len(photos)} photos, threshold {threshold:.3f}\n")
+    print("| | refused | genuine accepted, of those as given | impostors accepted | CPU s |")
+    print("|---|---:|---:|---:|---:|")
+    reference: set[tuple[str, str]] | None = None
+    for name, change in changes().items():
+        start = time.process_time()
+        rows, refused = embed(photos, change, detector, embedder)
+        seconds = time.process_time() - start
+        genuine = accepted(pairs.genuine, rows, threshold)
+        reference = genuine if reference is None else reference
+        kept = f"{len(genuine & reference)} of {len(reference)}"
+        wrong = len(accepted(pairs.impostor, rows, threshold))
+        impostors = f"{wrong} of {len(pairs.impostor)} ({wrong / len(pairs.impostor):.2%})"
+        print(f"| {name} | {len(refused)} | {kept} | {impostors} | {seconds:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
