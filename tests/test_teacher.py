@@ -58,8 +58,8 @@ def test_another_networks_input(tmp_path: Path) -> None:
     assert torch.allclose(teacher(pixels()), expected(model), atol=1e-4)
     with pytest.raises(PocketNetError, match=r"t.pth does not say which network"):
         load(tmp_path / "t.pth", 128)
-    with pytest.raises(PocketNetError, match=r"have 128 dimensions, the pupil's 64"):
-        load(tmp_path / "t.pth", 64, model="mobilefacenet")
+    with pytest.raises(PocketNetError, match=r"have 128 dimensions, the pupil's 256"):
+        load(tmp_path / "t.pth", 256, model="mobilefacenet")
     with pytest.raises(PocketNetError, match="does not fit the model"):
         load(tmp_path / "t.pth", 128, model="iresnet18")
 

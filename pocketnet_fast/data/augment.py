@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pocketnet_fast.data.images import ImageArray
+from pocketnet_fast.data.turned_view import turn_face
 from pocketnet_fast.errors import PocketNetError
 
 
@@ -24,6 +25,7 @@ class Augmentation:
 
     Attributes:
         flip: Mirrored.
+        turn: Seen from another side; see ``data.turned_view``.
         crop: A part of 80 to 100 % of the sides, anywhere in the image, scaled to the whole (bilinear).
         color: Brightness and contrast by up to 30 %, saturation by up to 40 %, hue by up to 5 % of the
             circle; one in ten of these images becomes grey instead of changing in saturation and hue.
@@ -36,6 +38,7 @@ class Augmentation:
     """
 
     flip: float = 0.5
+    turn: float = 0.0
     crop: float = 0.0
     color: float = 0.0
     blur: float = 0.0
@@ -56,6 +59,7 @@ class Augmentation:
         """
         changes = (
             (self.flip, _flip),
+            (self.turn, turn_face),
             (self.crop, _crop),
             (self.color, _color),
             (self.blur, _blur),

@@ -72,8 +72,8 @@ def open_dataset(source: str | os.PathLike[str]) -> FaceDataset:
     """Open a dataset by its path or description.
 
     Args:
-        source: A ``.rec`` file; a folder that holds ``train.rec``; a folder of one folder per identity; an
-            archive of CIFAR-10 (``.tar.gz``); or
+        source: A ``.rec`` file; a folder that holds ``train.rec``; a folder of one folder per identity; a
+            mixture of datasets (``.toml``, see ``data.mixture``); an archive of CIFAR-10 (``.tar.gz``); or
             ``synthetic:identities=64,images=20,seed=0,first_identity=0``, where every key may be left out.
 
     Raises:
@@ -81,6 +81,7 @@ def open_dataset(source: str | os.PathLike[str]) -> FaceDataset:
     """
     from pocketnet_fast.data.cifar import CifarDataset
     from pocketnet_fast.data.folder import FolderDataset
+    from pocketnet_fast.data.mixture import MixtureDataset
     from pocketnet_fast.data.records import RECORDS_NAME, RecordDataset
     from pocketnet_fast.data.synthetic import SyntheticDataset
 
@@ -92,12 +93,15 @@ def open_dataset(source: str | os.PathLike[str]) -> FaceDataset:
         return RecordDataset(path)
     if path.name.endswith((".tar.gz", ".tgz")):
         return CifarDataset(path)
+    if path.suffix == ".toml":
+        return MixtureDataset(path)
     if path.is_dir():
         return FolderDataset(path)
     problem = "is neither a .rec file nor a folder" if path.exists() else "does not exist"
     raise PocketNetError(
         f"{path} {problem}; expected a .rec file, a folder with {RECORDS_NAME}, a folder of one folder per "
-        f"identity, an archive of CIFAR-10, or synthetic:{','.join(f'{key}=N' for key in _SYNTHETIC_KEYS)}"
+        f"identity, a mixture (.toml), an archive of CIFAR-10, or "
+        f"synthetic:{','.join(f'{key}=N' for key in _SYNTHETIC_KEYS)}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from pocketnet_fast.training import sharding
 from pocketnet_fast.training.checkpoint import Contents, Progress, RunFolder
 from pocketnet_fast.training.distributed import Processes
 from pocketnet_fast.training.ema import AveragedModel
+from pocketnet_fast.training.embedding_fit import fit_embedding
 from pocketnet_fast.training.maps import MapObjective, copy_tail, make_pupil, map_weights
 from pocketnet_fast.training.objective import make_objective
 from pocketnet_fast.training.optimizer import (
@@ -26,10 +28,12 @@ from pocketnet_fast.training.optimizer import (
     make_optimizer,
     state_tensors,
 )
+from pocketnet_fast.training.projection import project_teacher
 from pocketnet_fast.training.recipe import Recipe
+from pocketnet_fast.training.sampling import sampled_faces
 from pocketnet_fast.training.step import Stepper
 from pocketnet_fast.training.sync_bn import synchronize_statistics
-from pocketnet_fast.training.teacher import Teacher, build_model, load_teacher
+from pocketnet_fast.training.teacher import Teacher, build_model, check_teacher, load_teacher
 
 _KERNEL = "header.kernel"
 _MAPS = "maps"
@@ -68,8 +72,16 @@ class Parts:
     images_per_step: int
 
 
-def assemble(recipe: Recipe, processes: Processes) -> Parts:
-    """Build everything; the weights depend on the recipe's seed alone.
+def assemble(
+    recipe: Recipe, processes: Processes, folder: Path | None = None, *, resumed: bool = False
+) -> Parts:
+    """Build everything; the weights depend on the recipe's seed, the data and the teacher alone.
+
+    Args:
+        recipe: Of the run.
+        processes: Of the run.
+        folder: Of the run, where a teacher's projection is kept; None: nowhere.
+        resumed: Whether ``restore`` will replace the weights, so that fitting them would be lost.
 
     Raises:
         PocketNetError: If the data, a weight file or the teacher cannot be used.
@@ -104,9 +116,13 @@ def assemble(recipe: Recipe, processes: Processes) -> Parts:
     if recipe.loss.objective != "margin":
         epochs = recipe.schedule.epochs
         teacher = load_teacher(recipe.distillation, model.embedding_dim, epochs, processes.device)
-
+        check_teacher(teacher, next(sampled_faces(dataset, 32)).to(processes.device))
+        if teacher.embedding_dim > model.embedding_dim:
+            project_teacher(teacher, model.embedding_dim, dataset, processes, folder)
         if recipe.distillation.copy_tail:
             copy_tail(model, teacher)
+        if recipe.distillation.fit_tail and not resumed:
+            fit_embedding(model, teacher, dataset)
     network: nn.Module = model
     weights = map_weights(recipe.distillation)
     projections = map_objective = None
@@ -201,7 +217,7 @@ def _loader(recipe: Recipe, dataset: FaceDataset, processes: Processes) -> FaceL
     return make_loader(
         dataset,
         batch_size=data.batch_size,
-        augmentation=Augmentation(data.flip, data.crop, data.color, data.blur, data.cutout),
+        augmentation=Augmentation(data.flip, data.turn, data.crop, data.color, data.blur, data.cutout),
         seed=recipe.run.seed,
         rank=processes.rank,
         ranks=processes.ranks,

@@ -52,6 +52,7 @@ class DataRecipe:
         workers: Processes that decode, per training process, but no more than there are processors; 0: the
             training process itself. Their number changes nothing else.
         flip: Probability that an image is mirrored; this and the next are ``data.augment.Augmentation``'s.
+        turn: Probability that the face is seen from another side.
         crop: Probability of a random crop.
         color: Probability of changed brightness, contrast, saturation and hue.
         blur: Probability of blur or compression.
@@ -62,6 +63,7 @@ class DataRecipe:
     batch_size: int = limited(128, 1)
     workers: int = limited(4, 0)
     flip: float = limited(0.5, 0, 1)
+    turn: float = limited(0.0, 0, 1)
     crop: float = limited(0.0, 0, 1)
     color: float = limited(0.0, 0, 1)
     blur: float = limited(0.0, 0, 1)
@@ -144,9 +146,16 @@ class DistillationRecipe:
     """The teacher and what is asked of its pupil; see ``training.teacher``.
 
     Attributes:
-        teacher: A weight file, a TorchScript file, a training run's folder, or the name of a network whose
-            weights ship with the package. Required by the objectives "margin_kd" and "features".
+        teacher: A weight file, a TorchScript or ONNX file, a training run's folder, or the name of a network
+            whose weights ship with the package. Required by the objectives "margin_kd" and "features".
         teacher_model: The architecture of a weight file that does not name it.
+        teacher_mean: Of an ONNX file, and of a TorchScript file that does not say itself: what is subtracted
+            from its pixels on the scale 0..1.
+        teacher_std: By what they are divided then.
+        teacher_color: Its channel order.
+        match: How longer embeddings of a teacher are compared with the pupil's: "pca": after an uncentred
+            principal component analysis on the transfer set (``training.projection``); "equal": not at all;
+            "auto": by "pca" where they are longer.
         multi_step: Epoch e is taught by the teacher as it was after its own epoch e.
         weight: "margin_kd": factor of the mean squared difference of the L2-normalised embeddings.
         unit_weight: "features": factor of the same term.
@@ -155,12 +164,18 @@ class DistillationRecipe:
         map_weight: "features": factor of each one's difference; 0: none is.
         tail_weight: "features": factor of that of the map before the global depthwise convolution.
         copy_tail: Start the layers after that map from the teacher's.
+        fit_tail: Start the layers after the global depthwise convolution by a linear regression of the
+            teacher's embeddings (``training.embedding_fit``).
         mixup: "features": probability that an image is blended with another one, for pupil and teacher alike.
         cutmix: "features": probability that a part of another one is pasted in.
     """
 
     teacher: str | None = None
     teacher_model: str | None = None
+    teacher_mean: float = 0.5
+    teacher_std: float = limited(0.5, 0, above=True)
+    teacher_color: Literal["rgb", "bgr"] = "rgb"
+    match: Literal["auto", "equal", "pca"] = "auto"
     multi_step: bool = False
     weight: float = limited(100.0, 0)
     unit_weight: float = limited(100.0, 0)
@@ -169,6 +184,7 @@ class DistillationRecipe:
     map_weight: float = limited(0.0, 0)
     tail_weight: float = limited(0.0, 0)
     copy_tail: bool = False
+    fit_tail: bool = False
     mixup: float = limited(0.0, 0, 1)
     cutmix: float = limited(0.0, 0, 1)
 

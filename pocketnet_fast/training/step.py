@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +79,7 @@ class Stepper:
         self._head = list(objective.parameters())
         self._buffers = list(network.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
+        self._beside = ThreadPoolExecutor(1, "teacher")
         self._mixing = torch.Generator()
         self._generators = [self._mixing]
         if isinstance(objective, MarginObjective):
@@ -104,8 +106,9 @@ class Stepper:
         for index, (pixels, label) in enumerate(batches):
             with self._exchanged(index == len(batches) - 1):
                 images = self._mixed(pixels.to(self.processes.device, non_blocking=True))
-                target, target_maps = self._taught(images)
+                taught = self._begin_teaching(images)
                 embedding, maps = self._embed(images)
+                target, target_maps = taught()
                 problem = self._not_finite(embedding, target)
                 if problem is not None:
                     return self._skip(problem, stop)
@@ -132,6 +135,13 @@ class Stepper:
             return pixels
         images = float_images(pixels)
         return mix_batch(images, mixup=self.mixup, cutmix=self.cutmix, generator=self._mixing)
+
+    def _begin_teaching(self, images: Tensor) -> Callable[[], tuple[Tensor | None, Maps]]:
+        """Start the teacher; the function returned waits for its answer."""
+        if self.teacher is not None and self.teacher.own_threads:
+            return self._beside.submit(self._taught, images).result
+        answer = self._taught(images)
+        return lambda: answer
 
     def _taught(self, images: Tensor) -> tuple[Tensor | None, Maps]:
         if self.teacher is None:

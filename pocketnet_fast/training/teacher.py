@@ -1,4 +1,4 @@
-"""Networks that teach: any of this package, any TorchScript file, or a run whose epochs teach one by one."""
+"""Networks that teach: of this package, TorchScript or ONNX files, or a run whose epochs teach in turn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel, InputSpec
@@ -17,9 +18,11 @@ from pocketnet_fast.models.registry import create_model, list_models
 from pocketnet_fast.models.weights import is_torchscript, load_weights
 from pocketnet_fast.training.checkpoint import RunFolder, epoch_weights
 from pocketnet_fast.training.inputs import network_input, uint8_images
+from pocketnet_fast.training.onnx_network import OnnxNetwork
 from pocketnet_fast.training.recipe import DistillationRecipe, ModelRecipe
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
+_SMALLEST_AGREEMENT = 0.5
 
 
 class Teacher:
@@ -33,6 +36,9 @@ class Teacher:
         takes_uint8: Whether it takes uint8 N,112,112,3 instead of normalised images.
         color: Channel order of uint8 images.
         epochs: Weights by epoch from 1, for a teacher that changes.
+
+    Attributes:
+        own_threads: Whether it computes in threads of its own, beside which the pupil can compute.
     """
 
     def __init__(
@@ -49,7 +55,9 @@ class Teacher:
         self.name, self.spec, self.embedding_dim = name, spec, embedding_dim
         # Convolutions on the CPU take 20 instead of 31 ms per image of MobileFaceNet in this format.
         self.memory_format = torch.preserve_format
-        if not isinstance(network, torch.jit.ScriptModule):
+        self.own_threads = isinstance(network, OnnxNetwork)
+        self._projection: Tensor | None = None
+        if not isinstance(network, torch.jit.ScriptModule | OnnxNetwork):
             self.memory_format = torch.channels_last
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network.eval()
@@ -74,26 +82,70 @@ class Teacher:
         else:
             x = network_input(images, self.spec)
             embedding = self.network(x.to(memory_format=self.memory_format))
-        result: Tensor = embedding.float()
-        return result
+        return self._projected(embedding.float())
+
+    def project(self, projection: Tensor) -> None:
+        """Give embeddings of unit length times a matrix from now on.
+
+        Args:
+            projection: float32 D,K; ``embedding_dim`` becomes K.
+        """
+        self._projection = projection
+        self.embedding_dim = projection.shape[1]
+
+    def _projected(self, embedding: Tensor) -> Tensor:
+        if self._projection is None:
+            return embedding
+        return functional.normalize(embedding) @ self._projection
 
     @torch.no_grad()
     def with_maps(self, images: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Embed a batch and keep feature maps; see ``EmbeddingModel.forward_maps``.
 
         Raises:
-            PocketNetError: If the network is not one of this package or has no such map.
+            PocketNetError: If the network is neither one of this package nor an ONNX file, or it has no
+                such map.
         """
-        if not isinstance(self.network, EmbeddingModel):
-            raise PocketNetError(f"{self.name} shows no feature maps: it is no network of this package")
+        if not isinstance(self.network, EmbeddingModel | OnnxNetwork):
+            raise PocketNetError(
+                f"{self.name} shows no feature maps: it is neither a network of this package nor an ONNX file"
+            )
         x = network_input(images, self.spec).to(memory_format=self.memory_format)
         embedding, maps = self.network.forward_maps(x, names)
-        return embedding.float(), {name: value.float() for name, value in maps.items()}
+        return self._projected(embedding.float()), {name: value.float() for name, value in maps.items()}
 
     def enter_epoch(self, epoch: int) -> None:
         """Become the teacher of an epoch, counted from 1."""
         if self.epochs is not None:
             load_weights(self.network, self.epochs[epoch])
+
+
+@torch.no_grad()
+def check_teacher(teacher: Teacher, faces: Tensor) -> None:
+    """Raise unless a teacher's embeddings are finite and hardly change when its faces are mirrored.
+
+    A network that was fed pixels of another range or order than it was trained on still answers, with
+    embeddings that say little about the person.
+
+    Args:
+        teacher: Any.
+        faces: uint8 N,112,112,3, RGB.
+
+    Raises:
+        PocketNetError: With what to try.
+    """
+    there, mirrored = teacher(faces), teacher(faces.flip(2))
+    spec = teacher.spec
+    fed = f"{teacher.name} was given (x / 255 - {spec.mean[0]:g}) / {spec.std[0]:g}, {spec.color.upper()}"
+    advice = "; try others by distillation.teacher_mean, teacher_std and teacher_color"
+    if not (there.isfinite().all() and mirrored.isfinite().all()):
+        raise PocketNetError(f"{fed}, and gives embeddings that are not finite{advice}")
+    agreement = functional.cosine_similarity(there, mirrored).mean().item()
+    if not agreement >= _SMALLEST_AGREEMENT:
+        raise PocketNetError(
+            f"{fed}, and its embeddings of faces and of their mirror images agree by a cosine of "
+            f"{agreement:.2f} only (expected at least {_SMALLEST_AGREEMENT:g}){advice}"
+        )
 
 
 def load_teacher(
@@ -102,7 +154,8 @@ def load_teacher(
     """Find and load the teacher of a recipe.
 
     A weight file of this package names its architecture, others need ``teacher_model``. A TorchScript file of
-    this package says what input it takes; another one gets float N,3,112,112, ``(x / 255 - 0.5) / 0.5``, RGB.
+    this package says what input it takes; another one, and an ONNX file, gets float N,3,112,112 as
+    ``teacher_mean``, ``teacher_std`` and ``teacher_color`` say, by default ``(x / 255 - 0.5) / 0.5``, RGB.
     A run's folder teaches with the weights after its last epoch; with ``multi_step``, epoch e is taught by
     those after its epoch e.
 
@@ -114,7 +167,7 @@ def load_teacher(
 
     Raises:
         PocketNetError: If it cannot be found or loaded, an epoch that will be needed is missing, or its
-            embeddings have another length than the pupil's.
+            embeddings are shorter than the pupil's, or longer and ``match`` is "equal".
     """
     assert recipe.teacher is not None
     path = Path(recipe.teacher)
@@ -123,7 +176,10 @@ def load_teacher(
     if path.is_dir():
         teacher = _from_run(path, recipe, embedding_dim, epochs)
     elif path.suffix in _TORCH_SUFFIXES and is_torchscript(path):
-        teacher = _from_torchscript(path, device)
+        teacher = _from_torchscript(path, recipe, device)
+    elif path.suffix == ".onnx" and path.is_file():
+        network = OnnxNetwork(path)
+        teacher = Teacher(str(path), network, _stated_spec(recipe), network.embedding_dim)
     elif path.is_file():
         teacher = _from_weights(path, recipe.teacher_model, embedding_dim)
     elif recipe.teacher in list_models():
@@ -131,13 +187,16 @@ def load_teacher(
         teacher = Teacher(recipe.teacher, model, model.input_spec, model.embedding_dim)
     else:
         raise PocketNetError(
-            f"no teacher {recipe.teacher}: expected a weight file, a TorchScript file, a run's folder, "
-            "or the name of a network whose weights ship with the package"
+            f"no teacher {recipe.teacher}: expected a weight file, a TorchScript or ONNX file, a run's "
+            "folder, or the name of a network whose weights ship with the package"
         )
-    if teacher.embedding_dim != embedding_dim:
+    # A projection is measured once, and a teacher of many epochs turns its space on the way.
+    fixed = recipe.match == "equal" or recipe.multi_step
+    if teacher.embedding_dim < embedding_dim or (teacher.embedding_dim > embedding_dim and fixed):
         raise PocketNetError(
             f"the embeddings of the teacher {teacher.name} have {teacher.embedding_dim} dimensions, the "
-            f"pupil's {embedding_dim}; they must agree (model.embedding_dim sets the pupil's)"
+            f"pupil's {embedding_dim}; they must agree (model.embedding_dim sets the pupil's), or "
+            "distillation.match bring a longer one to the pupil's"
         )
     teacher.network.to(device)
     return teacher
@@ -224,13 +283,18 @@ def _metadata(path: Path) -> dict[str, str]:
         raise PocketNetError(f"{path}: damaged or not a safetensors file: {error}") from None
 
 
-def _from_torchscript(path: Path, device: torch.device) -> Teacher:
+def _stated_spec(recipe: DistillationRecipe) -> InputSpec:
+    mean, std = (recipe.teacher_mean,) * 3, (recipe.teacher_std,) * 3
+    return InputSpec(mean=mean, std=std, color=recipe.teacher_color)
+
+
+def _from_torchscript(path: Path, recipe: DistillationRecipe, device: torch.device) -> Teacher:
     from pocketnet_fast.export.source import METADATA_FILE
     from pocketnet_fast.export.torchscript import read_metadata
 
     with zipfile.ZipFile(path) as archive:
         ours = any(name.endswith(f"/extra/{METADATA_FILE}") for name in archive.namelist())
-    spec, takes_uint8, color = InputSpec(), False, "rgb"
+    spec, takes_uint8, color = _stated_spec(recipe), False, "rgb"
     if ours:
         metadata = read_metadata(path)
         stated = metadata["input"]

@@ -87,7 +87,7 @@ def train(
     with processes(recipe.run.device) as group:
         if group.first:
             _check_folder(run, recipe, resume=resume, force=force)
-        parts = assemble(recipe, group)
+        parts = assemble(recipe, group, run.path, resumed=resume)
         training = _Training(recipe, run, parts, group, console if group.first else None)
         training.begin(resume)
         with Interruption() as interruption:
