@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 # torch is named exactly because a range would let pip choose a CUDA build of several gigabytes.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint bench clean
+# Whole files go to workers, so that what a file's tests share is made once.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 20
+
+.PHONY: demo check test lint bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -23,8 +26,11 @@ $(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
 
+check: $(VENV)/.installed-test,lint lint
+	$(PYTEST) -m "not slow"
+
 test: $(VENV)/.installed-test,lint lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 lint: $(VENV)/.installed-test,lint
 	$(BIN)/ruff check .

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from torch import Tensor
+
+# Beside other workers, a test has a core of its own; threads that wait for work would take it from them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from recordings import Golden, load_repository, load_shared, shared_folder
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,43 +27,16 @@ def pytest_sessionstart() -> None:
     os.chdir(_ROOT / "tests")
 
 
-@dataclass(frozen=True)
-class Golden:
-    """Recorded tensors and the description stored with them."""
-
-    metadata: dict[str, str]
-    tensors: dict[str, Tensor]
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        prefix = "weights."
-        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-
-
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder of recorded data that is no part of the project."""
-    path = Path(os.environ.get("POCKETNET_SHARED", _ROOT.parent / "shared"))
-    if not path.is_dir():
-        pytest.skip(f"no recorded data at {path}; set POCKETNET_SHARED to their folder")
-    return path
+    return shared_folder()
 
 
-@pytest.fixture(scope="session")
-def golden(shared_dir: Path) -> Callable[[str], Golden]:
-    """Load a recorded file by its stem; skips the test if it is not there."""
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
-    def load(name: str) -> Golden:
-        path = shared_dir / "golden" / f"{name}.safetensors"
-        if not path.is_file():
-            pytest.skip(f"no recorded file {path}")
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        return Golden(metadata, load_file(path))
-
-    return load
+@pytest.fixture(scope="session", params=["repository", "shared"])
+def golden(request: pytest.FixtureRequest) -> Callable[[str], Golden]:
+    """Load a recording by its name: that of the repository, and that of the published code beside it."""
+    return load_repository if request.param == "repository" else load_shared
 
 
 def _isas(precision: str) -> list[str]:
@@ -87,3 +65,9 @@ def bf16_isa(request: pytest.FixtureRequest) -> Iterator[str]:
     assert compiled_isa("bf16") == request.param
     yield request.param
     force_isa("")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long begin first, so that no worker is left with one at the end."""
+    long = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in long)

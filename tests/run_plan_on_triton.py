@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Golden
 from helpers import random_genotype, randomize_, relative_error
+from recordings import Golden
 from torch import Tensor
 from triton import next_power_of_2
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Golden
 from helpers import random_genotype, randomize_, relative_error
+from recordings import Golden
 from torch import Tensor, nn
 
 import pocketnet_fast

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from margin_problems import MARGINS, assert_agree, distance, eager_bfloat16, evaluate, exact, problem
+from recordings import Golden
 from torch import Tensor
 
 from pocketnet_fast.errors import PocketNetError

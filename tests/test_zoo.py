@@ -3,6 +3,7 @@ import hashlib
 import pytest
 import torch
 from helpers import randomize_, relative_error
+from recordings import load_shared
 
 import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
@@ -97,11 +98,11 @@ def test_mobilefacenet_scripts_and_takes_an_empty_batch():
         assert model(x[:0]).shape == (0, 128)
 
 
-def test_trained_mobilefacenet_tells_faces_apart(shared_dir, golden):
+def test_trained_mobilefacenet_tells_faces_apart(shared_dir):
     path = shared_dir / "models" / "mobilefacenet_ms1m.safetensors"
     model = pocketnet_fast.create_model("mobilefacenet", weights=path).eval()
     assert model.weights_source == str(path)
-    pixels = golden("pocketnet_s128").tensors["input_rgb_u8"]
+    pixels = load_shared("pocketnet_s128").tensors["input_rgb_u8"]
     x = model.input_spec.normalize(pixels)
     with torch.no_grad():
         straight = torch.nn.functional.normalize(model(x))

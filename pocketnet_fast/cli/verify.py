@@ -86,7 +86,8 @@ def verify(
         embedder = load_embedder(
             model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=2
         )
-        pair = normalized(embedder(np.stack([face.crop for face in faces]))).astype(np.float64)
+        crops = np.stack([face.crop for face in faces])
+        pair = normalized(embedder(crops, [face.path for face in faces])).astype(np.float64)
         cosine = float(np.clip(pair[0] @ pair[1], -1, 1))
         distance = 2 - 2 * cosine
         source = "option"

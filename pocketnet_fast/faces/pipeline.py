@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -145,8 +145,20 @@ class Embedder:
 
             self._embed = compile_model(model, flip=flip, threads=threads)
 
-    def __call__(self, crops: ImageArray) -> Embeddings:
-        """Embed N x 112 x 112 x 3 uint8 RGB crops; return N x D float32, not normalised."""
+    def __call__(self, crops: ImageArray, names: Sequence[str] | None = None) -> Embeddings:
+        """Embed aligned crops.
+
+        Args:
+            crops: N x 112 x 112 x 3 uint8, RGB.
+            names: How errors call each crop; by default its number.
+
+        Returns:
+            N x D float32, not normalised, all finite.
+
+        Raises:
+            PocketNetError: Crops of another kind, or an embedding that is not finite: no decision may rest on
+                it.
+        """
         import torch
 
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (CROP_SIZE, CROP_SIZE, 3):
@@ -164,7 +176,15 @@ class Embedder:
         finally:
             if torch.get_num_threads() != before:
                 torch.set_num_threads(before)
-        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+        rows = np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+        wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if wrong.size:
+            first = f"crop {wrong[0]}" if names is None else names[wrong[0]]
+            raise PocketNetError(
+                f"{first}: the embedding by {self.model_name} is not finite ({wrong.size} of {len(rows)}); "
+                "its weights are damaged or too large"
+            )
+        return rows
 
     def _eager(self, pixels: Tensor) -> Tensor:
         import torch
@@ -228,7 +248,8 @@ def embed_photos(
 
     def flush() -> Iterator[tuple[AlignedFace, Embeddings]]:
         if batch:
-            yield from zip(batch, embedder(np.stack([face.crop for face in batch])), strict=True)
+            crops, names = np.stack([face.crop for face in batch]), [face.path for face in batch]
+            yield from zip(batch, embedder(crops, names), strict=True)
             batch.clear()
 
     for path in paths:
