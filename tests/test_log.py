@@ -28,8 +28,11 @@ def test_lines(tmp_path: Path) -> None:
     assert lines[2]["loss"] == 1 / 3
     assert all(set(line) >= {"event", "step", "time"} for line in lines)
     assert read_log(tmp_path, "verification") == [lines[3]]
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        RunLog(tmp_path, False, 0).write("step", 6, loss=float("nan"))
+    log = RunLog(tmp_path, False, 0)
+    log.write("step", 6, loss=float("nan"))
+    log.close()
+    assert read_log(tmp_path)[-1]["loss"] is None
+    assert "NaN" not in (tmp_path / "log.jsonl").read_text()
 
 
 def test_truncation(tmp_path: Path) -> None:

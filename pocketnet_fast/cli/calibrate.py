@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -16,7 +15,9 @@ from pocketnet_fast.cli.loading import (
     ThreadsOption,
     load_model,
     note,
+    weight_file,
 )
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
 
@@ -34,7 +35,10 @@ def calibrate(
     ] = None,
     *,
     far: Annotated[float, typer.Option(help="False accept rate, such as 1e-3.")],
-    weights: Annotated[Path, typer.Option(help="Trained weights, .safetensors or .pth.")],
+    weights: Annotated[
+        Path,
+        typer.Option(help="Trained weights: .safetensors, .pth and the like, or a training run's folder."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
     data: Annotated[
         list[Path] | None,
@@ -46,7 +50,7 @@ def calibrate(
     all_pairs: Annotated[
         bool, typer.Option("--all-pairs", help="Compare every image with every other; needs identities.")
     ] = False,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     flip: Annotated[
         bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
     ] = True,
@@ -83,7 +87,8 @@ def calibrate(
 
     # Opened, and their pairs counted, before a network is.
     choose = _all_pairs(sources[0], far) if all_pairs else _pairs(sources, far)
-    network = load_model(model, weights, untrained=False)
+    file = weight_file(weights)
+    network = load_model(model, file, untrained=False)
     embedder = Embedder(network, engine=engine, flip=flip, threads=threads, batch_size=batch)
     chosen = choose(embedder)
     calibration = Calibration(
@@ -103,9 +108,9 @@ def calibrate(
             f"warning: the threshold rests on {chosen.false_accepts} false accepts among "
             f"{chosen.impostor_pairs:,} pairs of two persons; at least {_FEW} make it steady"
         )
-    save_calibrated(weights, output, network, calibration)
+    save_calibrated(file, output, network, calibration)
     if as_json:
-        typer.echo(json.dumps(calibration.as_dict(), indent=2))
+        print_json(calibration.as_dict())
     else:
         typer.echo(str(calibration))
     note(f"wrote {output}")

@@ -17,6 +17,7 @@ from pocketnet_fast.cli.loading import (
     EngineOption,
     JsonOption,
     ModelOption,
+    SeveralFaces,
     ThreadsOption,
     UntrainedOption,
     WeightsOption,
@@ -24,6 +25,7 @@ from pocketnet_fast.cli.loading import (
     load_embedder,
     note,
 )
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
 
@@ -42,7 +44,7 @@ def embed(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write, .npz or .csv.")
     ] = None,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
@@ -83,11 +85,14 @@ def embed(
         )
         faces: list[AlignedFace] = []
         rows = []
+        several = SeveralFaces()
         with progress(len(images), "embedding") as advance:
             report = _report if skip else None
             for face, row in embed_photos(images, embedder, finder, on_photo=advance, on_error=report):
                 faces.append(face)
+                several.add(face)
                 rows.append(row)
+        several.say()
         if not faces:
             raise PocketNetError("none of the images could be used; nothing was written")
         raw = np.stack(rows)
@@ -100,7 +105,7 @@ def embed(
             else:
                 table.write_csv(stream)
     if as_json:
-        typer.echo(json.dumps(about | {"embeddings": table.as_dicts()}))
+        print_json(about | {"embeddings": table.as_dicts()}, indent=None)
     if output is not None:
         count, dimensions = raw.shape
         note(f"wrote {count} embeddings of {dimensions} dimensions to {output}")

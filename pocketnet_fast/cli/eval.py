@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,8 +20,10 @@ from pocketnet_fast.cli.loading import (
     load_embedder,
     note,
 )
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.strict_json import to_json
 
 if TYPE_CHECKING:
     from pocketnet_fast.evaluation.pair_scores import PairScores
@@ -42,7 +43,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="Verification pairs: .bin, .npz or a folder with pairs.csv. Takes several."),
     ] = None,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
     engine: EngineOption = "auto",
@@ -103,9 +104,9 @@ def evaluate(
                 if output is not None:
                     _draw(output, name, scores, result)
         if stream is not None:
-            stream.write((json.dumps(report, indent=2) + "\n").encode())
+            stream.write((to_json(report, indent=2) + "\n").encode())
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        print_json(report)
     else:
         _show(report)
     if output is not None:
@@ -131,7 +132,8 @@ def _open_all(sources: list[Path], folds: int) -> dict[str, VerificationPairs]:
         try:
             fold_ranges(len(sets[name]), folds)
         except PocketNetError as error:
-            raise PocketNetError(f"{source}: {error}; set --folds") from None
+            advice = "; set --folds" if len(sets[name]) > 1 else ""
+            raise PocketNetError(f"{source}: {error}{advice}") from None
     return sets
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _report(outcome: Outcome, as_json: bool) -> None:
         say_stopped("train", outcome.step, outcome.folder)
     if as_json:
         content = {**asdict(outcome), "folder": str(outcome.folder), "weights": str(outcome.weights)}
-        typer.echo(json.dumps(content, indent=1))
+        print_json(content)
     elif not outcome.signal:
         typer.echo(f"{outcome.weights}: the weights after {outcome.epoch} epochs, {outcome.step:,} steps")
 
@@ -190,7 +191,7 @@ def _report(outcome: Outcome, as_json: bool) -> None:
 def print_recipes(recipes: dict[str, str], as_json: bool) -> None:
     """Print the recipes of the package and what each says of itself."""
     if as_json:
-        typer.echo(json.dumps(recipes, indent=1))
+        print_json(recipes)
         return
     from rich.console import Console
     from rich.table import Table

@@ -126,9 +126,10 @@ def search(
                     f"{run.path} holds a run already; --resume goes on with it, or choose another --out"
                 )
         searching = _Search(recipe, run, assemble_search(recipe, group), group, console)
-        searching.begin(resume)
-        with Interruption() as interruption:
-            return searching.loop(interruption)
+        with searching.undone_if_it_cannot_start(resume):
+            searching.begin(resume)
+            with Interruption() as interruption:
+                return searching.loop(interruption)
 
 
 def current_genotype(network: SearchNetwork) -> Genotype:
