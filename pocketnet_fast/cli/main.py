@@ -89,6 +89,7 @@ def main() -> None:
     except SystemExit as error:
         # So typer and rich end when whoever reads the output has gone.
         if error.code == 1 and isinstance(error.__context__, BrokenPipeError):
+            _discard_output()
             _fail(_CLOSED, 2)
         raise
     except PocketNetError as error:
@@ -113,12 +114,16 @@ def _flush_output() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        # The interpreter flushes once more at its end.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         if isinstance(error, BrokenPipeError):
             raise PocketNetError(_CLOSED) from None
         raise PocketNetError(f"cannot write the output: {error.strerror}") from None
+
+
+def _discard_output() -> None:
+    # The interpreter flushes once more at its end, and would print that it cannot.
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> NoReturn:
