@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from pocketnet_fast.faces.pipeline import Embedder
 
 _FEW: Final = 10
+_POOR: Final = 0.5
 
 
 def calibrate(
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DATA]...", help="More data sets, as with --data.")
+        list[Path] | None, typer.Argument(metavar="DATA", help="More data sets, as with --data.")
     ] = None,
     *,
     far: Annotated[float, typer.Option(help="False accept rate, such as 1e-3.")],
@@ -108,6 +109,11 @@ def calibrate(
             f"warning: the threshold rests on {chosen.false_accepts} false accepts among "
             f"{chosen.impostor_pairs:,} pairs of two persons; at least {_FEW} make it steady"
         )
+    if calibration.measured_tar is not None and calibration.measured_tar < _POOR:
+        note(
+            f"warning: at this threshold only {100 * calibration.measured_tar:.1f} % of the pairs of one "
+            "person are accepted; is the network trained, and are the images aligned?"
+        )
     save_calibrated(file, output, network, calibration)
     if as_json:
         print_json(calibration.as_dict())
@@ -125,7 +131,7 @@ def _pairs(sources: list[Path], far: float) -> Callable[[Embedder], Threshold]:
     import numpy as np
 
     from pocketnet_fast.evaluation.pairs import open_pairs
-    from pocketnet_fast.evaluation.thresholds import allowed_false_accepts, threshold_of_pairs
+    from pocketnet_fast.evaluation.thresholds import allowed_false_accepts, check_distinct, threshold_of_pairs
     from pocketnet_fast.evaluation.verification import (
         consecutive_pairs,
         embed_crops,
@@ -138,12 +144,14 @@ def _pairs(sources: list[Path], far: float) -> Callable[[Embedder], Threshold]:
     allowed_false_accepts(int(np.count_nonzero(~same)), far)
 
     def choose(embedder: Embedder) -> Threshold:
-        cosines = []
+        cosines, units = [], []
         with progress(2 * len(same), "embedding") as advance:
             for pairs in sets:
                 rows = embed_crops(embedder, pairs.crops(advance), batch_size=embedder.batch_size)
-                distance = pair_distances(unit_length(rows), consecutive_pairs(len(pairs)))
+                units.append(unit_length(rows))
+                distance = pair_distances(units[-1], consecutive_pairs(len(pairs)))
                 cosines.append(1 - distance / 2)
+        check_distinct(np.concatenate(units))
         return threshold_of_pairs(np.concatenate(cosines), same, far)
 
     return choose
@@ -153,6 +161,7 @@ def _all_pairs(source: Path, far: float) -> Callable[[Embedder], Threshold]:
     from pocketnet_fast.data.dataset import open_dataset
     from pocketnet_fast.evaluation.thresholds import (
         allowed_false_accepts,
+        check_distinct,
         count_pairs,
         threshold_of_all_pairs,
     )
@@ -170,6 +179,7 @@ def _all_pairs(source: Path, far: float) -> Callable[[Embedder], Threshold]:
                     advance()
 
             rows = unit_length(embed_crops(embedder, crops(), batch_size=embedder.batch_size))
+        check_distinct(rows)
         return threshold_of_all_pairs(rows.astype("float32"), dataset.labels, far)
 
     return choose

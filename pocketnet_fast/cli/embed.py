@@ -24,6 +24,7 @@ from pocketnet_fast.cli.loading import (
     load_detector,
     load_embedder,
     note,
+    photos_below,
 )
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
@@ -39,7 +40,10 @@ _FORMATS = (".npz", ".csv")
 
 
 def embed(
-    images: Annotated[list[Path], typer.Argument(help="Photos, or aligned crops with --aligned.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="PHOTOS", help="Photos and folders of them, or aligned crops with --aligned."),
+    ],
     *,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write, .npz or .csv.")
@@ -70,6 +74,8 @@ def embed(
         raise PocketNetError("nowhere to put the embeddings: pass -o FILE.npz, -o FILE.csv or --json")
     if output is not None and output.suffix.lower() not in _FORMATS:
         raise PocketNetError(f"{output}: unknown kind of file; expected {' or '.join(_FORMATS)}")
+
+    images = [path for image in images for path in (photos_below(image) if image.is_dir() else [image])]
 
     import numpy as np
 

@@ -36,7 +36,7 @@ _JSON_NAME: Final = "eval.json"
 
 def evaluate(
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DATA]...", help="More data sets, as with --data.")
+        list[Path] | None, typer.Argument(metavar="DATA", help="More data sets, as with --data.")
     ] = None,
     *,
     data: Annotated[

@@ -23,6 +23,7 @@ from pocketnet_fast.cli.loading import (
     load_detector,
     load_embedder,
     note,
+    photos_below,
 )
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress, waiting
@@ -46,7 +47,7 @@ _app = typer.Typer(
 _Where = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's folder.")]
 _Photos = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[PHOTOS]...", help="Photos, and folders whose photos are all taken."),
+    typer.Argument(metavar="PHOTOS", help="Photos, and folders whose photos are all taken."),
 ]
 _Table = Annotated[
     Path | None,
@@ -163,7 +164,10 @@ def add(
 @_app.command()
 def search(
     where: _Where,
-    queries: Annotated[list[Path], typer.Argument(help="Photos, or aligned crops with --aligned.")],
+    queries: Annotated[
+        list[Path],
+        typer.Argument(metavar="PHOTOS", help="Photos and folders of them, or aligned crops with --aligned."),
+    ],
     *,
     top: Annotated[int, typer.Option(min=1, help="Matches of each query, at most.")] = 5,
     threshold: Annotated[
@@ -206,6 +210,7 @@ def search(
     from pocketnet_fast.gallery.index import IndexedSearch
     from pocketnet_fast.gallery.store import Gallery
 
+    queries = [path for query in queries for path in (photos_below(query) if query.is_dir() else [query])]
     gallery = Gallery(where)
     indexed = IndexedSearch(gallery, probes=probes) if use_index else None
     finder = load_detector(aligned, detector)
@@ -337,19 +342,10 @@ def _named_photos(photos: list[Path], table: Path | None, name_by: str) -> list[
         return list(_read_table(table))
     named = []
     for photo in photos:
-        for path in _images_below(photo) if photo.is_dir() else [photo]:
+        for path in photos_below(photo) if photo.is_dir() else [photo]:
             # Resolved, so that a photo given by its file name alone has the folder it lies in.
             named.append((path.stem if name_by == "file" else path.resolve().parent.name, path))
     return named
-
-
-def _images_below(folder: Path) -> list[Path]:
-    from pocketnet_fast.data.folder import IMAGE_SUFFIXES
-
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise PocketNetError(f"{folder} holds no image; expected files {', '.join(IMAGE_SUFFIXES)}")
-    return found
 
 
 def _read_table(path: Path) -> Iterator[tuple[str, Path]]:

@@ -80,6 +80,20 @@ class SeveralFaces:
             note(f"so do {len(self._photos) - self._SHOWN:,} more photos")
 
 
+def photos_below(folder: Path) -> list[Path]:
+    """All images in a folder and the folders in it, sorted.
+
+    Raises:
+        PocketNetError: there is none.
+    """
+    from pocketnet_fast.data.folder import IMAGE_SUFFIXES
+
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise PocketNetError(f"{folder} holds no image; expected files {', '.join(IMAGE_SUFFIXES)}")
+    return found
+
+
 def weight_file(weights: Path) -> Path:
     """The file that ``--weights`` means: itself, or of a training run's folder the newest (averaged) weights.
 

@@ -26,6 +26,7 @@ from pocketnet_fast.cli import (
     train,
     verify,
 )
+from pocketnet_fast.cli.help import OrderedGroup, dress
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import WRITE_ERRORS
 
@@ -33,6 +34,7 @@ _CLOSED: Final = "the output was closed before all of it was written"
 
 app = typer.Typer(
     name="pocketnet",
+    cls=OrderedGroup,
     help="Small face recognition networks, run fast.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -73,6 +75,7 @@ train.register(app)
 distill.register(app)
 search.register(app)
 doctor.register(app)
+dress(app)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from pocketnet_fast.cli.training import (
     WorkersOption,
     changed_values,
     explained_loading,
+    print_recipe,
     print_recipes,
     say_stopped,
 )
@@ -107,7 +108,7 @@ def search(
         assert out is not None
         chosen = SearchRecipe.from_toml(SearchFolder(out).recipe().to_toml(), str(out), values)
     if dry_run:
-        typer.echo(chosen.to_toml(), nl=False)
+        print_recipe(chosen, as_json)
         return
     assert out is not None
     _search(chosen, out, resume, force, as_json)

@@ -17,6 +17,7 @@ from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
     from pocketnet_fast.training.recipe import Recipe
+    from pocketnet_fast.training.toml_recipe import TomlRecipe
     from pocketnet_fast.training.trainer import Outcome
 
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder.")]
@@ -129,10 +130,18 @@ def run(
         assert out is not None
         chosen = Recipe.from_toml(RunFolder(out).recipe().to_toml(), str(out), values)
     if dry_run:
-        typer.echo(chosen.to_toml(), nl=False)
+        print_recipe(chosen, as_json)
         return
     assert out is not None
     _train(chosen, out, resume, force, as_json)
+
+
+def print_recipe(recipe: TomlRecipe, as_json: bool) -> None:
+    """Print a resolved recipe, a table per section, as TOML or JSON."""
+    if as_json:
+        print_json(asdict(recipe))
+    else:
+        typer.echo(recipe.to_toml(), nl=False)
 
 
 def _train(recipe: Recipe, out: Path, resume: bool, force: bool, as_json: bool) -> None:
