@@ -67,7 +67,7 @@ def subjects(dataset: RecordDataset, images: int, batch: int) -> dict[str, Subje
         return run
 
     people = SyntheticDataset(64, 20)
-    drawn = np.random.default_rng(0).permutation(len(people))[: images // 16].tolist()
+    drawn = np.random.default_rng(0).permutation(len(people))[: max(images // 16, 1)].tolist()
     return {
         "records": Subject(lambda: [dataset.encoded(index) for index in order], images),
         FLOOR: Subject(floor, images),

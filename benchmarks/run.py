@@ -70,7 +70,8 @@ class Worker:
 
 def _statistics(times: list[float], batch: int) -> dict[str, float]:
     per_image = [1e3 * seconds / batch for seconds in times]
-    lower, median, upper = statistics.quantiles(per_image, n=4)
+    # Of a single call, the quartiles are that call.
+    lower, median, upper = statistics.quantiles(per_image * (1 + (len(times) == 1)), n=4)
     return {
         "median_ms": median,
         "lower_ms": lower,

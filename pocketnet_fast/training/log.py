@@ -14,6 +14,8 @@ from pocketnet_fast.strict_json import to_json
 
 LOG_NAME: Final = "log.jsonl"
 TENSORBOARD: Final = "tensorboard"
+# Of the whole run: text in TensorBoard, where a point alone makes no curve.
+_FACTS: Final = ("start", "resume", "ended")
 # Made after a step, and not a part of it.
 _TESTS: Final = ("verification", "validation")
 
@@ -55,7 +57,7 @@ class RunLog:
             raise PocketNetError(f"cannot write {self._path}: {error.strerror}") from None
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Add a line; numbers go to TensorBoard too.
+        """Add a line; TensorBoard gets numbers as curves, and what is said of the whole run as text.
 
         Raises:
             PocketNetError: If it cannot be written.
@@ -67,9 +69,19 @@ class RunLog:
         except OSError as error:
             raise PocketNetError(f"cannot write {self._path}: {error.strerror}") from None
         if self._writer is not None:
-            for name, value in values.items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    self._writer.add_scalar(f"{event}/{name}", value, step)
+            self._draw(event, step, values)
+
+    def _draw(self, event: str, step: int, values: dict[str, Any]) -> None:
+        if event in _FACTS:
+            table = "\n".join(f"| {name} | {value} |" for name, value in values.items())
+            self._writer.add_text(event, f"| | |\n|---|---|\n{table}", step)
+            return
+        # Several verification sets have a curve each.
+        dataset = values.get("dataset")
+        group = event if dataset is None else f"{event}/{dataset}"
+        for name, value in values.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and name != "epoch":
+                self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
         """Finish the files."""
