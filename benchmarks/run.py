@@ -26,6 +26,8 @@ from rich.console import Console
 from rich.progress import Progress
 from subjects import OURS, SUBJECTS, Subject, by_name
 
+from pocketnet_fast.errors import PocketNetError
+
 _WORKER = Path(__file__).with_name("worker.py")
 _QUIET_LOAD = 0.5
 
@@ -174,8 +176,8 @@ def main() -> None:
     show(record, Console() if sys.stdout.isatty() else Console(width=120))
     try:
         draw(record, stem.with_suffix(".png"))
-    except ImportError:
-        print("no picture: matplotlib is not installed", file=sys.stderr)
+    except PocketNetError as error:
+        print(f"no picture: {error}", file=sys.stderr)
     print(f"written: {stem}.json, {stem}.png")
 
 

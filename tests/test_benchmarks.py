@@ -139,3 +139,27 @@ def test_the_suite_holds_every_kind() -> None:
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in ("test_inference", "test_step", "test_loss", "test_training_step", "test_search_step"):
         assert f"::{name}[" in listed
+
+
+@pytest.mark.parametrize("batches", [[1], [1, 8], [1, 8, 32]])
+def test_names_stand_beside_their_bars(monkeypatch: pytest.MonkeyPatch, batches: list[int]) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import report
+
+    timed = [
+        {"subject": s, "batch": b, "median_ms": m + b / 100, "lower_ms": m, "upper_ms": m + 1.0}
+        for s, m in (("quick", 1.0), ("slow", 9.0))
+        for b in batches
+        if s == "quick" or b != 8  # one that was not timed at a batch
+    ]
+    axis = Figure().add_subplot()
+    report._draw_times(axis, timed)
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["slow", "quick"]
+    for place, name in zip(axis.get_yticks(), names, strict=True):
+        expected = {row["median_ms"] for row in timed if row["subject"] == name}
+        near = [bar for bar in axis.patches if abs(bar.get_y() + bar.get_height() / 2 - place) < 0.5]
+        assert {bar.get_width() for bar in near} == expected

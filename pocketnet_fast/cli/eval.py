@@ -71,7 +71,7 @@ def evaluate(
     if not sources:
         raise PocketNetError("no data; pass --data FILE, a .bin or .npz file or a folder with pairs.csv")
     if output is not None:
-        from pocketnet_fast.evaluation.plots import require_matplotlib
+        from pocketnet_fast.pictures import require_matplotlib
 
         require_matplotlib()
 
@@ -102,7 +102,7 @@ def evaluate(
                 result |= {"source": pairs.name, "seconds": seconds}
                 report["results"][name] = result
                 if output is not None:
-                    _draw(output, name, scores, result)
+                    _draw(output, name, f"{embedder.model_name} on {name}", scores, result)
         if stream is not None:
             stream.write((to_json(report, indent=2) + "\n").encode())
     if as_json:
@@ -192,7 +192,7 @@ def _tar_at_far(cosine: Floats, same: Flags) -> list[dict[str, Any]] | None:
     return [point.as_dict() for point in points]
 
 
-def _draw(output: Path, name: str, scores: PairScores, result: dict[str, Any]) -> None:
+def _draw(output: Path, name: str, title: str, scores: PairScores, result: dict[str, Any]) -> None:
     from pocketnet_fast.evaluation.error_rates import roc
     from pocketnet_fast.evaluation.plots import draw_roc, draw_scores
     from pocketnet_fast.files import atomic_write
@@ -203,9 +203,9 @@ def _draw(output: Path, name: str, scores: PairScores, result: dict[str, Any]) -
         "images alone": roc(1 - scores.straight_distance / 2, scores.same),
     }
     with atomic_write(output / f"{name}_roc.png") as stream:
-        draw_roc(stream, name, curves, int((~scores.same).sum()))
+        draw_roc(stream, title, curves, int((~scores.same).sum()))
     with atomic_write(output / f"{name}_scores.png") as stream:
-        draw_scores(stream, name, cosine, scores.same, result["cosine_threshold"])
+        draw_scores(stream, title, cosine, scores.same, result["cosine_threshold"])
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ def ijb(
 
     from pocketnet_fast.evaluation.ijb import identify, verify
     from pocketnet_fast.evaluation.ijb_files import find_files
-    from pocketnet_fast.evaluation.plots import require_matplotlib
+    from pocketnet_fast.pictures import require_matplotlib
 
     files = find_files(root)
     if output is not None:

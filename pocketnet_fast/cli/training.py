@@ -16,8 +16,8 @@ from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
+    from pocketnet_fast.search.recipe import SearchRecipe
     from pocketnet_fast.training.recipe import Recipe
-    from pocketnet_fast.training.toml_recipe import TomlRecipe
     from pocketnet_fast.training.trainer import Outcome
 
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder.")]
@@ -136,7 +136,7 @@ def run(
     _train(chosen, out, resume, force, as_json)
 
 
-def print_recipe(recipe: TomlRecipe, as_json: bool) -> None:
+def print_recipe(recipe: Recipe | SearchRecipe, as_json: bool) -> None:
     """Print a resolved recipe, a table per section, as TOML or JSON."""
     if as_json:
         print_json(asdict(recipe))

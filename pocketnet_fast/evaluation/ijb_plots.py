@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pocketnet_fast.evaluation.ijb import GallerySearch, Verification
-from pocketnet_fast.evaluation.plots import require_matplotlib
 from pocketnet_fast.files import atomic_write
+from pocketnet_fast.pictures import picture
 
 
 def draw_roc(path: Path, result: Verification, title: str) -> None:
@@ -48,16 +48,8 @@ def draw_cmc(path: Path, results: list[GallerySearch], names: list[str], title: 
 
 @contextmanager
 def _axes(path: Path, title: str) -> Iterator[Any]:
-    require_matplotlib()
-    # Without pyplot, so that no display is asked for and no figure outlives its picture.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title)
-    axes.grid(True, alpha=0.3)
-    yield axes
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    with atomic_write(path) as file, picture(file, "png", (6, 4.5)) as figure:
+        axes = figure.add_subplot()
+        axes.set_title(title)
+        axes.grid(visible=True)
+        yield axes

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.genotypes import Genotype, format_genotype, read_genotype
+from pocketnet_fast.pictures import has_matplotlib
 from pocketnet_fast.search import drawing
 from pocketnet_fast.search.assembly import SearchParts, assemble_search
 from pocketnet_fast.search.checkpoint import EPOCHS, GENOTYPE_NAME, SearchFolder, SearchProgress
@@ -113,7 +114,7 @@ def search(
         recipe = run.recipe()
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
-    if recipe.run.drawings is True and not drawing.has_matplotlib():
+    if recipe.run.drawings is True and not has_matplotlib():
         raise PocketNetError(
             'run.drawings is true, and matplotlib is not installed: pip install "pocketnet_fast[eval]"'
         )
@@ -170,7 +171,7 @@ class _Search(RunLoop[SearchProgress]):
         return {"images": self.parts.images, "classes": self.parts.network.classes}
 
     def remarks(self) -> list[str]:
-        if self.recipe.run.drawings != "auto" or drawing.has_matplotlib():
+        if self.recipe.run.drawings != "auto" or has_matplotlib():
             return []
         return ["matplotlib is not installed (pip install 'pocketnet_fast[eval]'); nothing is drawn"]
 
@@ -346,7 +347,7 @@ class _Search(RunLoop[SearchProgress]):
             )
             if progress.ended:
                 self.log.write("ended", progress.step, epoch=progress.epoch, reason=progress.ended)
-        if self.recipe.run.drawings and drawing.has_matplotlib():
+        if self.recipe.run.drawings and has_matplotlib():
             self._draw(genotype, values, weights)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.display.say(f"  validation: {shown}\n  {format_genotype(genotype)}")
