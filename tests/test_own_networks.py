@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with averaged weights, a network of a genotype of its own, a foreign file, and data."""
     folder = tmp_path_factory.mktemp("own")
     write_faces(folder / "train.rec")
-    recipe = tiny_recipe(folder / "train.rec", schedule__epochs=1, optimizer__ema_decay=0.9)
+    recipe = tiny_recipe(folder / "train.rec", schedule__epochs=2, optimizer__ema_decay=0.5)
     train(recipe, folder / "run")
     model = PocketNet(random_genotype(7, nodes=3), channels=3, layers=5, embedding_dim=16)
     save_weights(randomize_(model, 7), folder / "found.safetensors")
@@ -57,7 +57,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def weights(request: pytest.FixtureRequest, folder: Path) -> Path:
     return {
         "run": folder / "run",
-        "file of a run": folder / "run" / "6backbone.safetensors",
+        "file of a run": folder / "run" / "12backbone.safetensors",
         "found": folder / "found.safetensors",
         "foreign": folder / "foreign.pth.tar",
     }[request.param]
@@ -69,12 +69,12 @@ def network(weights: Path) -> Embedder:
 
 def test_a_run_gives_its_last_averaged_weights(folder: Path, tmp_path: Path) -> None:
     run = folder / "run"
-    assert newest_weights(run) == run / "6ema.safetensors"
-    for path in run.glob("6*"):
+    assert newest_weights(run) == run / "12ema.safetensors"
+    for path in run.glob("12*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "recipe.toml").write_bytes((run / "recipe.toml").read_bytes())
-    (tmp_path / "7backbone.safetensors").write_bytes(b"written by a run that was killed before its state")
-    assert newest_weights(tmp_path) == tmp_path / "6ema.safetensors"
+    (tmp_path / "13backbone.safetensors").write_bytes(b"written by a run that was killed before its state")
+    assert newest_weights(tmp_path) == tmp_path / "12ema.safetensors"
 
 
 def test_eval(run: Run, weights: Path, folder: Path) -> None:
@@ -91,6 +91,19 @@ def test_embed(run: Run, weights: Path, folder: Path) -> None:
     row = embedder(crop(0)[None])[0]
     found = np.array(result.json["embeddings"][0]["embedding"])
     np.testing.assert_allclose(found, row / np.linalg.norm(row), atol=1e-4)
+
+
+def test_embed_takes_folders(run: Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("a/2.png", "a/b/1.png", "3.png"):
+        (tmp_path / name).write_bytes((folder / "0.png").read_bytes())
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    options = ("--aligned", "--weights", folder / "found.safetensors", "--json")
+    result = run("embed", tmp_path / "a", tmp_path / "3.png", *options)
+    expected = [str(tmp_path / name) for name in ("a/2.png", "a/b/1.png", "3.png")]
+    assert [entry["file"] for entry in result.json["embeddings"]] == expected
+    (tmp_path / "empty").mkdir()
+    assert refused(run("embed", tmp_path / "empty", *options), "empty holds no image")
 
 
 def test_verify(run: Run, weights: Path, folder: Path) -> None:
@@ -139,7 +152,7 @@ def test_bench(run: Run, weights: Path) -> None:
 
 def test_what_was_taken_is_said(run: Run, folder: Path) -> None:
     command = ("embed", folder / "0.png", "--aligned", "--json", "--weights")
-    assert f"taking the weights {folder}/run/6ema.safetensors" in run(*command, folder / "run").err
+    assert f"taking the weights {folder}/run/12ema.safetensors" in run(*command, folder / "run").err
     assert "does not name its network; by its keys and shapes it is mobilefacenet, embedding 32" in (
         run(*command, folder / "foreign.pth.tar").err
     )
