@@ -25,7 +25,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from machine import _cpu_name
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -36,6 +35,7 @@ from pocketnet_fast.data.loader import make_loader
 from pocketnet_fast.data.records import RecordDataset
 from pocketnet_fast.data.synthetic import SyntheticDataset
 from pocketnet_fast.data.writing import write_records
+from pocketnet_fast.machine import processor_name
 
 FLOOR = "records, cv2.imdecode (the floor)"
 EVERY = Augmentation(flip=0.5, crop=0.5, color=0.5, blur=0.5, cutout=0.5)
@@ -67,7 +67,7 @@ def subjects(dataset: RecordDataset, images: int, batch: int) -> dict[str, Subje
         return run
 
     people = SyntheticDataset(64, 20)
-    drawn = np.random.default_rng(0).permutation(len(people))[: images // 16].tolist()
+    drawn = np.random.default_rng(0).permutation(len(people))[: max(images // 16, 1)].tolist()
     return {
         "records": Subject(lambda: [dataset.encoded(index) for index in order], images),
         FLOOR: Subject(floor, images),
@@ -123,7 +123,7 @@ def measure(dataset: RecordDataset, a: argparse.Namespace) -> None:
     size = np.mean([len(dataset.encoded(index)) for index in range(0, len(dataset), 16)])
     versions = f"OpenCV {cv2.__version__}, numpy {np.__version__}, torch {torch.__version__}"
     console = Console()
-    console.print(f"{_cpu_name()}, {os.cpu_count()} cores; {versions}")
+    console.print(f"{processor_name()}, {os.cpu_count()} cores; {versions}")
     console.print(f"{dataset.name}: {len(dataset):,} images of {size / 1024:.1f} KiB on average")
     table = Table(title=f"{a.images} images, batch {a.batch}, {a.rounds} rounds", title_justify="left")
     table.add_column("subject")

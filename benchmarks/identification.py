@@ -33,7 +33,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from machine import _cpu_name
 
 from pocketnet_fast.evaluation import megaface
 from pocketnet_fast.evaluation.ijb import Templates, verify
@@ -41,6 +40,7 @@ from pocketnet_fast.evaluation.ijb_files import IjbFiles
 from pocketnet_fast.evaluation.templates import TemplatePool
 from pocketnet_fast.gallery.manifest import EmbeddingSpace
 from pocketnet_fast.gallery.store import Gallery
+from pocketnet_fast.machine import processor_name
 
 Embeddings = npt.NDArray[np.float32]
 
@@ -266,7 +266,7 @@ def main() -> None:
     if a.memory_of:
         print(json.dumps(megaface_memory(a) if a.memory_of == "megaface" else ijb_memory(a)))
         return
-    print(f"{_cpu_name()}, {os.cpu_count()} cores; numpy {np.__version__}, torch {torch.__version__}")
+    print(f"{processor_name()}, {os.cpu_count()} cores; numpy {np.__version__}, torch {torch.__version__}")
     print(f"{a.rows:,} rows of {a.dims} numbers, {4 * a.rows * a.dims / 2**20:,.0f} MiB")
     print(f"{'':<52} {'median s':>9} {'best s':>9} {'processor':>10}")
     for part in a.part or PARTS:

@@ -25,6 +25,7 @@ class Machine:
 
     Attributes:
         gflops: fp32 multiply-add peak, two operations per multiply-add.
+        gflops_bf16: The same in bfloat16; None where the kernels have none of their own for it.
         memory_gbs: Read bandwidth of main memory.
         l2_gbs: Read bandwidth of second-level caches; None where only the fallback could run.
     """
@@ -36,11 +37,22 @@ class Machine:
     memory_gbs: float
     l2_gbs: float | None
     bandwidth_source: str
+    gflops_bf16: float | None = None
 
 
 def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def _peak_bf16(threads: int) -> float | None:
+    from pocketnet_fast.ops import native
+
+    if native.compiled_isa("bf16") == native.compiled_isa("fp32"):
+        return None
+    extension = native.extension()
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(lambda _: extension.peak_gflops(True), range(threads)))
 
 
 def _peak(threads: int) -> tuple[float, str]:
@@ -89,4 +101,5 @@ def measure(threads: int) -> Machine:
     """Measure the machine for some seconds; nothing else should run."""
     gflops, gflops_source = _peak(threads)
     memory, l2, bandwidth_source = _bandwidth(threads)
-    return Machine(processor_name(), threads, gflops, gflops_source, memory, l2, bandwidth_source)
+    bf16 = _peak_bf16(threads)
+    return Machine(processor_name(), threads, gflops, gflops_source, memory, l2, bandwidth_source, bf16)

@@ -12,6 +12,7 @@ from subjects import OURS
 
 import pocketnet_fast
 from pocketnet_fast.models.counting import count_model
+from pocketnet_fast.pictures import COLORS, FAINT, picture
 
 
 def network_size(model: str) -> tuple[int, int]:
@@ -102,25 +103,20 @@ def draw(record: dict[str, Any], path: Path) -> None:
     caches or fuses layers rises above the roof of memory.
 
     Raises:
-        ImportError: Without matplotlib.
+        PocketNetError: Without matplotlib.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
     flops, moved = network_size(record["model"])
     machines = record["machines"]
-    figure, axes = plt.subplots(len(machines), 2, figsize=(14, 5 * len(machines)), squeeze=False)
-    for (left, right), machine in zip(axes, machines, strict=True):
-        timed = [r for r in record["results"] if r["threads"] == machine["threads"] and "median_ms" in r]
-        _draw_times(left, timed)
-        left.set_title(f"{record['model']}, {machine['threads']} thread(s)")
-        _draw_roofline(right, machine, [r for r in timed if r["batch"] == timed[0]["batch"]], flops, moved)
-        right.set_title(f"{machine['cpu']}: roofline")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with path.open("wb") as stream, picture(stream, "png", (14, 5 * len(machines))) as figure:
+        axes = figure.subplots(len(machines), 2, squeeze=False)
+        for (left, right), machine in zip(axes, machines, strict=True):
+            timed = [r for r in record["results"] if r["threads"] == machine["threads"] and "median_ms" in r]
+            threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+            _draw_times(left, timed)
+            left.set_title(f"{record['model']}, {threads}")
+            first = [r for r in timed if r["batch"] == timed[0]["batch"]]
+            _draw_roofline(right, machine, first, flops, moved)
+            right.set_title(f"{machine['cpu']}, {threads}: roofline, batch {timed[0]['batch']}")
 
 
 def _draw_times(axis: Any, timed: list[dict[str, Any]]) -> None:
@@ -130,38 +126,62 @@ def _draw_times(axis: Any, timed: list[dict[str, Any]]) -> None:
     )
     height = 0.8 / max(len(batches), 1)
     for index, batch in enumerate(batches):
-        rows = {r["subject"]: r for r in timed if r["batch"] == batch}
-        medians = [rows[name]["median_ms"] for name in names]
-        low = [rows[name]["median_ms"] - rows[name]["lower_ms"] for name in names]
-        high = [rows[name]["upper_ms"] - rows[name]["median_ms"] for name in names]
-        positions = [i + index * height for i in range(len(names))]
+        rows = [r for r in timed if r["batch"] == batch]
+        medians = [r["median_ms"] for r in rows]
+        low = [r["median_ms"] - r["lower_ms"] for r in rows]
+        high = [r["upper_ms"] - r["median_ms"] for r in rows]
+        # The bars of a subject lie around its name's place.
+        offset = (index - (len(batches) - 1) / 2) * height
+        positions = [names.index(r["subject"]) + offset for r in rows]
         axis.barh(positions, medians, height, xerr=(low, high), label=f"batch {batch}")
-        for position, name in zip(positions, names, strict=True):
-            row = rows[name]
+        for position, row in zip(positions, rows, strict=True):
             axis.annotate(f" {row['median_ms']:.1f}", (row["upper_ms"], position), va="center", fontsize=7)
-    axis.set_yticks([i + height for i in range(len(names))], names)
+    axis.set_yticks(range(len(names)), names)
+    axis.grid(visible=True, axis="x")
     axis.set_xlabel("ms per image (median, quartiles)")
-    axis.legend()
+    # Subjects are sorted, so that the short bars leave the upper right corner free.
+    axis.legend(loc="upper right")
 
 
 def _draw_roofline(
     axis: Any, machine: dict[str, Any], rows: list[dict[str, Any]], flops: int, moved: int
 ) -> None:
-    roofs = [("memory", machine["memory_gbs"])]
+    bandwidths = [("memory", machine["memory_gbs"])]
     if machine["l2_gbs"] is not None:
-        roofs.append(("second-level cache", machine["l2_gbs"]))
-    for name, bandwidth in roofs:
-        ridge = machine["gflops"] / bandwidth
-        roof = [bandwidth / 8, machine["gflops"], machine["gflops"]]
-        axis.plot([1 / 8, ridge, 64], roof, label=f"{name}, {bandwidth:.0f} GB/s")
+        bandwidths.append(("second-level cache", machine["l2_gbs"]))
+    peaks = {"fp32": machine["gflops"]}
+    if machine.get("gflops_bf16") and any(row["precision"] != "fp32" for row in rows):
+        peaks["bf16"] = machine["gflops_bf16"]
+    highest = max(peaks.values())
+    for name, bandwidth in bandwidths:
+        line = [bandwidth / 8, highest]
+        axis.plot([1 / 8, highest / bandwidth], line, label=f"{name}, {bandwidth:.0f} GB/s")
+    lowest_ridge = min(machine["gflops"] / bandwidth for _, bandwidth in bandwidths)
+    for (precision, peak), style in zip(peaks.items(), ("-", "--"), strict=False):
+        label = f"{precision}, {peak:.0f} GFLOP/s"
+        axis.plot([lowest_ridge, 64], [peak, peak], style, color="black", linewidth=1, label=label)
     intensity = flops / moved
     axis.axvline(intensity, linestyle=":", color="grey")
-    for row in rows:
+    place = 0.0
+    for row in sorted(rows, key=lambda r: -r["median_ms"]):
         rate = flops / row["median_ms"] / 1e6
-        axis.plot([intensity], [rate], "o", markersize=5)
-        axis.annotate(f"  {row['subject']} {rate:.0f}", (intensity, rate), fontsize=7, va="center")
+        # Filled: fp32; hollow: half the bits, for which the fp32 roof is none.
+        fill = "full" if row["precision"] == "fp32" else "none"
+        axis.plot([intensity], [rate], "o", markersize=5, fillstyle=fill, color=COLORS[0])
+        # Labels keep their distance where rates are close.
+        place = max(rate, 1.18 * place)
+        axis.annotate(
+            f"{row['subject']} {rate:.0f}",
+            (intensity, rate),
+            (1.3 * intensity, place),
+            fontsize=7,
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.5},
+        )
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xlabel("operations per byte (dotted: the network, layer by layer)")
-    axis.set_ylabel(f"GFLOP/s (peak {machine['gflops']:.0f})")
-    axis.legend(fontsize=8)
+    axis.set_ylabel("GFLOP/s; hollow: half precision")
+    axis.grid(visible=True)
+    axis.legend(loc="upper left")

@@ -26,6 +26,8 @@ from rich.console import Console
 from rich.progress import Progress
 from subjects import OURS, SUBJECTS, Subject, by_name
 
+from pocketnet_fast.errors import PocketNetError
+
 _WORKER = Path(__file__).with_name("worker.py")
 _QUIET_LOAD = 0.5
 
@@ -70,7 +72,8 @@ class Worker:
 
 def _statistics(times: list[float], batch: int) -> dict[str, float]:
     per_image = [1e3 * seconds / batch for seconds in times]
-    lower, median, upper = statistics.quantiles(per_image, n=4)
+    # Of a single call, the quartiles are that call.
+    lower, median, upper = statistics.quantiles(per_image * (1 + (len(times) == 1)), n=4)
     return {
         "median_ms": median,
         "lower_ms": lower,
@@ -173,8 +176,8 @@ def main() -> None:
     show(record, Console() if sys.stdout.isatty() else Console(width=120))
     try:
         draw(record, stem.with_suffix(".png"))
-    except ImportError:
-        print("no picture: matplotlib is not installed", file=sys.stderr)
+    except PocketNetError as error:
+        print(f"no picture: {error}", file=sys.stderr)
     print(f"written: {stem}.json, {stem}.png")
 
 

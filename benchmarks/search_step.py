@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,33 +32,38 @@ SUBJECTS: dict[str, tuple[dict[str, str], torch.memory_format]] = {
 CLASSES = 100
 
 
-def work(subject: str, arguments: argparse.Namespace) -> None:
-    """Serve steps of one subject."""
-    limit_threads(arguments.threads)
+def build(subject: str, *, channels: int, layers: int, batch: int, order: int) -> Callable[[], None]:
+    """A subject's step."""
     torch.manual_seed(0)
-    network = SearchNetwork(arguments.channels, arguments.layers, CLASSES).train()
+    network = SearchNetwork(channels, layers, CLASSES).train()
     network.fused = subject == "fused"
     memory_format = SUBJECTS[subject][1]
     network = network.to(memory_format=memory_format)
     optimizer = torch.optim.SGD(network.weights().values(), 0.1, momentum=0.9, weight_decay=3e-4)
     batches = [
         (
-            torch.randn(arguments.batch, 3, 112, 112).to(memory_format=memory_format),
-            torch.randint(CLASSES, (arguments.batch,)),
+            torch.randn(batch, 3, 112, 112).to(memory_format=memory_format),
+            torch.randint(CLASSES, (batch,)),
         )
         for _ in range(2)
     ]
 
     def step() -> None:
         architecture_gradient(
-            network, *batches, xi=0.1, optimizer=optimizer, order=arguments.order, hessian="published"
+            network, *batches, xi=0.1, optimizer=optimizer, order=order, hessian="published"
         )
         optimizer.zero_grad(set_to_none=True)
         images, label = batches[0]
         cross_entropy(network(images), label).backward()
         optimizer.step()
 
-    serve(step)
+    return step
+
+
+def work(subject: str, a: argparse.Namespace) -> None:
+    """Serve steps of one subject."""
+    limit_threads(a.threads)
+    serve(build(subject, channels=a.channels, layers=a.layers, batch=a.batch, order=a.order))
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:

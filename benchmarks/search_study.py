@@ -77,6 +77,8 @@ def searched(name: str, arguments: argparse.Namespace, console: Console, **value
         "data.workers": 0,
         "run.threads": 1,
     }
+    if arguments.data is not None:
+        settings["data.source"] = arguments.data
     settings |= {key.replace("__", "."): value for key, value in values.items()}
     recipe = load_search_recipe("synthetic_tiny", {key: str(value) for key, value in settings.items()})
     outcome = search(recipe, arguments.out / name, console=console)
@@ -99,7 +101,11 @@ def trained_accuracy(
         "run.threads": 1,
         "data.workers": 0,
         "verification.every_epochs": 0,
+        "verification.pairs": arguments.pairs,
+        "verification.synthetic_identities": arguments.people,
     }
+    if arguments.data is not None:
+        settings["data.source"] = arguments.data
     recipe = load_recipe("synthetic_tiny", {key: str(value) for key, value in settings.items()})
     outcome = train(recipe, arguments.out / name, console=console)
     if outcome.signal:
@@ -202,6 +208,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/search_study"), help="folder, not there yet")
+    parser.add_argument("--data", help="for searches and trainings; default: the recipes' rendered people")
+    parser.add_argument("--people", type=int, default=32, help="unseen, for verification")
+    parser.add_argument("--pairs", type=int, default=600, help="of their images")
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=6, help="of each search")

@@ -16,12 +16,14 @@ _EXPORTS = {
     "create_model": "pocketnet_fast.models.registry",
     "export_torchscript": "pocketnet_fast.export.torchscript",
     "list_models": "pocketnet_fast.models.registry",
+    "load_model": "pocketnet_fast.models.identification",
     "load_weights": "pocketnet_fast.models.weights",
 }
 
 if TYPE_CHECKING:
     from pocketnet_fast.export.torchscript import export_torchscript as export_torchscript
     from pocketnet_fast.lowering.compiled import compile as compile
+    from pocketnet_fast.models.identification import load_model as load_model
     from pocketnet_fast.models.registry import create_model as create_model
     from pocketnet_fast.models.registry import list_models as list_models
     from pocketnet_fast.models.weights import load_weights as load_weights
@@ -34,6 +36,7 @@ __all__ = [
     "create_model",
     "export_torchscript",
     "list_models",
+    "load_model",
     "load_weights",
 ]
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from pocketnet_fast.errors import PocketNetError
+
+WRITE_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+"""What a write meets: no space or quota left, a limit on sizes, a failing or read-only disk."""
 
 
 @contextlib.contextmanager
@@ -22,14 +26,28 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     replaced, are written directly.
 
     Raises:
-        PocketNetError: ``path`` is a folder, its folder does not exist, or no file may be created there.
+        PocketNetError: ``path`` is a folder, its folder does not exist, no file may be created there, or the
+            disk does not take the content.
     """
+    try:
+        with _atomic_write(path) as stream:
+            yield stream
+    except OSError as error:
+        # An error with a file name is about another file, which the block reads.
+        if error.errno in WRITE_ERRORS and error.filename is None:
+            raise PocketNetError(f"cannot write {path}: {error.strerror}") from error
+        raise
+
+
+@contextlib.contextmanager
+def _atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise PocketNetError(f"{path} is a folder, not a file to write")
     if target.exists() and not target.is_file():
         with _opened(path, target, os.O_WRONLY) as stream:
             yield stream
+            stream.flush()
         return
 
     temporary = target.with_name(f".pocketnet-{secrets.token_hex(6)}.tmp")

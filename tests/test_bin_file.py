@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ class Runs:
         (Runs(print), "builtins.print"),
         (Runs(eval, "open('ran', 'w')"), "builtins.eval"),
         (Runs(subprocess.Popen, "touch ran"), "subprocess.Popen"),
-        (np.arange(3), "numpy"),
+        (np.random.default_rng(0), "numpy"),
         (Path("x"), "pathlib"),
     ],
 )
@@ -73,7 +74,9 @@ def test_anything_that_runs_is_refused_by_name(
     monkeypatch.chdir(tmp_path)
     for content in (bomb, ([bomb, b""], [True])):
         Path("a.bin").write_bytes(pickle.dumps(content))
-        with pytest.raises(PocketNetError, match=rf"a\.bin: refused, it names {name}"):
+        with pytest.raises(
+            PocketNetError, match=rf"a\.bin: refused, it names {name}.* write it again as bytes"
+        ):
             read_bin("a.bin")
     assert not Path("ran").exists()
 
@@ -200,3 +203,103 @@ def test_what_stands_for_a_function_cannot_be_changed(tmp_path: Path) -> None:
     path.write_bytes(b"\x80\x02c_codecs\nencode\n}U\x05valueK\x01sb.")
     with pytest.raises(PocketNetError, match=r"a\.bin: damaged"):
         read_bin(path)
+
+
+def array(image: bytes) -> np.ndarray:
+    return np.frombuffer(image, np.uint8)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "image", [bytearray, array, lambda image: array(image)[:, None], lambda i: array(i)[None]]
+)
+@pytest.mark.parametrize(
+    "same",
+    [
+        lambda flags: [np.bool_(flag) for flag in flags],
+        np.array,
+        lambda flags: np.array(flags, np.int64),
+        lambda flags: np.array(flags, np.uint8),
+        lambda flags: [np.int64(flag) for flag in flags],
+        lambda flags: [np.array([flag]) for flag in flags],
+        lambda flags: [np.array(flag) for flag in flags],
+    ],
+)
+def test_what_opencv_and_numpy_give(tmp_path: Path, image: Any, same: Any, protocol: int) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(pickle.dumps(([image(i) for i in IMAGES], same(SAME)), protocol=protocol))
+    pairs = read_bin(path)
+    assert pairs.images == IMAGES
+    assert pairs.same.tolist() == SAME
+
+
+@pytest.mark.parametrize("core", [b"core", b"_core"])
+def test_both_numpys(tmp_path: Path, core: bytes) -> None:
+    path = tmp_path / "a.bin"
+    content = pickle.dumps(([array(i) for i in IMAGES], np.array(SAME)), protocol=2)
+    other = content.replace(b"numpy._core.", b"numpy." + core + b".").replace(
+        b"numpy.core.", b"numpy." + core + b"."
+    )
+    path.write_bytes(other)
+    assert read_bin(path).images == IMAGES
+
+
+@pytest.mark.parametrize(
+    ("images", "same", "message"),
+    [
+        (
+            [np.zeros((112, 112, 3), np.uint8), b"b"],
+            [True],
+            "image 0 is 112x112x3 pixels; expected an encoded",
+        ),
+        (
+            [np.ones(3), b"b"],
+            [True],
+            "refused, it holds numpy values that are neither whole numbers nor bools",
+        ),
+        ([np.array(["a"], object), b"b"], [True], "refused, it holds numpy values that are neither"),
+        ([np.ones(3, np.int64), b"b"], [True], "image 0 is a numpy array, not an encoded image"),
+        ([np.asfortranarray(np.ones((3, 3), np.uint8)), b"b"], [True], "is stored by columns"),
+        ([b"a", b"b"], np.array([[True]]), "expected two lists"),
+        ([b"a", b"b"], np.array([3]), "pair 0 is marked 3; expected true or false"),
+        ([b"a", b"b"], [np.array([True, False])], "pair 0 is marked by a numpy array"),
+        ([b"a", b"b"], np.array([1], ">i4"), "numbers of another byte order"),
+        (np.zeros((2, 9), np.uint8), [True], "expected two lists"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_other_arrays_are_refused(
+    tmp_path: Path, images: Any, same: Any, message: str, protocol: int
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(pickle.dumps((images, same), protocol=protocol))
+    with pytest.raises(PocketNetError, match=message):
+        read_bin(path)
+
+
+def test_an_array_states_no_more_than_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    good = pickle.dumps(([array(b"abcd"), b"b"], [True]), protocol=2)
+    assert good.count(b"K\x04\x85") == 1
+    for shape in (b"K\x05\x85", b"J\xff\xff\xff\x7f\x85", b"K\x00\x85", b"J\xff\xff\xff\xff\x85"):
+        path.write_bytes(good.replace(b"K\x04\x85", shape))
+        with pytest.raises(PocketNetError, match="refused, it holds a numpy array"):
+            read_bin(path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_arrays_are_an_error_or_still_plain_data(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(pickle.dumps(([array(i) for i in IMAGES], np.array(SAME)), protocol=2))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damage") / "a.bin"
+    path.write_bytes(content)
+    try:
+        pairs = read_bin(path)
+    except PocketNetError:
+        return
+    assert all(type(image) is bytes for image in pairs.images)
+    assert len(pairs.images) == 2 * len(pairs)

@@ -15,10 +15,12 @@ from safetensors import safe_open
 import pocketnet_fast
 from pocketnet_fast.data.dataset import open_dataset
 from pocketnet_fast.data.images import encode_image
-from pocketnet_fast.evaluation.pairs import write_pairs
+from pocketnet_fast.evaluation.pairs import VerificationPairs, write_pairs
 from pocketnet_fast.export.torchscript import read_metadata
 from pocketnet_fast.faces.pipeline import Embedder, normalized
 from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.models.genotypes import SOFTMAX_CASIA
+from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import save_weights, weights_sha256
 
 PAIRS = 24
@@ -185,3 +187,26 @@ def test_help_has_an_example(run: Run) -> None:
     text = run("--help").out
     assert "pocketnet calibrate " in text
     assert "Example" in text
+
+
+def test_a_collapsed_network_is_refused(any_command: Run, files: Path, tmp_path: Path) -> None:
+    network = randomize_(PocketNet(SOFTMAX_CASIA, 2, 4, 8), 3)
+    network.tail[7].weight.data.mul_(1e-4)
+    save_weights(network, tmp_path / "w.safetensors")
+    for data in (["--data", files / "drawn.bin"], ["--data", files / "people", "--all-pairs"]):
+        command = ["calibrate", "--far", 0.25, *data, "--weights", tmp_path / "w.safetensors"]
+        result = any_command(*command, "-o", tmp_path / "o.safetensors")
+        assert refused(result, "nearly the same embedding for everyone", "mean cosine of 1.0000")
+        assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_a_network_that_finds_nobody_is_remarked(any_command: Run, files: Path, tmp_path: Path) -> None:
+    images = drawn_pairs(PAIRS).images
+    # Pairs of one person that are as different as those of two.
+    pairs = VerificationPairs(images[1:] + images[:1], np.arange(PAIRS) % 2 == 0)
+    write_pairs(tmp_path / "odd.bin", pairs)
+    save_weights(randomize_(PocketNet(SOFTMAX_CASIA, 2, 4, 8), 3), tmp_path / "w.safetensors")
+    command = ["calibrate", "--far", 0.1, "--data", tmp_path / "odd.bin"]
+    result = any_command(*command, "--weights", tmp_path / "w.safetensors", "-o", tmp_path / "o.safetensors")
+    assert result.code == 0
+    assert "% of the pairs of one person are accepted; is the network trained" in result.err

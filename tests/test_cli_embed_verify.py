@@ -187,7 +187,8 @@ class TestEmbed:
         assert refused(run("embed", crop, *quiet, "--json", "--engine", "warp"), "unknown engine")
         assert refused(run("embed", crop, *quiet, "--json", "--detector", crop), "exclude each other")
         assert refused(run("embed", crop, *quiet, "--json", "--weights", crop), "exclude each other")
-        assert refused(run("embed", tmp_path, *quiet, "--json"), "is a folder")
+        (tmp_path / "empty").mkdir()
+        assert refused(run("embed", tmp_path / "empty", *quiet, "--json"), "empty holds no image")
         big = write_image(tmp_path / "big.png", np.zeros((224, 224, 3), np.uint8))
         assert refused(run("embed", big, *quiet, "--json"), "224x224", "112x112")
 

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from command_line import Run, refused, runner
 from faces import crop
+from helpers import randomize_
 
 from pocketnet_fast.data.images import encode_image
 from pocketnet_fast.gallery.store import Gallery
+from pocketnet_fast.models.calibration import Calibration
+from pocketnet_fast.models.genotypes import SOFTMAX_CASIA
+from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.models.weights import save_weights, weights_sha256
 
 MODEL = ("--aligned", "--untrained", "--threads", "1")
 
@@ -97,9 +102,57 @@ def test_names_of_files_and_tables(run: Run, people: Path, tmp_path: Path) -> No
 
 
 def test_add(run: Run, people: Path, built: Path) -> None:
-    result = run("add", built, people / "ann" / "one.png", *MODEL)
+    new = people / "ann" / "three.png"
+    new.write_bytes(encode_image(crop(5), ".png"))
+    result = run("add", built, new, *MODEL)
     assert result.out == f"{built}: added 1 faces; it holds 4\n"
-    assert Gallery(built).name(3)[0] == "one"
+    assert Gallery(built).name(3)[0] == "ann"  # by the folder, as it was built
+    new.write_bytes(encode_image(crop(6), ".png"))
+    assert run("add", built, new, *MODEL, "--name-by", "file").code == 0
+    assert Gallery(built).name(4)[0] == "three"
+
+
+def test_duplicates_are_left_out_and_said(run: Run, people: Path, built: Path) -> None:
+    one, copy, other = people / "ann" / "one.png", people / "ann" / "copy.png", people / "bob" / "two.png"
+    copy.write_bytes(one.read_bytes())
+    result = run("add", built, one, copy, people / "ann" / "two.png", *MODEL)
+    assert result.out == f"{built}: added 0 faces; it holds 3\n"
+    assert f"left out {one}: the gallery holds it as ann ({one})" in result.err
+    assert f"left out {copy}: the gallery holds it as ann ({one})" in result.err
+    other.write_bytes(one.read_bytes())
+    result = run("add", built, other, *MODEL)
+    assert f"{other} is named bob, and the same photo is ann ({one})" in result.err
+    assert len(Gallery(built)) == 4
+    result = run("add", built, copy, "--duplicates", *MODEL, "--json")
+    assert (result.json["added"], result.json["rows"]) == (1, 5)
+    new = people.parent / "new"
+    result = run("build", people / "ann", "--name-by", "folder", "-o", new, *MODEL)
+    assert result.out == f"{new}: added 2 faces; it holds 2\n"
+    assert "left out " in result.err
+
+
+def test_search_decides_by_the_calibrated_threshold(run: Run, people: Path, tmp_path: Path) -> None:
+    model = randomize_(PocketNet(SOFTMAX_CASIA, 4, 4, 16), 3)
+    calibration = Calibration(0.9999, 1e-3, 1e-3, 0.9, 1000, 1000, "lfw", True, weights_sha256(model))
+    model.calibration = calibration
+    save_weights(model, tmp_path / "w.safetensors")
+    options = ("--aligned", "--weights", tmp_path / "w.safetensors")
+    where = tmp_path / "g"
+    assert run("build", people / "ann", "-o", where, *options).code == 0
+    found = run(
+        "search", where, people / "ann" / "one.png", people / "bob" / "one.png", *options, "--json"
+    ).json
+    assert (found["threshold"], found["threshold_source"]) == (0.9999, "calibration")
+    first, second = found["results"]
+    assert [match["name"] for match in first["matches"]] == ["one"]
+    assert second["matches"] == []
+    assert second["nearest"]["score"] < 0.9999
+    text = run("search", where, people / "bob" / "one.png", *options)
+    assert "nobody in the gallery is that similar; " in text.out
+    assert "calibrated threshold of 1.000" in text.err
+    shown = run("search", where, people / "bob" / "one.png", *options, "--threshold", -1, "--json").json
+    assert len(shown["results"][0]["matches"]) == 2
+    assert shown["threshold_source"] == "option"
 
 
 def test_an_unusable_photo_stops_it_or_is_left_out(run: Run, people: Path, built: Path) -> None:
@@ -108,7 +161,7 @@ def test_an_unusable_photo_stops_it_or_is_left_out(run: Run, people: Path, built
     command = ["add", built, broken, people / "bob" / "one.png", *MODEL]
     assert refused(run(*command), "broken.png is damaged")
     assert len(Gallery(built)) == 3
-    result = run(*command, "--skip", "--name-by", "folder")
+    result = run(*command, "--skip", "--duplicates")
     assert result.code == 0
     assert "left out: " in result.err
     assert Gallery(built).name(3) == ("bob", str(people / "bob" / "one.png"))
@@ -143,7 +196,7 @@ def test_index(run: Run, people: Path, built: Path) -> None:
     result = run("search", built, query, *MODEL, "--index", "--probes", 1, "--json").json
     assert result["exact"] is False
     assert result["results"][0]["matches"][0]["source"] == str(query)
-    assert "the index lacks the new rows" in run("add", built, query, *MODEL).err
+    assert "the index lacks the new rows" in run("add", built, query, *MODEL, "--duplicates").err
     assert refused(run("search", built, query, *MODEL, "--index"), "build it again")
 
 

@@ -48,7 +48,9 @@ def test_json_lists_every_model():
 
 def test_one_model_is_broken_down():
     out = run("pocketnet_s128")
-    assert "weights: none, untrained" in out
+    assert "weights: pretrained pocketnet_s128, SHA-256 " in out
+    assert "threshold: cosine " in out
+    assert "weights: none; no trained weights ship for it" in run("pocketnet_s256")
     for part in ("pre-processing", "dw_conv_5x5", "max_pool_3x3", "depthwise 7x7", "conv 1x1", "total"):
         assert part in out
 
@@ -70,7 +72,7 @@ def test_a_weight_file_is_checked_and_hashed(tmp_path):
     save_weights(model, path)
     result = json.loads(run("pocketnet_s128", "--weights", str(path), "--json"))
     assert result["weights"] == {"source": str(path), "sha256": weights_sha256(model)}
-    with pytest.raises(PocketNetError, match="does not fit the model"):
+    with pytest.raises(PocketNetError, match="holds pocketnet_s128, not pocketnet_m128"):
         run("pocketnet_m128", "--weights", str(path))
 
 
@@ -91,7 +93,7 @@ def test_the_plan_is_printed():
     [
         (["pocketnet_s12"], "did you mean pocketnet_s128"),
         (["--plan"], "--plan needs a model"),
-        (["--weights", "a.pth", "--channels", "3"], "--channels, --weights needs a model"),
+        (["--weights", "a.pth", "--channels", "3"], "--channels needs a model"),
         (["pocketnet_s128", "--weights", "absent.pth"], "absent.pth: no such weight file"),
         (["pocketnet_s128", "--layers", "4"], "has layers fixed"),
         (["pocketnet", "--genotype", "Genotype(x=1)"], "missing normal"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import re
+import time
 
+import pytest
 from rich.console import Console
 
+from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.evaluation.verification import VerificationResult
 from pocketnet_fast.training.display import Display
 
@@ -36,6 +39,33 @@ def test_elsewhere() -> None:
         "epoch 3/26: loss 11.5000, lr 0.025, 300 images/s",
         "  lfw: accuracy 98.76 +- 1.23 %, VAL 50.00 % at FAR 0.11 %, XNorm 7.65, 6,000 pairs",
     ]
+
+
+def test_lines_at_intervals_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    file = io.StringIO()
+    display = Display(Console(file=file, width=200), 1000, 100)
+    for step in range(101, 301):
+        clock[0] += 1
+        display.step(step, 1, 4, {"loss": 2.0}, 0.1, 32.0)
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 6
+    assert lines[0] == "step 130/1,000, epoch 1/4: loss 2.0000, lr 0.1, 32 images/s, 0:14:30 left"
+
+
+def test_commands_say_how_far_they_are_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with progress(100, "embedding") as advance:
+        for _ in range(10):
+            clock[0] += 20
+            advance(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "embedding: 20 of 100, 0:02:40 left"
+    assert len(lines) == 4
 
 
 def test_an_epoch_of_skipped_steps() -> None:

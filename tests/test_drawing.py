@@ -1,12 +1,15 @@
 import io
+import itertools
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
+from helpers import random_genotype
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.models.genotypes import SOFTMAX_CASIA
+from pocketnet_fast.models.genotypes import SOFTMAX_CASIA, SOFTMAX_CIFAR10
+from pocketnet_fast.search import drawing
 from pocketnet_fast.search.drawing import draw_alphas, draw_genotype
 from pocketnet_fast.search.network import SEARCH_OPERATIONS
 
@@ -65,3 +68,22 @@ def test_heat_maps_have_one_map_per_edge():
 def test_other_kinds_are_refused():
     with pytest.raises(PocketNetError, match="kind 'gif'; expected png or svg"):
         draw_genotype(io.BytesIO(), "gif", SOFTMAX_CASIA)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_labels_do_not_overlap(monkeypatch, seed, weighted):
+    boxes = []
+    place = drawing._Labels.place
+
+    def noted(self, *arguments):
+        found = place(self, *arguments)
+        boxes.append([*self._taken])
+        return found
+
+    monkeypatch.setattr(drawing._Labels, "place", noted)
+    genotype = (SOFTMAX_CASIA, SOFTMAX_CIFAR10, *(random_genotype(s) for s in range(4)))[seed]
+    drawn("svg", draw_genotype, genotype, weights=(EVEN, EVEN) if weighted else None)
+    for cell in (boxes[7], boxes[15]):
+        for (x, y, w, h), (x2, y2, w2, h2) in itertools.combinations(cell, 2):
+            assert abs(x - x2) >= w + w2 - 1e-9 or abs(y - y2) >= h + h2 - 1e-9

@@ -22,7 +22,7 @@ PYTHON_ROOMS = [
     {"models"},
     {"ops"},
 ]
-FREE = {"errors", "files", "machine", "cmake", "__init__", "_C"}
+FREE = {"errors", "files", "machine", "cmake", "strict_json", "pictures", "__init__", "_C"}
 NATIVE_ROOMS = [{"bindings"}, {"ops"}, {"plan"}, {"kernels"}]
 HEAVY = ["cv2", "matplotlib", "skimage", "onnxruntime", "openvino", "triton", "typer", "rich", "safetensors"]
 

@@ -28,8 +28,11 @@ def test_lines(tmp_path: Path) -> None:
     assert lines[2]["loss"] == 1 / 3
     assert all(set(line) >= {"event", "step", "time"} for line in lines)
     assert read_log(tmp_path, "verification") == [lines[3]]
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        RunLog(tmp_path, False, 0).write("step", 6, loss=float("nan"))
+    log = RunLog(tmp_path, False, 0)
+    log.write("step", 6, loss=float("nan"))
+    log.close()
+    assert read_log(tmp_path)[-1]["loss"] is None
+    assert "NaN" not in (tmp_path / "log.jsonl").read_text()
 
 
 def test_truncation(tmp_path: Path) -> None:
@@ -66,6 +69,25 @@ def test_tensorboard(tmp_path: Path) -> None:
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(s.step, s.value) for s in events.Scalars("step/loss")] == [(1, 0.5), (2, 0.125)]
+
+
+def test_each_verification_set_has_curves_of_its_own(tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = RunLog(tmp_path, True, 0)
+    log.write("start", 0, images=36, classes=6, device="cpu")
+    for step in (10, 20):
+        for dataset, accuracy in (("lfw", 0.5 + step / 100), ("cfp_fp", 0.25 + step / 100)):
+            log.write("verification", step, epoch=step // 10, dataset=dataset, accuracy=accuracy)
+    log.write("resume", 20, images=36)
+    log.close()
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert sorted(events.Tags()["scalars"]) == ["verification/cfp_fp/accuracy", "verification/lfw/accuracy"]
+    values = [point.value for point in events.Scalars("verification/lfw/accuracy")]
+    assert values == pytest.approx([0.6, 0.7])
+    assert sorted(events.Tags()["tensors"]) == ["resume/text_summary", "start/text_summary"]
+    (text,) = events.Tensors("start/text_summary")
+    assert b"| classes | 6 |" in text.tensor_proto.string_val[0]
 
 
 def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

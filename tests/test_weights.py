@@ -156,7 +156,7 @@ class Evil:
 def test_pickled_code_is_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"stem.0.weight": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(PocketNetError, match=r"evil\.pth: damaged or not a file of plain weights"):
+    with pytest.raises(PocketNetError, match=r"evil\.pth: refused: .* pickled object \(posix\.mkdir\)"):
         load_weights(network(), tmp_path / "evil.pth")
     assert not (tmp_path / "executed").exists()
 
@@ -213,7 +213,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, source, monkeypatch)
 
 @pytest.mark.parametrize("name", ["a.pth", "absent/a.safetensors"])
 def test_unwritable_paths_are_refused(tmp_path, source, name):
-    with pytest.raises(PocketNetError, match=r"a\.pth: weights are written|cannot be written: No such file"):
+    with pytest.raises(PocketNetError, match=r"a\.pth: weights are written|cannot write .*: No such file"):
         save_weights(source, tmp_path / name)
 
 

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketnet_fast.cli.loading import JsonOption, ModelOption, ThreadsOption
+from pocketnet_fast.cli.loading import (
+    DEFAULT_MODEL,
+    JsonOption,
+    ModelOption,
+    WeightsOption,
+    load_model,
+    note,
+)
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.strict_json import to_json
+
+if TYPE_CHECKING:
+    from pocketnet_fast.models.base import EmbeddingModel
 
 
 def bench(
     *,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
+    weights: WeightsOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in one call.")] = 1,
-    threads: ThreadsOption = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of a call.")] = 1,
     repeat: Annotated[int, typer.Option(min=1, help="Timed calls of each engine.")] = 30,
     steps: Annotated[bool, typer.Option("--profile", help="Time each step of the plan, one thread.")] = False,
     picture: Annotated[
@@ -42,7 +54,9 @@ def bench(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Time the fused kernels against eager PyTorch, in turns; medians. Speed does not depend on the weights.
+    """Time the fused kernels against eager PyTorch, in turns; medians.
+
+    Speed does not depend on the weights: --weights only says which network it is.
 
     With --table, the times of all candidate operations at all shapes of a network, for a search that weighs
     latency (pocketnet search --latency-table).
@@ -53,7 +67,7 @@ def bench(
         _table(table, channels, layers, repeat, as_json)
         return
     if device != "cpu":
-        _cuda(model, batch, device, precision, repeat, tune, as_json)
+        _cuda(_network(model, weights), batch, device, precision, repeat, tune, as_json)
         return
     if tune:
         raise PocketNetError("--tune concerns CUDA: --device cuda")
@@ -62,14 +76,12 @@ def bench(
     from pocketnet_fast.lowering import lower
     from pocketnet_fast.lowering.compiled import CompiledModel
     from pocketnet_fast.lowering.profile import measure_roofline, profile
-    from pocketnet_fast.models.registry import create_model
     from pocketnet_fast.ops.native import compiled_isa
 
-    network = create_model(model).eval()
+    network = _network(model, weights)
     plan = lower(network, precision=precision)
-    fused = CompiledModel(plan, threads or 0, flip=False)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    fused = CompiledModel(plan, threads, flip=False)
+    torch.set_num_threads(threads)
     images = torch.rand(batch, 3, plan.height, plan.width) * 2 - 1
     times: dict[str, list[float]] = {"fused": [], "eager": []}
     with torch.inference_mode():
@@ -82,11 +94,11 @@ def bench(
     milliseconds = {name: statistics.median(values) for name, values in times.items()}
     roofline = measure_roofline(precision)
     content: dict[str, Any] = {
-        "model": model,
+        "model": network.model_name,
         "precision": precision,
         "isa": compiled_isa(precision),
         "batch": batch,
-        "threads": threads or torch.get_num_threads(),
+        "threads": threads,
         "milliseconds_per_image": milliseconds,
         "gflops": 2e-6 * plan.macs / milliseconds["fused"],
         "peak_gflops_per_thread": roofline.gflops,
@@ -102,26 +114,32 @@ def bench(
         if picture is not None:
             from pocketnet_fast.cli.roofline_picture import draw_roofline
 
-            title = f"{model}, {precision}, {content['isa']}, one thread"
+            title = f"{network.model_name}, {precision}, {content['isa']}, one thread"
             draw_roofline(picture, measured, roofline, title)
     if as_json:
-        typer.echo(json.dumps(content, indent=1))
+        print_json(content)
     else:
         _show(content)
 
 
+def _network(name: str | None, weights: Path | None) -> EmbeddingModel:
+    """With the weights of a file or, as speed does not depend on them, random ones."""
+    if weights is not None:
+        return load_model(name, weights, untrained=False).eval()
+    from pocketnet_fast.models.registry import create_model
+
+    return create_model(name or DEFAULT_MODEL).eval()
+
+
 def _cuda(
-    model: str, batch: int, device: str, precision: str, repeat: int, tune: bool, as_json: bool
+    network: EmbeddingModel, batch: int, device: str, precision: str, repeat: int, tune: bool, as_json: bool
 ) -> None:
     """Replayed graphs against eager in the same precision, channels last."""
     import torch
 
-    from pocketnet_fast.cli.loading import note
     from pocketnet_fast.lowering import lower
     from pocketnet_fast.lowering.compiled_cuda import compile_cuda
-    from pocketnet_fast.models.registry import create_model
 
-    network = create_model(model).eval()
     plan = lower(network, bands=False)
     fused = compile_cuda(plan, device, precision, flip=False)
     if tune:
@@ -143,7 +161,7 @@ def _cuda(
                     times[name].append(1e3 * (time.perf_counter() - start))
     milliseconds = {name: statistics.median(values) for name, values in times.items()}
     content = {
-        "model": model,
+        "model": network.model_name,
         "device": torch.cuda.get_device_name(torch.device(device)),
         "precision": precision,
         "batch": batch,
@@ -151,13 +169,13 @@ def _cuda(
         "images_per_second": 1e3 * batch / milliseconds["fused"],
     }
     if as_json:
-        typer.echo(json.dumps(content, indent=1))
+        print_json(content)
         return
     from rich.console import Console
 
     ours, eager = milliseconds["fused"], milliseconds["eager"]
     Console().print(
-        f"{model}, {content['device']}, {precision}, batch {batch}: fused {ours:.3f} ms a batch, "
+        f"{content['model']}, {content['device']}, {precision}, batch {batch}: fused {ours:.3f} ms a batch, "
         f"eager {eager:.3f} ms ({eager / ours:.1f} times as long)"
     )
 
@@ -170,9 +188,9 @@ def _table(path: Path, channels: int, layers: int, repeat: int, as_json: bool) -
     with atomic_write(path) as stream:
         with progress(len(OPERATIONS), "timing operations") as advance:
             content = measure_latency_table(channels, layers, repeats=repeat, advance=advance)
-        stream.write((json.dumps(content, indent=1) + "\n").encode())
+        stream.write((to_json(content, indent=1) + "\n").encode())
     if as_json:
-        typer.echo(json.dumps(content, indent=1))
+        print_json(content)
         return
     from rich.console import Console
     from rich.table import Table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -16,7 +15,9 @@ from pocketnet_fast.cli.loading import (
     ThreadsOption,
     load_model,
     note,
+    weight_file,
 )
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
 
@@ -26,15 +27,19 @@ if TYPE_CHECKING:
     from pocketnet_fast.faces.pipeline import Embedder
 
 _FEW: Final = 10
+_POOR: Final = 0.5
 
 
 def calibrate(
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DATA]...", help="More data sets, as with --data.")
+        list[Path] | None, typer.Argument(metavar="DATA", help="More data sets, as with --data.")
     ] = None,
     *,
     far: Annotated[float, typer.Option(help="False accept rate, such as 1e-3.")],
-    weights: Annotated[Path, typer.Option(help="Trained weights, .safetensors or .pth.")],
+    weights: Annotated[
+        Path,
+        typer.Option(help="Trained weights: .safetensors, .pth and the like, or a training run's folder."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
     data: Annotated[
         list[Path] | None,
@@ -46,7 +51,7 @@ def calibrate(
     all_pairs: Annotated[
         bool, typer.Option("--all-pairs", help="Compare every image with every other; needs identities.")
     ] = False,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     flip: Annotated[
         bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
     ] = True,
@@ -83,7 +88,8 @@ def calibrate(
 
     # Opened, and their pairs counted, before a network is.
     choose = _all_pairs(sources[0], far) if all_pairs else _pairs(sources, far)
-    network = load_model(model, weights, untrained=False)
+    file = weight_file(weights)
+    network = load_model(model, file, untrained=False)
     embedder = Embedder(network, engine=engine, flip=flip, threads=threads, batch_size=batch)
     chosen = choose(embedder)
     calibration = Calibration(
@@ -103,9 +109,14 @@ def calibrate(
             f"warning: the threshold rests on {chosen.false_accepts} false accepts among "
             f"{chosen.impostor_pairs:,} pairs of two persons; at least {_FEW} make it steady"
         )
-    save_calibrated(weights, output, network, calibration)
+    if calibration.measured_tar is not None and calibration.measured_tar < _POOR:
+        note(
+            f"warning: at this threshold only {100 * calibration.measured_tar:.1f} % of the pairs of one "
+            "person are accepted; is the network trained, and are the images aligned?"
+        )
+    save_calibrated(file, output, network, calibration)
     if as_json:
-        typer.echo(json.dumps(calibration.as_dict(), indent=2))
+        print_json(calibration.as_dict())
     else:
         typer.echo(str(calibration))
     note(f"wrote {output}")
@@ -120,7 +131,7 @@ def _pairs(sources: list[Path], far: float) -> Callable[[Embedder], Threshold]:
     import numpy as np
 
     from pocketnet_fast.evaluation.pairs import open_pairs
-    from pocketnet_fast.evaluation.thresholds import allowed_false_accepts, threshold_of_pairs
+    from pocketnet_fast.evaluation.thresholds import allowed_false_accepts, check_distinct, threshold_of_pairs
     from pocketnet_fast.evaluation.verification import (
         consecutive_pairs,
         embed_crops,
@@ -133,12 +144,14 @@ def _pairs(sources: list[Path], far: float) -> Callable[[Embedder], Threshold]:
     allowed_false_accepts(int(np.count_nonzero(~same)), far)
 
     def choose(embedder: Embedder) -> Threshold:
-        cosines = []
+        cosines, units = [], []
         with progress(2 * len(same), "embedding") as advance:
             for pairs in sets:
                 rows = embed_crops(embedder, pairs.crops(advance), batch_size=embedder.batch_size)
-                distance = pair_distances(unit_length(rows), consecutive_pairs(len(pairs)))
+                units.append(unit_length(rows))
+                distance = pair_distances(units[-1], consecutive_pairs(len(pairs)))
                 cosines.append(1 - distance / 2)
+        check_distinct(np.concatenate(units))
         return threshold_of_pairs(np.concatenate(cosines), same, far)
 
     return choose
@@ -148,6 +161,7 @@ def _all_pairs(source: Path, far: float) -> Callable[[Embedder], Threshold]:
     from pocketnet_fast.data.dataset import open_dataset
     from pocketnet_fast.evaluation.thresholds import (
         allowed_false_accepts,
+        check_distinct,
         count_pairs,
         threshold_of_all_pairs,
     )
@@ -165,6 +179,7 @@ def _all_pairs(source: Path, far: float) -> Callable[[Embedder], Threshold]:
                     advance()
 
             rows = unit_length(embed_crops(embedder, crops(), batch_size=embedder.batch_size))
+        check_distinct(rows)
         return threshold_of_all_pairs(rows.astype("float32"), dataset.labels, far)
 
     return choose

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pocketnet_fast.cli.loading import JsonOption, note
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
 
@@ -65,7 +65,7 @@ def inspect(
             _write_sheet(dataset, damaged, show)
     about["damaged"] = [{"image": index, "error": error} for index, error in damaged.items()]
     if as_json:
-        typer.echo(json.dumps(about, indent=2))
+        print_json(about)
     else:
         _print(about)
     if damaged:

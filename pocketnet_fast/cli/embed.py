@@ -17,13 +17,16 @@ from pocketnet_fast.cli.loading import (
     EngineOption,
     JsonOption,
     ModelOption,
+    SeveralFaces,
     ThreadsOption,
     UntrainedOption,
     WeightsOption,
     load_detector,
     load_embedder,
     note,
+    photos_below,
 )
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
 
@@ -37,12 +40,15 @@ _FORMATS = (".npz", ".csv")
 
 
 def embed(
-    images: Annotated[list[Path], typer.Argument(help="Photos, or aligned crops with --aligned.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="PHOTOS", help="Photos and folders of them, or aligned crops with --aligned."),
+    ],
     *,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write, .npz or .csv.")
     ] = None,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
@@ -69,6 +75,8 @@ def embed(
     if output is not None and output.suffix.lower() not in _FORMATS:
         raise PocketNetError(f"{output}: unknown kind of file; expected {' or '.join(_FORMATS)}")
 
+    images = [path for image in images for path in (photos_below(image) if image.is_dir() else [image])]
+
     import numpy as np
 
     from pocketnet_fast.faces.pipeline import embed_photos, normalized
@@ -83,11 +91,14 @@ def embed(
         )
         faces: list[AlignedFace] = []
         rows = []
+        several = SeveralFaces()
         with progress(len(images), "embedding") as advance:
             report = _report if skip else None
             for face, row in embed_photos(images, embedder, finder, on_photo=advance, on_error=report):
                 faces.append(face)
+                several.add(face)
                 rows.append(row)
+        several.say()
         if not faces:
             raise PocketNetError("none of the images could be used; nothing was written")
         raw = np.stack(rows)
@@ -100,7 +111,7 @@ def embed(
             else:
                 table.write_csv(stream)
     if as_json:
-        typer.echo(json.dumps(about | {"embeddings": table.as_dicts()}))
+        print_json(about | {"embeddings": table.as_dicts()}, indent=None)
     if output is not None:
         count, dimensions = raw.shape
         note(f"wrote {count} embeddings of {dimensions} dimensions to {output}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,8 +20,10 @@ from pocketnet_fast.cli.loading import (
     load_embedder,
     note,
 )
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.strict_json import to_json
 
 if TYPE_CHECKING:
     from pocketnet_fast.evaluation.pair_scores import PairScores
@@ -35,14 +36,14 @@ _JSON_NAME: Final = "eval.json"
 
 def evaluate(
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DATA]...", help="More data sets, as with --data.")
+        list[Path] | None, typer.Argument(metavar="DATA", help="More data sets, as with --data.")
     ] = None,
     *,
     data: Annotated[
         list[Path] | None,
         typer.Option(help="Verification pairs: .bin, .npz or a folder with pairs.csv. Takes several."),
     ] = None,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
     engine: EngineOption = "auto",
@@ -70,7 +71,7 @@ def evaluate(
     if not sources:
         raise PocketNetError("no data; pass --data FILE, a .bin or .npz file or a folder with pairs.csv")
     if output is not None:
-        from pocketnet_fast.evaluation.plots import require_matplotlib
+        from pocketnet_fast.pictures import require_matplotlib
 
         require_matplotlib()
 
@@ -101,11 +102,11 @@ def evaluate(
                 result |= {"source": pairs.name, "seconds": seconds}
                 report["results"][name] = result
                 if output is not None:
-                    _draw(output, name, scores, result)
+                    _draw(output, name, f"{embedder.model_name} on {name}", scores, result)
         if stream is not None:
-            stream.write((json.dumps(report, indent=2) + "\n").encode())
+            stream.write((to_json(report, indent=2) + "\n").encode())
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        print_json(report)
     else:
         _show(report)
     if output is not None:
@@ -131,7 +132,8 @@ def _open_all(sources: list[Path], folds: int) -> dict[str, VerificationPairs]:
         try:
             fold_ranges(len(sets[name]), folds)
         except PocketNetError as error:
-            raise PocketNetError(f"{source}: {error}; set --folds") from None
+            advice = "; set --folds" if len(sets[name]) > 1 else ""
+            raise PocketNetError(f"{source}: {error}{advice}") from None
     return sets
 
 
@@ -190,7 +192,7 @@ def _tar_at_far(cosine: Floats, same: Flags) -> list[dict[str, Any]] | None:
     return [point.as_dict() for point in points]
 
 
-def _draw(output: Path, name: str, scores: PairScores, result: dict[str, Any]) -> None:
+def _draw(output: Path, name: str, title: str, scores: PairScores, result: dict[str, Any]) -> None:
     from pocketnet_fast.evaluation.error_rates import roc
     from pocketnet_fast.evaluation.plots import draw_roc, draw_scores
     from pocketnet_fast.files import atomic_write
@@ -201,9 +203,9 @@ def _draw(output: Path, name: str, scores: PairScores, result: dict[str, Any]) -
         "images alone": roc(1 - scores.straight_distance / 2, scores.same),
     }
     with atomic_write(output / f"{name}_roc.png") as stream:
-        draw_roc(stream, name, curves, int((~scores.same).sum()))
+        draw_roc(stream, title, curves, int((~scores.same).sum()))
     with atomic_write(output / f"{name}_scores.png") as stream:
-        draw_scores(stream, name, cosine, scores.same, result["cosine_threshold"])
+        draw_scores(stream, title, cosine, scores.same, result["cosine_threshold"])
 
 
 def _show(report: dict[str, Any]) -> None:

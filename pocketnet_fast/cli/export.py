@@ -24,7 +24,7 @@ _SUFFIXES = {"torchscript": ".pt", "aotinductor": ".pt2", "onnx": ".onnx"}
 def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write: .pt, .pt2 or .onnx.")],
     *,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
     format: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,13 +16,16 @@ from pocketnet_fast.cli.loading import (
     EngineOption,
     JsonOption,
     ModelOption,
+    SeveralFaces,
     ThreadsOption,
     UntrainedOption,
     WeightsOption,
     load_detector,
     load_embedder,
     note,
+    photos_below,
 )
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress, waiting
 from pocketnet_fast.errors import PocketNetError
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from pocketnet_fast.faces.detector import FaceDetector
     from pocketnet_fast.faces.pipeline import Embedder
     from pocketnet_fast.gallery.manifest import EmbeddingSpace
-    from pocketnet_fast.gallery.store import Gallery
+    from pocketnet_fast.gallery.store import Gallery, Match
 
 _NAMED_BY = ("file", "folder")
 
@@ -45,14 +47,24 @@ _app = typer.Typer(
 _Where = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's folder.")]
 _Photos = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[PHOTOS]...", help="Photos, and folders whose photos are all taken."),
+    typer.Argument(metavar="PHOTOS", help="Photos, and folders whose photos are all taken."),
 ]
 _Table = Annotated[
     Path | None,
     typer.Option("--csv", help="Take photos and names from this file with the columns file and name."),
 ]
 _NamedBy = Annotated[
-    str, typer.Option("--name-by", help="Name a photo by its file, or by the folder that it lies in.")
+    str | None,
+    typer.Option(
+        "--name-by",
+        help="Name a photo by its file, or by the folder that it lies in. Default: file; where photos are "
+        "added, as the gallery was built.",
+        show_default=False,
+    ),
+]
+_Duplicates = Annotated[
+    bool,
+    typer.Option("--duplicates", help="Keep photos whose embedding the gallery holds under the same name."),
 ]
 _Flip = Annotated[
     bool,
@@ -70,17 +82,18 @@ def build(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The gallery's folder.")],
     table: _Table = None,
-    name_by: _NamedBy = "file",
+    name_by: _NamedBy = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the gallery that is there.")
     ] = False,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
     detector: DetectorOption = None,
     flip: _Flip = True,
     skip: _Skip = False,
+    duplicates: _Duplicates = False,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     batch: _Batch = 32,
@@ -95,13 +108,15 @@ def build(
     """
     from pocketnet_fast.gallery.store import Gallery
 
+    name_by = name_by or "file"
     named = _named_photos(photos or [], table, name_by)
     finder = load_detector(aligned, detector)
     embedder = load_embedder(
         model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
     )
-    with Gallery.building(output, _space(model, embedder), overwrite=overwrite) as append:
-        added = _append(append, named, embedder, finder, skip, batch)
+    rule = "" if table is not None else name_by
+    with Gallery.building(output, _space(embedder), overwrite=overwrite, name_by=rule) as append:
+        added = _append(append, named, embedder, finder, skip, _Known(None, duplicates))
     _report_size(Gallery(output), added, as_json)
 
 
@@ -111,14 +126,15 @@ def add(
     photos: _Photos = None,
     *,
     table: _Table = None,
-    name_by: _NamedBy = "file",
-    model: ModelOption = "pocketnet_s128",
+    name_by: _NamedBy = None,
+    model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
     detector: DetectorOption = None,
     flip: _Flip = True,
     skip: _Skip = False,
+    duplicates: _Duplicates = False,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     batch: _Batch = 32,
@@ -131,15 +147,16 @@ def add(
     from pocketnet_fast.gallery.store import Gallery
 
     gallery = Gallery(where)
-    named = _named_photos(photos or [], table, name_by)
+    named = _named_photos(photos or [], table, name_by or gallery.name_by or "file")
     finder = load_detector(aligned, detector)
     embedder = load_embedder(
         model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
     )
-    gallery.space.require_same(_space(model, embedder), where)
+    gallery.space.require_same(_space(embedder), where)
+    known = _Known(gallery, duplicates)
     with gallery.adding() as append:
-        added = _append(append, named, embedder, finder, skip, batch)
-    if gallery.index is not None:
+        added = _append(append, named, embedder, finder, skip, known)
+    if added and gallery.index is not None:
         note("the index lacks the new rows; `pocketnet gallery index` builds it again")
     _report_size(gallery, added, as_json)
 
@@ -147,11 +164,21 @@ def add(
 @_app.command()
 def search(
     where: _Where,
-    queries: Annotated[list[Path], typer.Argument(help="Photos, or aligned crops with --aligned.")],
+    queries: Annotated[
+        list[Path],
+        typer.Argument(metavar="PHOTOS", help="Photos and folders of them, or aligned crops with --aligned."),
+    ],
     *,
     top: Annotated[int, typer.Option(min=1, help="Matches of each query, at most.")] = 5,
     threshold: Annotated[
-        float | None, typer.Option(min=-1.0, max=1.0, help="Least cosine similarity of a match.")
+        float | None,
+        typer.Option(
+            min=-1.0,
+            max=1.0,
+            help="Least cosine similarity of a match; default: the calibrated one of weights that carry one; "
+            "-1 shows all.",
+            show_default=False,
+        ),
     ] = None,
     use_index: Annotated[
         bool, typer.Option("--index", help="Search the faiss index, which may miss matches.")
@@ -159,7 +186,7 @@ def search(
     probes: Annotated[
         int | None, typer.Option(min=1, help="Lists of the index to read; default: as it was built.")
     ] = None,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
@@ -171,7 +198,8 @@ def search(
 ) -> None:
     """Find whom the most prominent face of each photo looks most like.
 
-    The search is exact unless --index is given. Scores are cosine similarities.
+    The search is exact unless --index is given. Scores are cosine similarities. A threshold that was
+    calibrated for pairs accepts a stranger more often the more people the gallery holds.
 
     Example: [bold]pocketnet gallery search gallery who.jpg --threshold 0.3[/bold]
     """
@@ -182,31 +210,48 @@ def search(
     from pocketnet_fast.gallery.index import IndexedSearch
     from pocketnet_fast.gallery.store import Gallery
 
+    queries = [path for query in queries for path in (photos_below(query) if query.is_dir() else [query])]
     gallery = Gallery(where)
     indexed = IndexedSearch(gallery, probes=probes) if use_index else None
     finder = load_detector(aligned, detector)
     embedder = load_embedder(model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=32)
-    gallery.space.require_same(_space(model, embedder), where)
+    gallery.space.require_same(_space(embedder), where)
+    several = SeveralFaces()
+    rows, faces = [], []
     with progress(len(queries), "embedding") as advance:
-        rows = [row for _, row in embed_photos(queries, embedder, finder, on_photo=advance)]
+        for face, row in embed_photos(queries, embedder, finder, on_photo=advance):
+            several.add(face)
+            faces.append(len(face.faces))
+            rows.append(row)
+    several.say()
+    source = None if threshold is None else "option"
+    if threshold is None and embedder.calibration is not None:
+        threshold, source = embedder.calibration.threshold, "calibration"
     if indexed is not None:
-        found = indexed.search(rows, top=top, threshold=threshold)
+        ranked = indexed.search(rows, top=top)
     else:
-        found = gallery.search(rows, top=top, threshold=threshold, threads=threads)
+        ranked = gallery.search(rows, top=top, threads=threads)
+    least = -1.0 if threshold is None else threshold
+    found = [[match for match in matches if match.score >= least] for matches in ranked]
     if as_json:
         results = [
-            {"query": str(query), "matches": [asdict(match) for match in matches]}
-            for query, matches in zip(queries, found, strict=True)
+            {
+                "query": str(query),
+                "faces": count,
+                "matches": [asdict(match) for match in matches],
+                "nearest": asdict(nearest[0]) if nearest else None,
+            }
+            for query, count, matches, nearest in zip(queries, faces, found, ranked, strict=True)
         ]
         about = {"gallery": str(where), "rows": len(gallery), "threshold": threshold, "exact": not use_index}
-        typer.echo(json.dumps(about | {"results": results}, indent=2))
+        print_json(about | {"threshold_source": source, "results": results})
         return
-    for query, matches in zip(queries, found, strict=True):
-        typer.echo(f"{query}:" + ("" if matches else " nobody in the gallery is that similar"))
+    for query, matches, nearest in zip(queries, found, ranked, strict=True):
+        typer.echo(f"{query}:" + ("" if matches else _nobody(nearest, least)))
         for match in matches:
-            typer.echo(
-                f"  {match.score:7.4f}  {match.name}" + (f"  ({match.source})" if match.source else "")
-            )
+            typer.echo(f"  {match.score:7.4f}  {_described_match(match)}")
+    if source == "calibration":
+        note(f"matches are those from the weights' calibrated threshold of {least:.3f} on")
 
 
 @_app.command()
@@ -230,7 +275,7 @@ def info(
             gallery.verify(advance)
     about = _described(gallery) | {"checked": not quick}
     if as_json:
-        typer.echo(json.dumps(about, indent=2))
+        print_json(about)
         return
     space = gallery.space
     typer.echo(f"{where}: {len(gallery):,} faces, {about['bytes']:,} bytes")
@@ -271,7 +316,7 @@ def build_index_command(
     with waiting("indexing"):
         index = build_index(gallery, lists=lists, probes=probes)
     if as_json:
-        typer.echo(json.dumps(asdict(index), indent=2))
+        print_json(asdict(index))
         return
     typer.echo(f"{index.rows:,} rows in {index.lists} lists, of which a search reads {index.probes}")
     typer.echo(f"recall: {100 * index.recall:.1f} % of the exact ten best")
@@ -282,10 +327,10 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_app, name="gallery")
 
 
-def _space(model: str, embedder: Embedder) -> EmbeddingSpace:
+def _space(embedder: Embedder) -> EmbeddingSpace:
     from pocketnet_fast.gallery.manifest import EmbeddingSpace
 
-    return EmbeddingSpace(model, embedder.weights_sha256, embedder.flip, embedder.embedding_dim)
+    return EmbeddingSpace(embedder.model_name, embedder.weights_sha256, embedder.flip, embedder.embedding_dim)
 
 
 def _named_photos(photos: list[Path], table: Path | None, name_by: str) -> list[tuple[str, Path]]:
@@ -297,19 +342,10 @@ def _named_photos(photos: list[Path], table: Path | None, name_by: str) -> list[
         return list(_read_table(table))
     named = []
     for photo in photos:
-        for path in _images_below(photo) if photo.is_dir() else [photo]:
+        for path in photos_below(photo) if photo.is_dir() else [photo]:
             # Resolved, so that a photo given by its file name alone has the folder it lies in.
             named.append((path.stem if name_by == "file" else path.resolve().parent.name, path))
     return named
-
-
-def _images_below(folder: Path) -> list[Path]:
-    from pocketnet_fast.data.folder import IMAGE_SUFFIXES
-
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise PocketNetError(f"{folder} holds no image; expected files {', '.join(IMAGE_SUFFIXES)}")
-    return found
 
 
 def _read_table(path: Path) -> Iterator[tuple[str, Path]]:
@@ -334,12 +370,14 @@ def _append(
     embedder: Embedder,
     finder: FaceDetector | None,
     skip: bool,
-    batch: int,
+    known: _Known,
 ) -> int:
     """Embed and append batch by batch, so that memory does not grow; returns the number of rows."""
     from pocketnet_fast.faces.pipeline import embed_photos
 
-    added = 0
+    used = added = 0
+    batch = embedder.batch_size
+    several = SeveralFaces()
     with progress(len(named), "embedding") as advance:
         for first in range(0, len(named), batch):
             part = named[first : first + batch]
@@ -353,13 +391,93 @@ def _append(
                 # Files that cannot be used are missing from what comes back; their names are passed over.
                 names.append(next(name for name, path in pending if str(path) == face.path))
                 sources.append(face.path)
+                several.add(face)
                 rows.append(row)
-            if rows:
-                append(names, rows, sources)
-            added += len(rows)
-    if added == 0:
+            used += len(rows)
+            new = known.new(names, rows, sources)
+            if new:
+                append([names[i] for i in new], [rows[i] for i in new], [sources[i] for i in new])
+            added += len(new)
+    several.say()
+    known.say()
+    if used == 0:
         raise PocketNetError("none of the photos could be used; nothing was written")
     return added
+
+
+def _described_match(match: Match) -> str:
+    return match.name + (f"  ({match.source})" if match.source else "")
+
+
+def _nobody(nearest: list[Match], threshold: float) -> str:
+    if not nearest:
+        return " nobody in the gallery is similar"
+    best = nearest[0]
+    return (
+        f" nobody in the gallery is that similar; {best.name} is nearest at {best.score:.3f}, below the "
+        f"threshold of {threshold:.3f}"
+    )
+
+
+class _Known:
+    """Tells photos that a gallery holds already: their embedding, under the same name.
+
+    Args:
+        gallery: What photos are added to; None for a new one.
+        keep: Leave none out.
+    """
+
+    _SHOWN = 5
+    # Rounding is below 1e-6; two photos of one person are much further apart.
+    _SAME = 0.99999
+
+    def __init__(self, gallery: Gallery | None, keep: bool) -> None:
+        self._gallery, self._keep = gallery, keep
+        self._seen: dict[bytes, tuple[str, str]] = {}
+        self._remarks: list[str] = []
+
+    def new(self, names: list[str], rows: list[npt.NDArray[np.float32]], sources: list[str]) -> list[int]:
+        """Which of a batch's rows are to be added."""
+        new = []
+        for i, held in enumerate(self._held(names, rows, sources)):
+            if held is None:
+                new.append(i)
+                continue
+            name, source = held
+            if name != names[i]:
+                self._remarks.append(
+                    f"{sources[i]} is named {names[i]}, and the same photo is {name} ({source})"
+                )
+                new.append(i)
+            elif self._keep:
+                new.append(i)
+            else:
+                self._remarks.append(f"left out {sources[i]}: the gallery holds it as {name} ({source})")
+        return new
+
+    def _held(
+        self, names: list[str], rows: list[npt.NDArray[np.float32]], sources: list[str]
+    ) -> Iterator[tuple[str, str] | None]:
+        from hashlib import blake2b
+
+        found: list[list[Match]] = [[] for _ in rows]
+        if rows and self._gallery is not None and len(self._gallery):
+            found = self._gallery.search(rows, top=3, threshold=self._SAME)
+        for name, row, source, matches in zip(names, rows, sources, found, strict=True):
+            key = blake2b(row.tobytes(), digest_size=16).digest()
+            best = next((match for match in matches if match.name == name), None) or next(iter(matches), None)
+            if best is not None:
+                yield best.name, best.source
+            else:
+                yield self._seen.get(key)
+            self._seen.setdefault(key, (name, source))
+
+    def say(self) -> None:
+        """Say what was left out or looks wrong: the first ones, and how many more."""
+        for remark in self._remarks[: self._SHOWN]:
+            note(remark)
+        if len(self._remarks) > self._SHOWN:
+            note(f"and {len(self._remarks) - self._SHOWN:,} more photos that are in the gallery already")
 
 
 def _report(error: PocketNetError) -> None:
@@ -374,6 +492,6 @@ def _described(gallery: Gallery) -> dict[str, Any]:
 
 def _report_size(gallery: Gallery, added: int, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(_described(gallery) | {"added": added}, indent=2))
+        print_json(_described(gallery) | {"added": added})
     else:
         typer.echo(f"{gallery.path}: added {added:,} faces; it holds {len(gallery):,}")

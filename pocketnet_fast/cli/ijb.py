@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +19,10 @@ from pocketnet_fast.cli.loading import (
     load_embedder,
     note,
 )
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress, waiting
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.strict_json import to_json
 
 if TYPE_CHECKING:
     from pocketnet_fast.evaluation.ijb import GallerySearch, Templates, Verification
@@ -38,7 +39,7 @@ def ijb(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for result.json and pictures of the curves.")
     ] = None,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
     flip: Annotated[
@@ -63,7 +64,7 @@ def ijb(
 
     from pocketnet_fast.evaluation.ijb import identify, verify
     from pocketnet_fast.evaluation.ijb_files import find_files
-    from pocketnet_fast.evaluation.plots import require_matplotlib
+    from pocketnet_fast.pictures import require_matplotlib
 
     files = find_files(root)
     if output is not None:
@@ -80,7 +81,8 @@ def ijb(
         searched = identify(files, templates) if searches else None
 
     about: dict[str, Any] = {"benchmark": files.name, "templates": len(templates.ids)}
-    about |= {"model": model, "weights_sha256": embedder.weights_sha256, "untrained": untrained, "flip": flip}
+    about |= {"model": embedder.model_name, "weights_sha256": embedder.weights_sha256}
+    about |= {"untrained": untrained, "flip": flip}
     if verification is not None:
         about["verification"] = _described_pairs(verification)
     if searched is not None:
@@ -88,7 +90,7 @@ def ijb(
     if output is not None:
         _write(output, files, about, verification, searched)
     if as_json:
-        typer.echo(json.dumps(about, indent=2))
+        print_json(about)
     else:
         _print(about)
     if output is not None:
@@ -185,7 +187,7 @@ def _write(
     if searched is not None:
         draw_cmc(output / "cmc.png", searched, [path.stem for path in files.galleries], title)
     with atomic_write(output / "result.json") as file:
-        file.write(json.dumps(about, indent=2).encode() + b"\n")
+        file.write(to_json(about, indent=2).encode() + b"\n")
 
 
 def _print(about: dict[str, Any]) -> None:

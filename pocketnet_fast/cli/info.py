@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketnet_fast.cli.loading import JsonOption, WeightsOption, load_model, weight_file
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ _CONVENTIONS = (
 
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="A model's name; without it, all models are listed.")
+        str | None,
+        typer.Argument(help="A network's name; without it and without --weights, all are listed."),
     ] = None,
     *,
     genotype: Annotated[
@@ -37,24 +38,26 @@ def info(
     channels: Annotated[int | None, typer.Option(help="For the model 'pocketnet'.")] = None,
     layers: Annotated[int | None, typer.Option(help="For the model 'pocketnet'.")] = None,
     embedding_dim: Annotated[int | None, typer.Option(help="Length of the embedding.")] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Check that this weight file fits, and print its SHA-256.")
-    ] = None,
+    weights: WeightsOption = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the fused steps of the lowered model.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print parameters, multiply-accumulates and the paper's FLOPs, per model and per kind of operation.
 
     Examples: [bold]pocketnet info[/bold], [bold]pocketnet info pocketnet_s128 --plan[/bold],
+    [bold]pocketnet info --weights runs/tiny[/bold],
     [bold]pocketnet info pocketnet --genotype softmax_cifar10 --channels 16 --layers 18 --json[/bold]
     """
+    sizes = (genotype, channels, layers, embedding_dim)
+    if weights is not None and all(size is None for size in sizes):
+        _print_one(load_model(model, weights, untrained=False), plan, as_json)
+        return
     if model is None:
         options = {
             "--genotype": genotype,
             "--channels": channels,
             "--layers": layers,
             "--embedding-dim": embedding_dim,
-            "--weights": weights,
             "--plan": plan or None,
         }
         given = [option for option, value in options.items() if value is not None]
@@ -63,11 +66,14 @@ def info(
         _print_all(as_json)
         return
 
-    from pocketnet_fast.models.registry import create_model
+    from pocketnet_fast.models.registry import PRETRAINED, create_model
 
+    file = None if weights is None else weight_file(weights)
     network = create_model(
         model,
-        weights=weights,
+        # Of a network that ships with weights, these are what the other commands take.
+        pretrained=file is None and model in PRETRAINED and all(size is None for size in sizes),
+        weights=file,
         embedding_dim=embedding_dim,
         genotype=genotype,
         channels=channels,
@@ -94,7 +100,7 @@ def _print_all(as_json: bool) -> None:
         counts[name] = (network.embedding_dim, count_model(network))
     if as_json:
         rows = {name: {"embedding_dim": dim, **_fields(count.total)} for name, (dim, count) in counts.items()}
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     table = _table("model", "embedding", "parameters", "MACs, M", "FLOPs, M")
     for name, (dim, count) in counts.items():
@@ -105,13 +111,16 @@ def _print_all(as_json: bool) -> None:
 
 def _print_one(model: EmbeddingModel, plan: bool, as_json: bool) -> None:
     from pocketnet_fast.models.counting import count_model
+    from pocketnet_fast.models.pocketnet import PocketNet
     from pocketnet_fast.models.weights import weights_sha256
 
     count = count_model(model)
     steps = _lower(model) if plan else None
     trained = model.weights_source is not None
     sha256 = weights_sha256(model) if trained else None
-    source = f"{model.weights_source}, SHA-256 {sha256}" if trained else "none, untrained"
+    source = (
+        f"{model.weights_source}, SHA-256 {sha256}" if trained else "none; no trained weights ship for it"
+    )
     if as_json:
         result: dict[str, Any] = {
             "model": model.model_name,
@@ -123,15 +132,17 @@ def _print_one(model: EmbeddingModel, plan: bool, as_json: bool) -> None:
             "by_operation": {name: _fields(part) for name, part in count.by_operation.items()},
             "by_layer": {name: _fields(part) for name, part in count.by_layer.items()},
         }
-        if genotype := getattr(model, "genotype", None):
-            result["genotype"] = str(genotype)
+        if isinstance(model, PocketNet):
+            result |= {"genotype": str(model.genotype), "channels": model.channels, "layers": model.layers}
         if steps is not None:
             result["plan"] = steps.rows()
-        typer.echo(json.dumps(result, indent=2))
+        print_json(result)
         return
 
     spec = model.input_spec
     typer.echo(f"model: {model.model_name}, embedding of {model.embedding_dim}")
+    if isinstance(model, PocketNet):
+        typer.echo(f"cells: {model.layers} of {model.channels} channels; {model.genotype}")
     typer.echo(
         f"input: {spec.size[0]}x{spec.size[1]} {spec.color.upper()}, "
         f"(x/255 - mean)/std with mean {spec.mean} and std {spec.std}"

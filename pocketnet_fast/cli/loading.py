@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -12,17 +12,26 @@ from pocketnet_fast.errors import PocketNetError
 if TYPE_CHECKING:
     from pocketnet_fast.export.exported import ExportedModel
     from pocketnet_fast.faces.detector import FaceDetector
-    from pocketnet_fast.faces.pipeline import Embedder
+    from pocketnet_fast.faces.pipeline import AlignedFace, Embedder
     from pocketnet_fast.models.base import EmbeddingModel
 
+DEFAULT_MODEL: Final = "pocketnet_s128"
+
 ModelOption = Annotated[
-    str, typer.Option(help="Architecture; `pocketnet info` lists them. An exported file knows its own.")
+    str | None,
+    typer.Option(
+        help="The network, if a weight file does not tell; `pocketnet info` lists them. Without weights: "
+        f"the package's, default {DEFAULT_MODEL}.",
+        show_default=False,
+    ),
 ]
 WeightsOption = Annotated[
     Path | None,
     typer.Option(
-        help="Trained weights, .safetensors or .pth, or, where faces are embedded, a .pt that `pocketnet "
-        "export` wrote; default: those of the package."
+        help="Trained weights: .safetensors, .pth and the like, or a training run's folder, of which the "
+        "newest are taken, averaged ones if it has them; where faces are embedded, a .pt of `pocketnet "
+        "export`, too. Default: those of the package.",
+        show_default=False,
     ),
 ]
 UntrainedOption = Annotated[
@@ -50,13 +59,73 @@ def note(text: str) -> None:
     typer.echo(f"pocketnet: {text}", err=True)
 
 
-def load_model(name: str, weights: Path | None, untrained: bool) -> EmbeddingModel:
-    """Build a model with trained weights, or, only if asked to, with random ones (seed 0) and a warning.
+class SeveralFaces:
+    """Remembers the photos with several faces, of which one was taken, and says so in the end."""
+
+    _SHOWN = 5
+
+    def __init__(self) -> None:
+        self._photos: list[tuple[str, int]] = []
+
+    def add(self, face: AlignedFace) -> None:
+        """Take note of a photo."""
+        if len(face.faces) > 1:
+            self._photos.append((face.path, len(face.faces)))
+
+    def say(self) -> None:
+        """Name the first photos and count the rest."""
+        for path, count in self._photos[: self._SHOWN]:
+            note(f"{path} shows {count} faces; the most prominent was taken")
+        if len(self._photos) > self._SHOWN:
+            note(f"so do {len(self._photos) - self._SHOWN:,} more photos")
+
+
+def photos_below(folder: Path) -> list[Path]:
+    """All images in a folder and the folders in it, sorted.
 
     Raises:
-        PocketNetError: there are no trained weights and ``untrained`` is not set, or both are given.
+        PocketNetError: there is none.
+    """
+    from pocketnet_fast.data.folder import IMAGE_SUFFIXES
+
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise PocketNetError(f"{folder} holds no image; expected files {', '.join(IMAGE_SUFFIXES)}")
+    return found
+
+
+def weight_file(weights: Path) -> Path:
+    """The file that ``--weights`` means: itself, or of a training run's folder the newest (averaged) weights.
+
+    Raises:
+        PocketNetError: the folder is no training run's or holds no weights yet.
+    """
+    if not weights.is_dir():
+        return weights
+    from pocketnet_fast.training.checkpoint import newest_weights
+
+    file = newest_weights(weights)
+    note(f"taking the weights {file}")
+    return file
+
+
+def load_model(name: str | None, weights: Path | None, untrained: bool) -> EmbeddingModel:
+    """Build a model with trained weights, or, only if asked to, with random ones (seed 0) and a warning.
+
+    Args:
+        name: The architecture; None: what the weight file says, or without one the default.
+        weights: See ``weight_file``; None for those of the package.
+        untrained: Accept random weights.
+
+    Raises:
+        PocketNetError: there are no trained weights and ``untrained`` is not set, or both are given; or the
+            file is of another network than ``name``, or of none that can be told.
     """
     import torch
+
+    if weights is not None and not untrained:
+        return _load_file(name, weight_file(weights))
+    name = name or DEFAULT_MODEL
 
     from pocketnet_fast.models.registry import PRETRAINED, create_model
 
@@ -67,8 +136,6 @@ def load_model(name: str, weights: Path | None, untrained: bool) -> EmbeddingMod
         model = create_model(name)
         note(f"warning: {name} is untrained (random weights); its results say nothing about faces")
         return model
-    if weights is not None:
-        return create_model(name, weights=weights)
     if name in PRETRAINED:
         return create_model(name, pretrained=True)
     create_model(name)  # an unknown name is the more useful error
@@ -77,8 +144,19 @@ def load_model(name: str, weights: Path | None, untrained: bool) -> EmbeddingMod
     )
 
 
+def _load_file(name: str | None, path: Path) -> EmbeddingModel:
+    from pocketnet_fast.models.identification import architecture_for, build_for
+    from pocketnet_fast.models.weights import read_weights
+
+    file = read_weights(path)
+    architecture = architecture_for(file, name)
+    if not architecture.stated and name is None:
+        note(f"{path} does not name its network; by its keys and shapes it is {architecture}")
+    return build_for(file, architecture)
+
+
 def load_embedder(
-    name: str,
+    name: str | None,
     weights: Path | None,
     untrained: bool,
     *,
@@ -90,8 +168,8 @@ def load_embedder(
     """Build the model and its engine, saying so when the fused kernels cannot run it.
 
     Args:
-        name: Architecture of the weights; an exported file's own holds instead.
-        weights: A weight file, a file that ``export_torchscript`` wrote, or None for the package's weights.
+        name: See ``load_model``; an exported file's own holds instead.
+        weights: See ``load_model``; or a file that ``export_torchscript`` wrote.
         untrained: Accept random weights.
         engine: See ``Embedder``, as for the others.
         flip: Add the embeddings of the mirror images.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -24,10 +26,15 @@ from pocketnet_fast.cli import (
     train,
     verify,
 )
+from pocketnet_fast.cli.help import OrderedGroup, dress
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.files import WRITE_ERRORS
+
+_CLOSED: Final = "the output was closed before all of it was written"
 
 app = typer.Typer(
     name="pocketnet",
+    cls=OrderedGroup,
     help="Small face recognition networks, run fast.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -68,18 +75,64 @@ train.register(app)
 distill.register(app)
 search.register(app)
 doctor.register(app)
+dress(app)
 
 
 def main() -> None:
-    """Run the command line; bad input exits with 2, an interrupt with 130."""
+    """Run the command line; bad input, a full disk or a closed pipe exits with 2, an interrupt with 130."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal cannot show is no reason to lose a result.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush_output()
+    except SystemExit as error:
+        # So typer and rich end when whoever reads the output has gone.
+        if error.code == 1 and isinstance(error.__context__, BrokenPipeError):
+            _discard_output()
+            _fail(_CLOSED, 2)
+        raise
     except PocketNetError as error:
-        typer.echo(f"pocketnet: {error}", err=True)
-        sys.exit(2)
+        _fail(str(error), 2)
+    except OSError as error:
+        if error.filename is not None:
+            _fail(f"{error.filename}: {error.strerror}", 2)
+        unwritten = "cannot write: " if error.errno in WRITE_ERRORS else ""
+        _fail(f"{unwritten}{error.strerror or error}", 2)
     except KeyboardInterrupt:
-        typer.echo("pocketnet: interrupted", err=True)
-        sys.exit(130)
+        _fail("interrupted", 130)
+
+
+def _flush_output() -> None:
+    """Write what is left of the output while an error can still be told.
+
+    Raises:
+        PocketNetError: If it cannot be written.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _discard_output()
+        if isinstance(error, BrokenPipeError):
+            raise PocketNetError(_CLOSED) from None
+        raise PocketNetError(f"cannot write the output: {error.strerror}") from None
+
+
+def _discard_output() -> None:
+    # The interpreter flushes once more at its end, and would print that it cannot.
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    with contextlib.suppress(OSError):
+        typer.echo(f"pocketnet: {message}", err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ from pocketnet_fast.cli.loading import (
     EngineOption,
     JsonOption,
     ModelOption,
+    SeveralFaces,
     ThreadsOption,
     UntrainedOption,
     WeightsOption,
@@ -22,6 +22,7 @@ from pocketnet_fast.cli.loading import (
     load_embedder,
     note,
 )
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
 
@@ -57,7 +58,7 @@ def extract(
     skip: Annotated[
         bool, typer.Option("--skip", help="Leave out images that cannot be used, naming each.")
     ] = False,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
@@ -102,17 +103,21 @@ def extract(
             on_error=_report if skip else None,
         )
         done = 0
+        several = SeveralFaces()
         if whole:
             with writing_features(output, len(wanted), embedder.embedding_dim) as write:
-                for _, row in rows:
+                for face, row in rows:
+                    several.add(face)
                     write(normalized(row[None])[0])
                     done += 1
         else:
             for face, row in rows:
+                several.add(face)
                 target = targets[face.path]
                 _make_folder(target.parent)
                 write_embedding(target, normalized(row[None])[0])
                 done += 1
+    several.say()
     note(f"wrote {done:,} embeddings of {embedder.embedding_dim} dimensions to {output}")
 
 
@@ -172,7 +177,7 @@ def evaluate(
         about = asdict(result) | {"noisy_probes": left_out[0], "noisy_distractors": left_out[1]}
         for entry, size_result in zip(about["sizes"], result.sizes, strict=True):
             entry["verification"] = [point.as_dict() for point in size_result.verification]
-        typer.echo(json.dumps(about, indent=2))
+        print_json(about)
     else:
         _print(result, left_out)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
+from pocketnet_fast.pictures import picture, require_matplotlib
 
 if TYPE_CHECKING:
     from pocketnet_fast.lowering.profile import Roofline, StepTime
@@ -21,15 +22,20 @@ def draw_roofline(path: Path, steps: Sequence[StepTime], roofline: Roofline, tit
     Raises:
         PocketNetError: If matplotlib is missing, or the name is of no picture that it writes.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise PocketNetError("a picture needs matplotlib: pip install matplotlib") from None
     kind = path.suffix.removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
         raise PocketNetError(f"{path}: expected a name in .png, .svg or .pdf")
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    require_matplotlib()
+    with atomic_write(path) as stream, picture(stream, kind, (8, 5)) as figure:
+        _draw(figure.add_subplot(), steps, roofline)
+        figure.suptitle(title)
+        legend = figure.legend(loc="outside lower center", ncols=5)
+        for handle in legend.legend_handles:
+            if hasattr(handle, "set_sizes"):
+                handle.set_sizes([40])
+
+
+def _draw(axes: Any, steps: Sequence[StepTime], roofline: Roofline) -> None:
     counted = [step for step in steps if step.macs > 0]
     for name, label in _KINDS.items():
         own = [step for step in counted if name in step.name]
@@ -39,9 +45,8 @@ def draw_roofline(path: Path, steps: Sequence[StepTime], roofline: Roofline, tit
     ends = [min(2 * s.macs / s.bytes for s in counted) / 2, max(2 * s.macs / s.bytes for s in counted) * 2]
     knee = roofline.gflops / roofline.gbs
     corners = sorted({*ends, min(max(knee, ends[0]), ends[1])})
-    axes.plot(corners, [min(roofline.gflops, roofline.gbs * x) for x in corners], color="black")
-    axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GFLOP/s", title=title)
-    axes.legend()
-    axes.grid(alpha=0.3, which="both")
-    with atomic_write(path) as stream:
-        figure.savefig(stream, format=kind, dpi=150)
+    axes.plot(
+        corners, [min(roofline.gflops, roofline.gbs * x) for x in corners], color="black", label="roofline"
+    )
+    axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GFLOP/s")
+    axes.grid(visible=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pocketnet_fast.cli.loading import JsonOption
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.training import (
     BatchOption,
     DeviceOption,
@@ -25,6 +25,7 @@ from pocketnet_fast.cli.training import (
     WorkersOption,
     changed_values,
     explained_loading,
+    print_recipe,
     print_recipes,
     say_stopped,
 )
@@ -107,7 +108,7 @@ def search(
         assert out is not None
         chosen = SearchRecipe.from_toml(SearchFolder(out).recipe().to_toml(), str(out), values)
     if dry_run:
-        typer.echo(chosen.to_toml(), nl=False)
+        print_recipe(chosen, as_json)
         return
     assert out is not None
     _search(chosen, out, resume, force, as_json)
@@ -136,7 +137,7 @@ def _report(outcome: SearchOutcome, as_json: bool) -> None:
             "genotype": None if outcome.genotype is None else str(outcome.genotype),
             "genotype_file": None if outcome.genotype_file is None else str(outcome.genotype_file),
         }
-        typer.echo(json.dumps(content, indent=1))
+        print_json(content)
     elif not outcome.signal and outcome.genotype is not None:
         typer.echo(
             f"{outcome.genotype}\n{outcome.genotype_file}: the genotype after epoch {outcome.best_epoch}, "

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
+    from pocketnet_fast.search.recipe import SearchRecipe
     from pocketnet_fast.training.recipe import Recipe
     from pocketnet_fast.training.trainer import Outcome
 
@@ -128,10 +130,18 @@ def run(
         assert out is not None
         chosen = Recipe.from_toml(RunFolder(out).recipe().to_toml(), str(out), values)
     if dry_run:
-        typer.echo(chosen.to_toml(), nl=False)
+        print_recipe(chosen, as_json)
         return
     assert out is not None
     _train(chosen, out, resume, force, as_json)
+
+
+def print_recipe(recipe: Recipe | SearchRecipe, as_json: bool) -> None:
+    """Print a resolved recipe, a table per section, as TOML or JSON."""
+    if as_json:
+        print_json(asdict(recipe))
+    else:
+        typer.echo(recipe.to_toml(), nl=False)
 
 
 def _train(recipe: Recipe, out: Path, resume: bool, force: bool, as_json: bool) -> None:
@@ -182,7 +192,7 @@ def _report(outcome: Outcome, as_json: bool) -> None:
         say_stopped("train", outcome.step, outcome.folder)
     if as_json:
         content = {**asdict(outcome), "folder": str(outcome.folder), "weights": str(outcome.weights)}
-        typer.echo(json.dumps(content, indent=1))
+        print_json(content)
     elif not outcome.signal:
         typer.echo(f"{outcome.weights}: the weights after {outcome.epoch} epochs, {outcome.step:,} steps")
 
@@ -190,7 +200,7 @@ def _report(outcome: Outcome, as_json: bool) -> None:
 def print_recipes(recipes: dict[str, str], as_json: bool) -> None:
     """Print the recipes of the package and what each says of itself."""
     if as_json:
-        typer.echo(json.dumps(recipes, indent=1))
+        print_json(recipes)
         return
     from rich.console import Console
     from rich.table import Table

@@ -47,7 +47,7 @@ def verify(
     show: Annotated[
         Path | None, typer.Option(help="Draw boxes, landmarks, crops and result to this .png or .jpg.")
     ] = None,
-    model: ModelOption = "pocketnet_s128",
+    model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,

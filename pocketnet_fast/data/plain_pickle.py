@@ -34,7 +34,7 @@ class _DataUnpickler(pickle.Unpickler):
         raise RefusedPickle("it refers to objects outside the file")
 
 
-def load_plain(file: BinaryIO, name: str, kind: str, names: Names) -> Any:
+def load_plain(file: BinaryIO, name: str, kind: str, names: Names, advice: str = "") -> Any:
     """Build what a pickle of numbers, text, bytes, lists, tuples and dictionaries holds.
 
     Texts of Python 2 come as bytes.
@@ -45,6 +45,7 @@ def load_plain(file: BinaryIO, name: str, kind: str, names: Names) -> Any:
         kind: What it should be, such as "verification file".
         names: Stand-ins for the classes and functions that it may name; any other is refused by name. They
             must be safe with any arguments, and need ``__slots__``: a pickle may set attributes on them.
+        advice: What to do with a file that is refused.
 
     Raises:
         PocketNetError: If it is damaged or names anything else.
@@ -53,7 +54,9 @@ def load_plain(file: BinaryIO, name: str, kind: str, names: Names) -> Any:
         _check_memo(file)
         return _DataUnpickler(file, names).load()
     except RefusedPickle as error:
-        raise PocketNetError(f"{name}: refused, {_line(error)}; a {kind} holds plain data only") from None
+        raise PocketNetError(
+            f"{name}: refused, {_line(error)}; a {kind} holds plain data only{advice and f'; {advice}'}"
+        ) from None
     except MemoryError:
         raise PocketNetError(f"{name}: damaged: it states more data than fits into memory") from None
     except Exception as error:

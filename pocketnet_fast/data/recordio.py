@@ -191,6 +191,8 @@ class RecordFile:
 def _read_index(path: Path, size: int) -> Index:
     """Read a well-formed index at once; anything else line by line, which names the line that is wrong."""
     text = path.read_bytes()
+    if not text.strip():
+        raise PocketNetError(f"{path} is empty; without it, the index is made anew from the records")
     characters = np.frombuffer(text, np.uint8)
     separators = characters[characters <= ord("\n")]
     lines = len(separators) // 2

@@ -7,13 +7,15 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from pocketnet_fast.data.plain_pickle import RefusedPickle, load_plain
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.evaluation import pickled_numpy
 from pocketnet_fast.evaluation.pairs import VerificationPairs
+from pocketnet_fast.evaluation.pickled_numpy import Values
 from pocketnet_fast.files import atomic_write
 
 
@@ -41,11 +43,19 @@ _NAMES = {
     ("_codecs", "encode"): _Latin1,
     ("builtins", "bytes"): _NoBytes,
     ("__builtin__", "bytes"): _NoBytes,
+    **pickled_numpy.NAMES,
 }
+_ADVICE: Final = (
+    "write it again as bytes and bools: "
+    "pickle.dump(([bytes(image) for image in images], [bool(flag) for flag in same]), file)"
+)
 
 
 def read_bin(path: str | os.PathLike[str]) -> VerificationPairs:
     """Read a verification file, written by Python 2 or 3.
+
+    Images are bytes, bytearrays or numpy's uint8 arrays, as ``cv2.imencode`` returns them; the marks are
+    Python's or numpy's bools or 0 and 1, in a list or in an array.
 
     Raises:
         PocketNetError: If the file is missing, damaged, holds anything but images and booleans, or its pickle
@@ -55,24 +65,45 @@ def read_bin(path: str | os.PathLike[str]) -> VerificationPairs:
     if not path.is_file():
         raise PocketNetError(f"{path}: no such verification file")
     with path.open("rb") as file:
-        content = load_plain(file, str(path), "verification file", _NAMES)
+        content = load_plain(file, str(path), "verification file", _NAMES, _ADVICE)
     if not isinstance(content, (tuple, list)) or len(content) != 2:
-        raise PocketNetError(f"{path}: expected a pair of lists, found {type(content).__name__}")
+        raise PocketNetError(f"{path}: expected a pair of lists, found a {_kind(content)}")
     images, same = content
+    if isinstance(same, Values) and len(same.shape) == 1:
+        same = same.numbers()
     if not isinstance(images, (tuple, list)) or not isinstance(same, (tuple, list)):
         raise PocketNetError(f"{path}: expected two lists, one of images and one of booleans")
     if len(images) != 2 * len(same):
         raise PocketNetError(f"{path}: {len(images)} images do not make {len(same)} pairs")
-    for index, image in enumerate(images):
-        if not isinstance(image, bytes):
-            raise PocketNetError(f"{path}: image {index} is a {type(image).__name__}, not an encoded image")
-    for index, flag in enumerate(same):
+    encoded = [_encoded(path, index, image) for index, image in enumerate(images)]
+    marks = [
+        flag.numbers()[0] if isinstance(flag, Values) and flag.shape in ((), (1,)) else flag for flag in same
+    ]
+    for index, flag in enumerate(marks):
         if type(flag) not in (bool, int) or flag not in (0, 1):
             # Nested lists that share their parts, and long integers, can be endless in print.
             plain = type(flag) is int and flag.bit_length() < 64
-            mark = str(flag) if plain else f"by a {type(flag).__name__}"
+            mark = str(flag) if plain else f"by a {_kind(flag)}"
             raise PocketNetError(f"{path}: pair {index} is marked {mark}; expected true or false")
-    return VerificationPairs(list(images), np.array(same, dtype=bool), str(path))
+    return VerificationPairs(encoded, np.array(marks, dtype=bool), str(path))
+
+
+def _encoded(path: Path, index: int, image: Any) -> bytes:
+    if isinstance(image, Values) and image.code == "u1":
+        # A row, or a column as older versions of OpenCV return it.
+        if sum(n != 1 for n in image.shape) <= 1:
+            return image.raw
+        shape = "x".join(map(str, image.shape))
+        raise PocketNetError(
+            f"{path}: image {index} is {shape} pixels; expected an encoded image, PNG or JPEG"
+        )
+    if isinstance(image, (bytes, bytearray)):
+        return bytes(image)
+    raise PocketNetError(f"{path}: image {index} is a {_kind(image)}, not an encoded image")
+
+
+def _kind(value: Any) -> str:
+    return "numpy array" if isinstance(value, Values) else type(value).__name__
 
 
 def write_bin(

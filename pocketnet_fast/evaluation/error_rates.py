@@ -40,3 +40,21 @@ def roc(score: Floats, same: Flags) -> Roc:
         far=np.concatenate([[0.0], false / max(int(np.count_nonzero(~same)), 1)]),
         tar=np.concatenate([[0.0], true / max(int(np.count_nonzero(same)), 1)]),
     )
+
+
+def area_under(curve: Roc) -> float:
+    """The area under a ROC, from 0 to 1: the chance that one person scores higher than two, ties half."""
+    widths = np.diff(curve.far)
+    return float(np.sum(widths * (curve.tar[1:] + curve.tar[:-1]) / 2))
+
+
+def equal_error_rate(curve: Roc) -> float:
+    """The rate at which as many pairs of two persons are accepted as of one are refused, interpolated."""
+    gap = curve.far - (1 - curve.tar)
+    if gap[-1] < 0:
+        return float((curve.far[-1] + 1 - curve.tar[-1]) / 2)
+    after = int(np.argmax(gap >= 0))
+    if after == 0:
+        return float(curve.far[0])
+    part = -gap[after - 1] / (gap[after] - gap[after - 1])
+    return float(curve.far[after - 1] + part * (curve.far[after] - curve.far[after - 1]))

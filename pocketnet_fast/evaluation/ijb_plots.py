@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pocketnet_fast.evaluation.ijb import GallerySearch, Verification
-from pocketnet_fast.evaluation.plots import require_matplotlib
 from pocketnet_fast.files import atomic_write
+from pocketnet_fast.pictures import picture
 
 
 def draw_roc(path: Path, result: Verification, title: str) -> None:
@@ -22,11 +22,21 @@ def draw_roc(path: Path, result: Verification, title: str) -> None:
     """
     with _axes(path, title) as axes:
         far, tar = result.roc
-        axes.step(far, tar, where="post")
-        axes.plot([point.far for point in result.points], [point.tar for point in result.points], "o")
+        axes.step(
+            far, tar, where="post", label=f"{result.genuine:,} genuine, {result.impostors:,} impostor pairs"
+        )
+        for kind, fill, label in (
+            (True, "full", "rates of the table"),
+            (False, "none", "too few pairs to measure"),
+        ):
+            points = [point for point in result.points if bool(point.accepted) is kind]
+            if points:
+                x, y = [point.far for point in points], [point.tar for point in points]
+                axes.plot(x, y, "o", color="C1", fillstyle=fill, label=label)
         axes.set_xscale("log")
         axes.set_xlabel("false accept rate")
         axes.set_ylabel("true accept rate")
+        axes.figure.legend(loc="outside lower center", ncols=3)
 
 
 def draw_cmc(path: Path, results: list[GallerySearch], names: list[str], title: str) -> None:
@@ -42,22 +52,15 @@ def draw_cmc(path: Path, results: list[GallerySearch], names: list[str], title: 
             axes.plot(np.arange(1, len(cmc) + 1), cmc, label=name, linestyle="-" if name == "mean" else ":")
         axes.set_xscale("log")
         axes.set_xlabel("rank")
+        axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set_ylabel("mated probes found")
-        axes.legend()
+        axes.figure.legend(loc="outside lower center", ncols=3)
 
 
 @contextmanager
 def _axes(path: Path, title: str) -> Iterator[Any]:
-    require_matplotlib()
-    # Without pyplot, so that no display is asked for and no figure outlives its picture.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title)
-    axes.grid(True, alpha=0.3)
-    yield axes
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    with atomic_write(path) as file, picture(file, "png", (6, 4.5)) as figure:
+        axes = figure.add_subplot()
+        axes.set_title(title)
+        axes.grid(visible=True)
+        yield axes

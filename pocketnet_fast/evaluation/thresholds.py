@@ -9,6 +9,7 @@ probability k / (n + 1), so that new pairs of the same kind are accepted at a ra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from pocketnet_fast.evaluation.rates import acceptable
 from pocketnet_fast.evaluation.verification import Flags, Floats
 
 _BLOCK = 1024
+
+COLLAPSED: Final = 0.99
+"""Mean cosine of two images beyond which no threshold tells people apart; a trained network's is small."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,27 @@ def count_pairs(labels: npt.NDArray[np.int64]) -> tuple[int, int]:
     sizes = np.unique(labels, return_counts=True)[1].astype(int)
     genuine = int((sizes * (sizes - 1) // 2).sum())
     return genuine, len(labels) * (len(labels) - 1) // 2 - genuine
+
+
+def check_distinct(embeddings: npt.NDArray[np.floating]) -> None:
+    """Refuse the embeddings of a collapsed network, which are nearly the same for every image.
+
+    Args:
+        embeddings: N,D, rows of length 1.
+
+    Raises:
+        PocketNetError: If their mean cosine is beyond ``COLLAPSED``.
+    """
+    count = len(embeddings)
+    if count < 2:
+        return
+    total = embeddings.sum(axis=0, dtype=np.float64)
+    mean = (float(total @ total) - count) / (count * (count - 1))
+    if mean > COLLAPSED:
+        raise PocketNetError(
+            f"the network gives nearly the same embedding for everyone: two images have a mean cosine of "
+            f"{mean:.4f}; no threshold tells people apart, and nothing was written"
+        )
 
 
 def threshold_of_pairs(cosine: Floats, same: Flags, far: float) -> Threshold:

@@ -55,8 +55,12 @@ def fold_ranges(pairs: int, folds: int) -> list[slice]:
     """Contiguous folds, the first ones a pair longer where the number does not divide.
 
     Raises:
-        PocketNetError: If there are fewer than two folds or more folds than pairs.
+        PocketNetError: If there are fewer than two pairs, fewer than two folds or more folds than pairs.
     """
+    if pairs < 2:
+        raise PocketNetError(
+            f"{pairs} pair{'s' * (pairs != 1)} cannot be judged by folds; expected at least 2"
+        )
     if not 2 <= folds <= pairs:
         raise PocketNetError(
             f"{pairs} pairs cannot be divided into {folds} folds; expected 2 to {pairs} folds"

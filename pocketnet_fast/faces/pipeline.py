@@ -161,6 +161,10 @@ class Embedder:
         """
         import torch
 
+        if not isinstance(crops, np.ndarray):
+            raise PocketNetError(
+                f"expected N x 112 x 112 x 3 uint8 crops as one numpy array, got a {type(crops).__name__}"
+            )
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (CROP_SIZE, CROP_SIZE, 3):
             raise PocketNetError(f"expected N x 112 x 112 x 3 uint8 crops, got {crops.shape} {crops.dtype}")
         if len(crops) == 0:

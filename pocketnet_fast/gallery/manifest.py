@@ -83,6 +83,7 @@ class Manifest:
         crc32: Checksum of those bytes.
         files: Name of each data file.
         index: The search index, or None.
+        name_by: How names were made of photos, for those who add more; empty if it is not known.
     """
 
     space: EmbeddingSpace
@@ -91,6 +92,7 @@ class Manifest:
     crc32: dict[str, int]
     files: dict[str, str]
     index: Index | None
+    name_by: str = ""
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -130,6 +132,7 @@ def read_manifest(folder: Path) -> Manifest:
             {part: int(content["crc32"][part]) for part in PARTS},
             {part: str(content["files"][part]) for part in PARTS},
             Index(**index) if index is not None else None,
+            str(content.get("name_by", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PocketNetError(f"{path}: damaged: {type(error).__name__} {error}") from None

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,7 @@ class Gallery:
         path: The gallery's folder.
         space: Which embeddings it holds.
         index: Its search index, or None.
+        name_by: How names were made of photos; empty if it is not known.
 
     Raises:
         PocketNetError: No gallery, or the manifest or a data file is damaged; the message names the file.
@@ -104,17 +105,23 @@ class Gallery:
     @classmethod
     @contextlib.contextmanager
     def building(
-        cls, path: str | os.PathLike[str], space: EmbeddingSpace, *, overwrite: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        space: EmbeddingSpace,
+        *,
+        overwrite: bool = False,
+        name_by: str = "",
     ) -> Iterator[Callable[..., None]]:
         """Build a gallery that appears when the block ends without an exception.
 
         Yields what adds to it, with the arguments and errors of ``add``; see ``create`` for the rest.
+        ``name_by`` is kept for those who add photos later.
         """
         folder = Path(path)
         _make_folder(folder, overwrite)
         token = secrets.token_hex(4)
         files = {part: f"{part}-{token}{suffix}" for part, suffix in PARTS.items()}
-        empty = Manifest(space, 0, dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0), files, None)
+        empty = Manifest(space, 0, dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0), files, None, name_by)
         with _locked(folder):
             try:
                 with _Writer(folder, empty) as writer:
@@ -303,6 +310,7 @@ class Gallery:
         self._manifest = read_manifest(self.path)
         self.space = self._manifest.space
         self.index = self._manifest.index
+        self.name_by = self._manifest.name_by
         rows, dimensions = self._manifest.rows, self.space.dimensions
         self._embeddings: Embeddings = self._mapped("embeddings", "<f4", (rows, dimensions))
         self._ends: npt.NDArray[np.uint64] = self._mapped("ends", "<u8", (rows,))
@@ -325,21 +333,19 @@ class _Writer:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
         self._manifest = manifest
-        self._stack = contextlib.ExitStack()
+        self._streams: dict[str, BinaryIO] = {}
 
     def __enter__(self) -> _Writer:
-        self._streams = {}
         for part, name in self._manifest.files.items():
             path = self._folder / name
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-                stream = self._stack.enter_context(os.fdopen(descriptor, "r+b"))
+                stream = self._streams[part] = os.fdopen(descriptor, "r+b")
                 stream.truncate(self._manifest.bytes[part])
                 stream.seek(0, os.SEEK_END)
             except OSError as error:
-                self._stack.close()
+                self._close()
                 raise PocketNetError(f"cannot write {path}: {error.strerror}") from None
-            self._streams[part] = stream
         return self
 
     def append(
@@ -370,21 +376,39 @@ class _Writer:
         }
         sizes, sums = dict(self._manifest.bytes), dict(self._manifest.crc32)
         for part, data in content.items():
-            self._streams[part].write(data)
+            with self._writing(part):
+                self._streams[part].write(data)
             sizes[part] += len(data)
             sums[part] = zlib.crc32(data, sums[part])
         self._manifest = replace(
             self._manifest, rows=self._manifest.rows + len(unit), bytes=sizes, crc32=sums
         )
 
+    @contextlib.contextmanager
+    def _writing(self, part: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            path = self._folder / self._manifest.files[part]
+            raise PocketNetError(f"cannot write {path}: {error.strerror}") from None
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._stack:
+        try:
             if kind is None:
-                for stream in self._streams.values():
-                    stream.flush()
-                    os.fsync(stream.fileno())
+                for part, stream in self._streams.items():
+                    with self._writing(part):
+                        stream.flush()
+                        os.fsync(stream.fileno())
+        finally:
+            self._close()
         if kind is None:
             write_manifest(self._folder, self._manifest)
+
+    def _close(self) -> None:
+        # What a full disk does not take was refused before, and is no part of the gallery.
+        for stream in self._streams.values():
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def unit_rows(embeddings: npt.ArrayLike, dimensions: int, labels: Sequence[str] | None = None) -> Embeddings:

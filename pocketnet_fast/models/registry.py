@@ -66,12 +66,17 @@ _MODELS: dict[str, tuple[_Builder, int]] = {
     "iresnet100": (_iresnet(3, 13, 30, 3), 512),
     "mobilefacenet": (MobileFaceNet, 128),
 }
-_CUSTOM = "pocketnet"
+CUSTOM = "pocketnet"
 
 
 def list_models() -> list[str]:
     """Return the names of the fixed architectures; ``"pocketnet"`` builds any other PocketNet."""
     return list(_MODELS)
+
+
+def default_embedding_dim(name: str) -> int:
+    """Length of the embedding of a network of ``list_models()``, unless another is asked for."""
+    return _MODELS[name][1]
 
 
 def create_model(
@@ -128,7 +133,7 @@ def _build(
     channels: int | None,
     layers: int | None,
 ) -> EmbeddingModel:
-    if name == _CUSTOM:
+    if name == CUSTOM:
         if genotype is None:
             genotype = SOFTMAX_CASIA
         elif isinstance(genotype, str):
@@ -140,14 +145,14 @@ def _build(
             128 if embedding_dim is None else embedding_dim,
         )
     if name not in _MODELS:
-        names = [_CUSTOM, *_MODELS]
+        names = [CUSTOM, *_MODELS]
         close = difflib.get_close_matches(name, names)
         hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(names)}"
         raise PocketNetError(f"unknown model {name!r}; {hint}")
     options = {"genotype": genotype, "channels": channels, "layers": layers}
     given = [option for option, value in options.items() if value is not None]
     if given:
-        raise PocketNetError(f"{name} has {', '.join(given)} fixed; the model {_CUSTOM!r} takes them")
+        raise PocketNetError(f"{name} has {', '.join(given)} fixed; the model {CUSTOM!r} takes them")
     builder, default_dim = _MODELS[name]
     return builder(default_dim if embedding_dim is None else embedding_dim)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,43 +14,63 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.calibration import Calibration
+from pocketnet_fast.models.checkpoint_file import CheckpointFile, read_checkpoint
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-_TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
-_CONTAINERS = ("state_dict", "model_state_dict", "state_dict_backbone", "backbone", "model")
 _LISTED = 5
 _HASH_KEY = "weights_sha256"
 _CALIBRATION_KEY = "calibration"
 
 
 def load_weights(model: ModelT, path: str | os.PathLike[str]) -> ModelT:
-    """Load a checkpoint into a model; on any error the model is left as it was.
+    """Load a file of weights into a model; on any error the model is left as it was.
 
     Args:
         model: The network that receives the weights. Its ``weights_source`` becomes the path, its
             ``calibration`` the file's, or None.
-        path: A ``.safetensors`` file or a ``.pth`` / ``.pt`` / ``.ckpt`` file, read with ``weights_only``. In
-            the latter a leading ``module.`` is stripped from keys, and a state dict kept under a usual key
-            such as ``state_dict`` is found. Floating-point tensors of another precision are converted.
+        path: A ``.safetensors`` file, or a ``.pth``, ``.pth.tar``, ``.pt``, ``.ckpt`` or ``.bin`` file, read
+            with ``weights_only``. The prefixes of torch.compile and of data parallelism are stripped from
+            keys, and a state dict is found under the usual keys and prefixes, such as ``state_dict`` or
+            ``backbone.``. Floating-point tensors of another precision are converted.
 
     Returns:
         The model.
 
     Raises:
-        PocketNetError: If the file is absent, of another kind or damaged, or if keys are missing, unexpected
-            or of another shape; a few are listed, the rest counted.
+        PocketNetError: If the file is absent, of another kind or damaged, if keys are missing, unexpected or
+            of another shape (a few are listed, the rest counted, and the network that the file does fit is
+            named), or if a weight is not finite.
+    """
+    return load_checkpoint(model, read_weights(path))
+
+
+def read_weights(path: str | os.PathLike[str]) -> CheckpointFile:
+    """Read a file of weights, and compare it with the SHA-256 that it carries if it does.
+
+    Raises:
+        PocketNetError: See ``read_checkpoint``; or if its tensors are not those that were written.
     """
     path = Path(path)
-    if not path.is_file():
-        raise PocketNetError(f"{path}: no such weight file")
-    state, metadata = _read(path)
+
+    def verify(state: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
+        if _HASH_KEY in metadata and metadata[_HASH_KEY] != _sha256(state):
+            raise PocketNetError(f"{path}: damaged: the tensors do not match the SHA-256 written with them")
+
+    return read_checkpoint(path, verify)
+
+
+def load_checkpoint(model: ModelT, file: CheckpointFile) -> ModelT:
+    """Load into a model what ``read_weights`` read; see ``load_weights``."""
+    state, path = file.state, file.path
     target = model.state_dict()
-    _check(state, target, path)
+    _check(model, file, target)
+    _check_finite(state, path)
     calibration = None
-    if _CALIBRATION_KEY in metadata:
-        calibration = Calibration.from_json(metadata[_CALIBRATION_KEY], str(path))
+    if _CALIBRATION_KEY in file.metadata:
+        calibration = Calibration.from_json(file.metadata[_CALIBRATION_KEY], str(path))
         # The threshold was measured in single precision, whatever the file's and the model's.
         single = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
         if calibration.weights_sha256 != _sha256(single):
@@ -63,61 +83,17 @@ def load_weights(model: ModelT, path: str | os.PathLike[str]) -> ModelT:
     return model
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors as they are stored, and the metadata, of which a .pth file has none."""
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in _TORCH_SUFFIXES:
-        return _read_torch(path), {}
-    raise PocketNetError(f"{path}: unknown kind of weight file; expected .safetensors or .pth")
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise PocketNetError(f"{path}: damaged or not a safetensors file: {error}") from None
-    if _HASH_KEY in metadata and metadata[_HASH_KEY] != _sha256(state):
-        raise PocketNetError(f"{path}: damaged: the tensors do not match the SHA-256 written with them")
-    return state, metadata
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether this is a TorchScript file, of this package or another, and so no file of plain weights."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    if is_torchscript(path):
-        raise PocketNetError(f"{path}: a TorchScript file, which runs as it is; expected a file of weights")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load raises many unrelated types on damaged files; the first line says which.
-        reason = str(error).partition("\n")[0]
-        raise PocketNetError(f"{path}: damaged or not a file of plain weights: {reason}") from None
-    for key in _CONTAINERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content:
-        raise PocketNetError(f"{path}: holds a {type(content).__name__}; expected a state dict")
-    state: dict[str, Tensor] = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise PocketNetError(f"{path}: entry {key!r} is a {type(value).__name__}; expected a state dict")
-        name = key.removeprefix("module.")
-        if name in state:
-            raise PocketNetError(f"{path}: holds {name} with and without the prefix 'module.'")
-        state[name] = value
-    return state
+def _check_finite(state: dict[str, Tensor], path: Path) -> None:
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            continue
+        finite = torch.isfinite(tensor.float())
+        if not bool(finite.all()):
+            count = int(finite.numel() - finite.sum())
+            raise PocketNetError(
+                f"{path}: {name} holds {count:,} of {finite.numel():,} values that are NaN or infinite; "
+                "such weights embed nothing"
+            )
 
 
 def _listing(title: str, entries: list[str]) -> str:
@@ -125,7 +101,8 @@ def _listing(title: str, entries: list[str]) -> str:
     return f"{title} ({len(entries)}): {', '.join(entries[:_LISTED])}{rest}"
 
 
-def _check(state: dict[str, Tensor], target: dict[str, Tensor], path: Path) -> None:
+def _check(model: nn.Module, file: CheckpointFile, target: dict[str, Tensor]) -> None:
+    state = file.state
     # The counter has no part in inference, and files older than it lack it.
     missing = [name for name in target if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in target]
@@ -147,7 +124,17 @@ def _check(state: dict[str, Tensor], target: dict[str, Tensor], path: Path) -> N
     }
     found = [_listing(title, entries) for title, entries in problems.items() if entries]
     if found:
-        raise PocketNetError(f"{path}: does not fit the model; {'; '.join(found)}")
+        raise PocketNetError(f"{file.path}: does not fit {_named(model, file)}; {'; '.join(found)}")
+
+
+def _named(model: nn.Module, file: CheckpointFile) -> str:
+    """The model, and which network the file looks like."""
+    # Imported here, as it builds networks, which are loaded from here.
+    from pocketnet_fast.models.identification import identify
+
+    name = getattr(model, "model_name", None)
+    likeness = identify(file)
+    return f"the model {name or ''}".rstrip() + (f" (it holds {likeness})" if likeness else "")
 
 
 def _sha256(state: dict[str, Tensor]) -> str:
@@ -232,10 +219,10 @@ def save_calibrated(
     Raises:
         PocketNetError: If ``source`` cannot be read, or ``path`` is no ``.safetensors`` or cannot be written.
     """
-    state, metadata = _read(Path(source))
-    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    file = read_weights(source)
+    state = {name: tensor.contiguous() for name, tensor in file.state.items()}
     calibrated = {_CALIBRATION_KEY: json.dumps(calibration.as_dict())}
-    _write(Path(path), state, _metadata(model) | metadata | calibrated)
+    _write(Path(path), state, _metadata(model) | file.metadata | calibrated)
 
 
 def _halved(name: str, tensor: Tensor) -> Tensor:
@@ -253,14 +240,5 @@ def _write(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> No
     if path.suffix != ".safetensors":
         raise PocketNetError(f"{path}: weights are written as .safetensors")
     content = save(state, metadata | {_HASH_KEY: _sha256(state)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise PocketNetError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        file.write(content)

@@ -18,6 +18,7 @@ from pocketnet_fast.search.latency import ExpectedLatency, read_latency_table
 from pocketnet_fast.search.network import SearchNetwork
 from pocketnet_fast.search.recipe import SearchRecipe
 from pocketnet_fast.search.step import SearchStepper
+from pocketnet_fast.training.assembly import check_batch, check_identities
 from pocketnet_fast.training.distributed import Processes
 from pocketnet_fast.training.optimizer import load_state_tensors, state_tensors
 
@@ -95,6 +96,8 @@ def assemble_search(recipe: SearchRecipe, processes: Processes) -> SearchParts:
     recipe.check_complete()
     assert recipe.data.source is not None
     dataset = open_dataset(recipe.data.source)
+    check_batch(recipe.data.batch_size, pooled=False)
+    check_identities(dataset)
     seed = recipe.run.seed
     halves = stratified_halves(dataset, seed)
     varied = Augmentation(flip=recipe.data.flip, crop=recipe.data.crop, cutout=recipe.data.cutout)

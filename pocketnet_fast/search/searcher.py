@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.genotypes import Genotype, format_genotype, read_genotype
+from pocketnet_fast.pictures import has_matplotlib
 from pocketnet_fast.search import drawing
 from pocketnet_fast.search.assembly import SearchParts, assemble_search
 from pocketnet_fast.search.checkpoint import EPOCHS, GENOTYPE_NAME, SearchFolder, SearchProgress
@@ -113,7 +114,7 @@ def search(
         recipe = run.recipe()
     if recipe.run.threads is not None:
         torch.set_num_threads(recipe.run.threads)
-    if recipe.run.drawings is True and not drawing.has_matplotlib():
+    if recipe.run.drawings is True and not has_matplotlib():
         raise PocketNetError(
             'run.drawings is true, and matplotlib is not installed: pip install "pocketnet_fast[eval]"'
         )
@@ -126,9 +127,10 @@ def search(
                     f"{run.path} holds a run already; --resume goes on with it, or choose another --out"
                 )
         searching = _Search(recipe, run, assemble_search(recipe, group), group, console)
-        searching.begin(resume)
-        with Interruption() as interruption:
-            return searching.loop(interruption)
+        with searching.undone_if_it_cannot_start(resume):
+            searching.begin(resume)
+            with Interruption() as interruption:
+                return searching.loop(interruption)
 
 
 def current_genotype(network: SearchNetwork) -> Genotype:
@@ -169,7 +171,7 @@ class _Search(RunLoop[SearchProgress]):
         return {"images": self.parts.images, "classes": self.parts.network.classes}
 
     def remarks(self) -> list[str]:
-        if self.recipe.run.drawings != "auto" or drawing.has_matplotlib():
+        if self.recipe.run.drawings != "auto" or has_matplotlib():
             return []
         return ["matplotlib is not installed (pip install 'pocketnet_fast[eval]'); nothing is drawn"]
 
@@ -345,7 +347,7 @@ class _Search(RunLoop[SearchProgress]):
             )
             if progress.ended:
                 self.log.write("ended", progress.step, epoch=progress.epoch, reason=progress.ended)
-        if self.recipe.run.drawings and drawing.has_matplotlib():
+        if self.recipe.run.drawings and has_matplotlib():
             self._draw(genotype, values, weights)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.display.say(f"  validation: {shown}\n  {format_genotype(genotype)}")

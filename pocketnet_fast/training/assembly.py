@@ -89,6 +89,9 @@ def assemble(
     recipe.check_complete()
     assert recipe.data.source is not None
     dataset = open_dataset(recipe.data.source)
+    check_batch(recipe.data.batch_size, recipe.run.sync_bn and processes.ranks > 1)
+    if recipe.loss.objective != "features":
+        check_identities(dataset)
     loader = _loader(recipe, dataset, processes)
     accumulate = recipe.optimizer.accumulate
     steps_per_epoch = loader.sampler.steps_per_epoch // accumulate
@@ -159,6 +162,35 @@ def assemble(
         steps_per_epoch,
         recipe.data.batch_size * accumulate * processes.ranks,
     )
+
+
+def check_batch(images: int, pooled: bool) -> None:
+    """Refuse batches of one image, whose normalisation has nothing to compare it with.
+
+    Args:
+        images: Of one process.
+        pooled: Whether batch statistics are those of several processes.
+
+    Raises:
+        PocketNetError: If there is one.
+    """
+    if images == 1 and not pooled:
+        raise PocketNetError(
+            "data.batch_size is 1, and batch normalisation needs at least 2 images; "
+            "--set optimizer.accumulate=N makes a step of several small batches"
+        )
+
+
+def check_identities(dataset: FaceDataset) -> None:
+    """Refuse data of one identity, from which nothing can be told apart.
+
+    Raises:
+        PocketNetError: If there is one.
+    """
+    if dataset.classes < 2:
+        raise PocketNetError(
+            f"{dataset.name} holds one identity; a network learns to tell identities apart from at least 2"
+        )
 
 
 def contents(parts: Parts, progress: Progress, processes: Processes) -> Contents | None:

@@ -278,6 +278,30 @@ def epoch_weights(folder: Path) -> dict[int, Path]:
     return {step // unit: path for step, path in sorted(steps.items())}
 
 
+def newest_weights(folder: Path) -> Path:
+    """The newest weights of a run: the running average if the run keeps one, else the backbone's.
+
+    A folder without a recipe is read as the published code writes it; see ``epoch_weights``.
+
+    Raises:
+        PocketNetError: If the folder holds no whole checkpoint.
+    """
+    if (folder / "genotype.json").is_file():
+        raise PocketNetError(
+            f"{folder} holds a search, whose network has no weights of its own; train what it found: "
+            f"pocketnet train --genotype {folder / 'genotype.json'}"
+        )
+    run = RunFolder(folder)
+    if not run.holds_run:
+        files = epoch_weights(folder)
+        return files[max(files)]
+    progress, problems = run.latest()
+    if progress is None:
+        raise PocketNetError(f"{folder} holds no checkpoint yet" + "".join(f"; {text}" for text in problems))
+    average = run.file(progress.step, "ema")
+    return average if average.is_file() else run.file(progress.step, "backbone")
+
+
 def _file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:

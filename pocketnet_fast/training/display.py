@@ -1,15 +1,20 @@
-"""What a run shows: a progress bar on a terminal, a line per epoch elsewhere."""
+"""What a run shows: a progress bar on a terminal; elsewhere a line now and then, and one per epoch."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 
 from pocketnet_fast.evaluation.verification import VerificationResult
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+INTERVAL: Final = 30.0
+"""Seconds between two lines on the way through an epoch where there is no terminal."""
 
 
 class Display:
@@ -25,6 +30,8 @@ class Display:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console = console
+        self._steps, self._done = steps, done
+        self._start = self._said = time.monotonic()
         self._progress: Progress | None = None
         if console is not None and console.is_terminal:
             self._progress = Progress(
@@ -41,15 +48,31 @@ class Display:
     def step(
         self, step: int, epoch: int, epochs: int, parts: dict[str, float], rate: float, speed: float
     ) -> None:
-        """Show a step."""
-        if self._progress is not None:
-            losses = "  ".join(f"{name} {value:.4g}" for name, value in parts.items())
-            self._progress.update(
-                self._task,
-                completed=step,
-                description=f"epoch {epoch}/{epochs}",
-                state=f"{losses}  lr {rate:.3g}  {speed:.0f} images/s",
-            )
+        """Show a step; without a terminal, one in ``INTERVAL`` seconds."""
+        if self._progress is None:
+            self._say_now_and_then(step, epoch, epochs, parts, rate, speed)
+            return
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in parts.items())
+        self._progress.update(
+            self._task,
+            completed=step,
+            description=f"epoch {epoch}/{epochs}",
+            state=f"{losses}  lr {rate:.3g}  {speed:.0f} images/s",
+        )
+
+    def _say_now_and_then(
+        self, step: int, epoch: int, epochs: int, parts: dict[str, float], rate: float, speed: float
+    ) -> None:
+        now = time.monotonic()
+        if now - self._said < INTERVAL:
+            return
+        self._said = now
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in parts.items())
+        left = (self._steps - step) * (now - self._start) / max(step - self._done, 1)
+        self.say(
+            f"step {step:,}/{self._steps:,}, epoch {epoch}/{epochs}: {losses}, lr {rate:.3g}, "
+            f"{speed:.0f} images/s, {timedelta(seconds=round(left))} left"
+        )
 
     def epoch(self, epoch: int, epochs: int, parts: dict[str, float], rate: float, speed: float) -> None:
         """Say how an epoch went."""

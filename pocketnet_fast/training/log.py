@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any, Final
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
+from pocketnet_fast.strict_json import to_json
 
 LOG_NAME: Final = "log.jsonl"
-_TENSORBOARD: Final = "tensorboard"
+TENSORBOARD: Final = "tensorboard"
+# Of the whole run: text in TensorBoard, where a point alone makes no curve.
+_FACTS: Final = ("start", "resume", "ended")
 # Made after a step, and not a part of it.
 _TESTS: Final = ("verification", "validation")
 
@@ -28,7 +32,7 @@ class RunLog:
         remark: What the user should know once; None if nothing.
 
     Raises:
-        PocketNetError: If TensorBoard is asked for and not installed.
+        PocketNetError: If TensorBoard is asked for and not installed, or the log cannot be written.
     """
 
     def __init__(self, folder: Path, tensorboard: bool | str, step: int) -> None:
@@ -45,24 +49,45 @@ class RunLog:
                     ) from None
                 self.remark = f"TensorBoard is not installed ({advice}); the log goes to {LOG_NAME} alone"
             else:
-                self._writer = SummaryWriter(folder / _TENSORBOARD, purge_step=step + 1 if step else None)
-        self._file = (folder / LOG_NAME).open("a", encoding="utf-8")
+                self._writer = SummaryWriter(folder / TENSORBOARD, purge_step=step + 1 if step else None)
+        self._path = folder / LOG_NAME
+        try:
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise PocketNetError(f"cannot write {self._path}: {error.strerror}") from None
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Add a line; numbers go to TensorBoard too."""
-        line = json.dumps(
-            {"event": event, "step": step, **values, "time": round(time.time(), 3)}, allow_nan=False
-        )
-        self._file.write(line + "\n")
-        self._file.flush()
+        """Add a line; TensorBoard gets numbers as curves, and what is said of the whole run as text.
+
+        Raises:
+            PocketNetError: If it cannot be written.
+        """
+        line = to_json({"event": event, "step": step, **values, "time": round(time.time(), 3)})
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise PocketNetError(f"cannot write {self._path}: {error.strerror}") from None
         if self._writer is not None:
-            for name, value in values.items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    self._writer.add_scalar(f"{event}/{name}", value, step)
+            self._draw(event, step, values)
+
+    def _draw(self, event: str, step: int, values: dict[str, Any]) -> None:
+        if event in _FACTS:
+            table = "\n".join(f"| {name} | {value} |" for name, value in values.items())
+            self._writer.add_text(event, f"| | |\n|---|---|\n{table}", step)
+            return
+        # Several verification sets have a curve each.
+        dataset = values.get("dataset")
+        group = event if dataset is None else f"{event}/{dataset}"
+        for name, value in values.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and name != "epoch":
+                self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
         """Finish the files."""
-        self._file.close()
+        # What a full disk does not take was said when it was written.
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol
 
 import torch
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.training.checkpoint import ProgressT
+from pocketnet_fast.training.checkpoint import RECIPE_NAME, ProgressT
 from pocketnet_fast.training.display import Display
 from pocketnet_fast.training.distributed import Processes
-from pocketnet_fast.training.log import RunLog, truncate_log
+from pocketnet_fast.training.log import LOG_NAME, TENSORBOARD, RunLog, truncate_log
 from pocketnet_fast.training.step import StepReport
 
 if TYPE_CHECKING:
@@ -137,6 +140,27 @@ class RunLoop(abc.ABC, Generic[ProgressT]):
             processes=self.group.ranks,
             device=self.group.device.type,
         )
+
+    def abandon(self) -> None:
+        """Remove what a run has written that failed before its first step, so that its folder can be used."""
+        if not self.group.first:
+            return
+        for name in (RECIPE_NAME, LOG_NAME):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    @contextlib.contextmanager
+    def undone_if_it_cannot_start(self, resume: bool) -> Iterator[None]:
+        """Call ``abandon`` if a new run's first step raises."""
+        try:
+            yield
+        except BaseException:
+            if not resume and self.progress.step == 0:
+                self.close()
+                self.abandon()
+            raise
 
     def close(self) -> None:
         """End display and log."""

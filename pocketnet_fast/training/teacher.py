@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel, InputSpec
+from pocketnet_fast.models.checkpoint_file import is_torchscript
 from pocketnet_fast.models.registry import create_model, list_models
-from pocketnet_fast.models.weights import is_torchscript, load_weights
+from pocketnet_fast.models.weights import load_weights
 from pocketnet_fast.training.checkpoint import RunFolder, epoch_weights
 from pocketnet_fast.training.inputs import network_input, uint8_images
 from pocketnet_fast.training.onnx_network import OnnxNetwork

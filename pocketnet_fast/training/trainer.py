@@ -89,9 +89,10 @@ def train(
             _check_folder(run, recipe, resume=resume, force=force)
         parts = assemble(recipe, group, run.path, resumed=resume)
         training = _Training(recipe, run, parts, group, console if group.first else None)
-        training.begin(resume)
-        with Interruption() as interruption:
-            return training.loop(interruption)
+        with training.undone_if_it_cannot_start(resume):
+            training.begin(resume)
+            with Interruption() as interruption:
+                return training.loop(interruption)
 
 
 def _check_folder(run: RunFolder, recipe: Recipe, *, resume: bool, force: bool) -> None:

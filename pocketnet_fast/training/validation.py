@@ -128,7 +128,8 @@ def _check_folds(name: str, pairs: int, folds: int) -> None:
     try:
         fold_ranges(pairs, folds)
     except PocketNetError as error:
-        raise PocketNetError(f"{name}: {error}; set verification.folds") from None
+        advice = "; set verification.folds" if pairs > 1 else ""
+        raise PocketNetError(f"{name}: {error}{advice}") from None
 
 
 def _embedding(model: EmbeddingModel, device: torch.device) -> Embed:

@@ -1,0 +1,236 @@
+"""Which network a file of weights belongs to: by what it says of itself, else by its keys and shapes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.models.checkpoint_file import CheckpointFile
+from pocketnet_fast.models.genotypes import PUBLISHED, Genotype, parse_genotype
+from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.models.registry import CUSTOM, create_model, default_embedding_dim, list_models
+from pocketnet_fast.models.weights import load_checkpoint, read_weights
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# The running mean of the normalisation that ends the networks of a family is as long as their embedding.
+_LAST: Final = {
+    "tail.7.running_mean": CUSTOM,
+    "bn.running_mean": "mobilefacenet",
+    "features.running_mean": "iresnet",
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What ``create_model`` builds a network from.
+
+    Attributes:
+        name: As ``create_model`` takes it.
+        embedding_dim: Length of the embedding.
+        genotype: Of the model "pocketnet"; None if it is not known.
+        channels: Of the model "pocketnet".
+        layers: Of the model "pocketnet".
+        stated: Whether the file says so itself, rather than its keys and shapes.
+    """
+
+    name: str
+    embedding_dim: int
+    genotype: Genotype | None = None
+    channels: int | None = None
+    layers: int | None = None
+    stated: bool = False
+
+    def __str__(self) -> str:
+        if self.name != CUSTOM:
+            default = default_embedding_dim(self.name)
+            return self.name + ("" if self.embedding_dim == default else f", embedding {self.embedding_dim}")
+        known = next((name for name, genotype in PUBLISHED.items() if genotype == self.genotype), None)
+        genotype = (
+            "" if self.genotype is None else f" of the genotype {known}" if known else " of its own genotype"
+        )
+        return (
+            f"a PocketNet{genotype}, {self.channels} channels, {self.layers} cells, "
+            f"embedding {self.embedding_dim}"
+        )
+
+    def build(self) -> EmbeddingModel:
+        """The network with random weights.
+
+        Raises:
+            PocketNetError: If the genotype is not known.
+        """
+        if self.name == CUSTOM and self.genotype is None:
+            raise PocketNetError(
+                f"it holds {self}, whose genotype it does not say; build the network in Python with "
+                'create_model("pocketnet", genotype=..., ...), load the file, and write it with '
+                "save_weights, which notes the genotype"
+            )
+        return create_model(
+            self.name,
+            embedding_dim=self.embedding_dim,
+            genotype=self.genotype,
+            channels=self.channels,
+            layers=self.layers,
+        )
+
+
+def load_model(path: str | os.PathLike[str], name: str | None = None) -> EmbeddingModel:
+    """Build the network that a file of weights belongs to, with these weights.
+
+    Files that this package wrote say which network it is, its genotype included. Of others, the keys and
+    shapes tell, where they are those of a network of ``list_models()`` or of a published genotype.
+
+    Args:
+        path: As in ``load_weights``.
+        name: The network's name, if the file does not tell.
+
+    Returns:
+        The network, in training mode, as constructors leave it.
+
+    Raises:
+        PocketNetError: If the file cannot be read, belongs to another network than ``name``, or to none that
+            is known.
+    """
+    file = read_weights(path)
+    return build_for(file, architecture_for(file, name))
+
+
+def build_for(file: CheckpointFile, architecture: Architecture) -> EmbeddingModel:
+    """Build the network and load the file's weights into it.
+
+    Raises:
+        PocketNetError: If they do not fit.
+    """
+    try:
+        model = architecture.build()
+    except PocketNetError as error:
+        raise PocketNetError(f"{file.path}: {error}") from None
+    return load_checkpoint(model, file)
+
+
+def architecture_for(file: CheckpointFile, name: str | None = None) -> Architecture:
+    """The network of a file, which must be ``name`` if that is given.
+
+    Raises:
+        PocketNetError: If it is not, or if it cannot be told.
+    """
+    found = identify(file)
+    if name is None:
+        if found is None:
+            raise PocketNetError(
+                f"{file.path}: does not say which network it belongs to, and its keys are those of none of "
+                f"{', '.join([CUSTOM, *list_models()])}"
+            )
+        return found
+    wanted = _default(name)
+    if found is None or found.name == name:
+        return found or wanted
+    if name == CUSTOM and _default(found.name).genotype is not None:
+        return found
+    if _same_pocketnet(wanted, found):
+        return Architecture(name, found.embedding_dim, stated=found.stated)
+    if found.stated:
+        raise PocketNetError(
+            f"{file.path}: holds {found}, not {name}; it names its network, so leave --model out"
+        )
+    raise PocketNetError(f"{file.path}: looks like {found}, not like {name}")
+
+
+def identify(file: CheckpointFile) -> Architecture | None:
+    """The network of a file by its metadata, else by its keys and shapes; None if neither tells.
+
+    Raises:
+        PocketNetError: If the metadata are damaged.
+    """
+    return _stated(file) or _recognised({name: tuple(t.shape) for name, t in file.state.items()})
+
+
+def _stated(file: CheckpointFile) -> Architecture | None:
+    metadata = file.metadata
+    name = metadata.get("model_name")
+    if name not in (CUSTOM, *list_models()):
+        return None
+    try:
+        embedding_dim = int(metadata["embedding_dim"])
+        if name != CUSTOM:
+            return Architecture(name, embedding_dim, stated=True)
+        genotype = parse_genotype(metadata["genotype"])
+        channels, layers = int(metadata["channels"]), int(metadata["layers"])
+    except KeyError:
+        return None
+    except ValueError as error:
+        raise PocketNetError(f"{file.path}: damaged: it does not describe its network: {error}") from None
+    return Architecture(name, embedding_dim, genotype, channels, layers, stated=True)
+
+
+def _recognised(shapes: Shapes) -> Architecture | None:
+    families = [(family, shapes[last][0]) for last, family in _LAST.items() if len(shapes.get(last, ())) == 1]
+    if len(families) != 1:
+        return None
+    family, dim = families[0]
+    members = [name for name in list_models() if name.startswith(family)]
+    # Of two that differ in the embedding's length alone, the one whose own it is.
+    for name in members:
+        if dim == default_embedding_dim(name) and _fits(shapes, Architecture(name, dim)):
+            return Architecture(name, dim)
+    if family == CUSTOM:
+        return _recognised_pocketnet(shapes, dim)
+    return next((a for a in (Architecture(name, dim) for name in members) if _fits(shapes, a)), None)
+
+
+def _recognised_pocketnet(shapes: Shapes, dim: int) -> Architecture | None:
+    """A PocketNet of any size; its genotype only if that is published, as keys do not name all of one."""
+    stem = shapes.get("stem.0.weight", ())
+    cells = {
+        int(name.split(".")[1])
+        for name in shapes
+        if name.startswith("cells.") and name.split(".")[1].isdigit()
+    }
+    if len(stem) != 4 or stem[0] % 4 or len(cells) < 4 or cells != set(range(len(cells))):
+        return None
+    sizes = (stem[0] // 4, len(cells))
+    for genotype in PUBLISHED.values():
+        architecture = Architecture(CUSTOM, dim, genotype, *sizes)
+        if _fits(shapes, architecture):
+            return architecture
+    return Architecture(CUSTOM, dim, None, *sizes)
+
+
+def _fits(shapes: Shapes, architecture: Architecture) -> bool:
+    def floats(entries: Shapes) -> dict[str, tuple[int, ...]]:
+        return {name: shape for name, shape in entries.items() if not name.endswith("num_batches_tracked")}
+
+    return floats(shapes) == floats(_shapes(architecture))
+
+
+@lru_cache(maxsize=64)
+def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        state: dict[str, Tensor] = architecture.build().state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+@lru_cache(maxsize=64)
+def _default(name: str) -> Architecture:
+    """A network by name, as ``create_model`` builds it without more; an unknown name is its error."""
+    with torch.device("meta"):
+        model = create_model(name)
+    if isinstance(model, PocketNet):
+        return Architecture(name, model.embedding_dim, model.genotype, model.channels, model.layers)
+    return Architecture(name, model.embedding_dim)
+
+
+def _same_pocketnet(first: Architecture, second: Architecture) -> bool:
+    one, other = (a if a.name == CUSTOM else _default(a.name) for a in (first, second))
+    if first.embedding_dim != second.embedding_dim or one.genotype is None:
+        return False
+    return (one.genotype, one.channels, one.layers) == (other.genotype, other.channels, other.layers)
