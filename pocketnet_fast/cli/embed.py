@@ -20,6 +20,7 @@ from pocketnet_fast.cli.loading import (
     SeveralFaces,
     ThreadsOption,
     UntrainedOption,
+    UprightOption,
     WeightsOption,
     load_detector,
     load_embedder,
@@ -53,6 +54,7 @@ def embed(
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
     detector: DetectorOption = None,
+    upright: UprightOption = True,
     flip: Annotated[bool, typer.Option("--flip", help="Add the embedding of the mirror image.")] = False,
     skip: Annotated[
         bool, typer.Option("--skip", help="Leave out images that cannot be used, naming each.")
@@ -85,7 +87,7 @@ def embed(
     with contextlib.ExitStack() as stack:
         # Opened first, so that a place that cannot be written is known before the work is done.
         stream = stack.enter_context(atomic_write(output)) if output is not None else None
-        finder = load_detector(aligned, detector)
+        finder = load_detector(aligned, detector, upright)
         embedder = load_embedder(
             model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
         )

@@ -19,6 +19,7 @@ from pocketnet_fast.cli.loading import (
     SeveralFaces,
     ThreadsOption,
     UntrainedOption,
+    UprightOption,
     WeightsOption,
     load_detector,
     load_embedder,
@@ -91,6 +92,7 @@ def build(
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
     detector: DetectorOption = None,
+    upright: UprightOption = True,
     flip: _Flip = True,
     skip: _Skip = False,
     duplicates: _Duplicates = False,
@@ -110,7 +112,7 @@ def build(
 
     name_by = name_by or "file"
     named = _named_photos(photos or [], table, name_by)
-    finder = load_detector(aligned, detector)
+    finder = load_detector(aligned, detector, upright)
     embedder = load_embedder(
         model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
     )
@@ -132,6 +134,7 @@ def add(
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
     detector: DetectorOption = None,
+    upright: UprightOption = True,
     flip: _Flip = True,
     skip: _Skip = False,
     duplicates: _Duplicates = False,
@@ -148,7 +151,7 @@ def add(
 
     gallery = Gallery(where)
     named = _named_photos(photos or [], table, name_by or gallery.name_by or "file")
-    finder = load_detector(aligned, detector)
+    finder = load_detector(aligned, detector, upright)
     embedder = load_embedder(
         model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
     )
@@ -191,6 +194,7 @@ def search(
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
     detector: DetectorOption = None,
+    upright: UprightOption = True,
     flip: _Flip = True,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -213,7 +217,7 @@ def search(
     queries = [path for query in queries for path in (photos_below(query) if query.is_dir() else [query])]
     gallery = Gallery(where)
     indexed = IndexedSearch(gallery, probes=probes) if use_index else None
-    finder = load_detector(aligned, detector)
+    finder = load_detector(aligned, detector, upright)
     embedder = load_embedder(model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=32)
     gallery.space.require_same(_space(embedder), where)
     several = SeveralFaces()

@@ -43,6 +43,14 @@ AlignedOption = Annotated[
 DetectorOption = Annotated[
     Path | None, typer.Option(help="YuNet's model file; default: $POCKETNET_DETECTOR or the downloaded one.")
 ]
+UprightOption = Annotated[
+    bool,
+    typer.Option(
+        "--upright/--no-upright",
+        help="Find out which way up a photo is, and look along the tilt of faces. Without it, photos must be "
+        "upright as they are given.",
+    ),
+]
 EngineOption = Annotated[
     str,
     typer.Option(
@@ -195,8 +203,13 @@ def load_embedder(
     return embedder
 
 
-def load_detector(aligned: bool, detector: Path | None) -> FaceDetector | None:
+def load_detector(aligned: bool, detector: Path | None, upright: bool = True) -> FaceDetector | None:
     """Load the detector unless the images are aligned crops.
+
+    Args:
+        aligned: Whether they are.
+        detector: A model file; None for the one that ``find_detector`` finds.
+        upright: Find out which way up photos are.
 
     Raises:
         PocketNetError: both are given, or the model file is missing or unusable.
@@ -204,7 +217,7 @@ def load_detector(aligned: bool, detector: Path | None) -> FaceDetector | None:
     from pocketnet_fast.faces.detector import FaceDetector
 
     if not aligned:
-        return FaceDetector(detector)
+        return FaceDetector(detector, upright=upright)
     if detector is not None:
         raise PocketNetError("--aligned and --detector exclude each other")
     return None

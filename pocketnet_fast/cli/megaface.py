@@ -17,6 +17,7 @@ from pocketnet_fast.cli.loading import (
     SeveralFaces,
     ThreadsOption,
     UntrainedOption,
+    UprightOption,
     WeightsOption,
     load_detector,
     load_embedder,
@@ -63,6 +64,7 @@ def extract(
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
     detector: DetectorOption = None,
+    upright: UprightOption = True,
     flip: Annotated[
         bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
     ] = True,
@@ -88,7 +90,7 @@ def extract(
     from pocketnet_fast.faces.pipeline import embed_photos, normalized
 
     faces = read_face_list(images)
-    finder = load_detector(aligned, detector)
+    finder = load_detector(aligned, detector, upright)
     embedder = load_embedder(
         model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +16,13 @@ from pocketnet_fast.cli.loading import (
     ModelOption,
     ThreadsOption,
     UntrainedOption,
+    UprightOption,
     WeightsOption,
     load_detector,
     load_embedder,
     note,
 )
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def verify(
     untrained: UntrainedOption = False,
     aligned: AlignedOption = False,
     detector: DetectorOption = None,
+    upright: UprightOption = True,
     flip: Annotated[
         bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
     ] = True,
@@ -80,7 +82,7 @@ def verify(
 
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(atomic_write(show)) if show is not None else None
-        finder = load_detector(aligned, detector)
+        finder = load_detector(aligned, detector, upright)
         photos = read_image(first), read_image(second)
         faces = aligned_face(photos[0], first, finder), aligned_face(photos[1], second, finder)
         embedder = load_embedder(
@@ -98,7 +100,7 @@ def verify(
         if stream is not None and show is not None:
             lines = [
                 decision,
-                f"cosine {cosine:.3f}, threshold {threshold:g}",
+                f"cosine {cosine:.3f}, threshold {threshold:.3f}",
                 f"squared distance {distance:.3f}",
             ]
             if untrained:
@@ -120,13 +122,13 @@ def verify(
             "engine": embedder.engine,
             "flip": flip,
         }
-        typer.echo(json.dumps(result, indent=2))
+        print_json(result)
         return
     for face in faces:
         typer.echo(f"{face.path}: {_summary(face)}")
     typer.echo(f"cosine similarity: {cosine:.4f}")
     typer.echo(f"squared distance:  {distance:.4f}")
-    typer.echo(f"{decision} (threshold: cosine {threshold:g}, squared distance {2 - 2 * threshold:g})")
+    typer.echo(f"{decision} (threshold: cosine {threshold:.3f}, squared distance {2 - 2 * threshold:.3f})")
 
 
 def register(app: typer.Typer) -> None:
