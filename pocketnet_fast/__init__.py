@@ -17,6 +17,7 @@ _EXPORTS = {
     "export_torchscript": "pocketnet_fast.export.torchscript",
     "list_models": "pocketnet_fast.models.registry",
     "load_weights": "pocketnet_fast.models.weights",
+    "trim_memory": "pocketnet_fast.ops.native",
 }
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pocketnet_fast.models.registry import list_models as list_models
     from pocketnet_fast.models.weights import load_weights as load_weights
     from pocketnet_fast.ops.native import compiled_isa as compiled_isa
+    from pocketnet_fast.ops.native import trim_memory as trim_memory
 
 __all__ = [
     "__version__",
@@ -35,6 +37,7 @@ __all__ = [
     "export_torchscript",
     "list_models",
     "load_weights",
+    "trim_memory",
 ]
 
 

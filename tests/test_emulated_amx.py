@@ -54,6 +54,6 @@ def test_a_network_on_tiles(program: str, name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("isa", ["amx_bf16", "avx512_bf16", "avx512"])
 @pytest.mark.parametrize("states", [6, 8])
 def test_a_wide_concatenation(states: int, isa: str, tmp_path: Path) -> None:
-    """A pre-processing sums a product for each state of the concatenation, here of three blocks of channels."""
+    """A pre-processing sums a product for each state of a concatenation, here of three blocks of channels."""
     network = randomize_(PocketNet(random_genotype(states, nodes=states), 40, 4, 64), states)
     check("run_network_emulated_avx512", network, isa, 1, tmp_path, sanitized_build())
