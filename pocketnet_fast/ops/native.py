@@ -106,9 +106,9 @@ def torch_on_this_thread_alone() -> None:
 def trim_memory() -> int:
     """Free the working memory that calls of the operators have left for the next ones.
 
-    Each kind of call keeps what the last one took, so that the next allocates nothing, and up to 64 MiB besides
-    for callers at the same time. After a large batch of training, or a burst of callers, this gives it back to
-    the system. Calls that are running keep what they have, and later ones allocate again.
+    Each kind of call keeps what the last one took, so that the next allocates nothing, and up to 64 MiB
+    besides for callers at the same time. After training, or a burst of callers, this gives it back to the
+    system. Calls that are running keep what they have, and later ones allocate again.
 
     Returns:
         Bytes that were freed.
