@@ -240,10 +240,10 @@ void refuses_more_memory_than_a_call_may_take() {
 // Programs of the mutations below run twice, on memory that holds what other images left and on fresh memory: nothing of
 // an earlier call may show.
 void fill(Workspace& workspace, float value) {
-  for (Lane& lane : workspace.lanes) {
-    std::fill_n(lane.arena.reserve(0), lane.arena.bytes() / sizeof(float), value);
-    std::fill_n(lane.scratch.reserve(0), lane.scratch.bytes() / sizeof(float), value);
-  }
+  const Program& program = workspace.program;
+  Lane& lane = workspace.lanes[0];
+  std::fill_n(lane.arena.reserve(0), program.arena_words(), value);
+  std::fill_n(lane.scratch.reserve(0), program.band_words() + program.scratch_floats, value);
 }
 
 // What a program may be run with: exactly as many weights, pixels and embedding floats as it states.
