@@ -1,5 +1,6 @@
 # find_package(pocketnet_fast) gives the target pocketnet_fast::ops: the shared library with the operators that a
-# fused TorchScript file calls. Link it, or dlopen the file in POCKETNET_FAST_OPS before torch::jit::load.
+# fused TorchScript file calls. Link it, or dlopen the file in POCKETNET_FAST_OPS before torch::jit::load. Errors of a
+# file that runs are std::runtime_error, not c10::Error: catch std::exception.
 get_filename_component(_pocketnet_fast_lib "${CMAKE_CURRENT_LIST_DIR}/../.." ABSOLUTE)
 set(POCKETNET_FAST_OPS "${_pocketnet_fast_lib}/libpnf_ops.so")
 if(NOT EXISTS "${POCKETNET_FAST_OPS}")

@@ -18,6 +18,7 @@ _EXPORTS = {
     "list_models": "pocketnet_fast.models.registry",
     "load_model": "pocketnet_fast.models.identification",
     "load_weights": "pocketnet_fast.models.weights",
+    "trim_memory": "pocketnet_fast.ops.native",
 }
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pocketnet_fast.models.registry import list_models as list_models
     from pocketnet_fast.models.weights import load_weights as load_weights
     from pocketnet_fast.ops.native import compiled_isa as compiled_isa
+    from pocketnet_fast.ops.native import trim_memory as trim_memory
 
 __all__ = [
     "__version__",
@@ -38,6 +40,7 @@ __all__ = [
     "list_models",
     "load_model",
     "load_weights",
+    "trim_memory",
 ]
 
 

@@ -63,6 +63,11 @@ def build(name: str, *options: str) -> Path:
     return cmake_build(f"native-{name}", ROOT, "-DPNF_TORCH=OFF", "-DPNF_TESTS=ON", *options)
 
 
+def sanitized_build() -> Path:
+    """Build under AddressSanitizer and UndefinedBehaviorSanitizer, the kernels' own assertions on."""
+    return build("asan", "-DPNF_SANITIZE=address,undefined", "-DPNF_ASSERTIONS=ON")
+
+
 def cpp_host() -> Path:
     """Build the example host against the installed package and torch; returns the program."""
     import torch
@@ -77,24 +82,31 @@ def cpp_host() -> Path:
 
 
 def network_command(
-    program: str, network: PocketNet, precision: str, isa: str, pixels: np.ndarray, folder: Path
+    program: str,
+    network: PocketNet,
+    precision: str,
+    isa: str,
+    pixels: np.ndarray,
+    folder: Path,
+    built: Path | None = None,
 ) -> list[str]:
     """The command that runs a network on uint8 images without torch (``csrc/tests/run_network.cpp``).
 
     Args:
-        program: ``run_network``, or its variant on emulated tiles.
+        program: ``run_network``, or one of its variants on emulated instructions.
         network: A PocketNet.
         precision: Of its program.
         isa: The kernels to force.
         pixels: N,112,112,3.
         folder: Takes the files that the command reads.
+        built: Folder of the build; None for the release.
     """
     from pocketnet_fast.lowering import lower
 
     words, weights = (tensor.numpy() for tensor in lower(network, precision=precision).encode())
     for name, array in (("program", words), ("weights", weights), ("pixels", pixels)):
         array.tofile(folder / name)
-    host = build("release") / "csrc" / "tests" / program
+    host = (built or build("release")) / "csrc" / "tests" / program
     return [str(part) for part in (host, folder / "program", folder / "weights", isa, folder / "pixels")]
 
 

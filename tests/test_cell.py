@@ -286,7 +286,7 @@ def test_bad_tensors() -> None:
     x, _ = CELLS["node"].inputs
     parameters, operations = CELLS["node"].parameters, CELLS["node"].operations
     refused: list[tuple[list[Tensor], list[Tensor], str]] = [
-        ([x.double(), x], parameters, "an input must be float32 on the CPU"),
+        ([x.double(), x], parameters, "an input must be float32 on the CPU, got float64"),
         ([x[0], x], parameters, "inputs must be N, C, H, W with one N"),
         ([x[:2], x], parameters, "inputs must be N, C, H, W with one N"),
         ([x[:, :0], x], parameters, "channels is 0"),
@@ -304,6 +304,25 @@ def test_bad_tensors() -> None:
     residual = [*operations, Operation(0, RESIDUAL, 2)]
     with pytest.raises(RuntimeError, match="a residual must have the channels of its sum"):
         cell([x, x, torch.zeros(3, 4, 14, 14)], parameters, residual)
+
+
+@pytest.mark.parametrize("shape", [(65536, 32768), (8193, 8192)])
+def test_more_pixels_than_the_kernels_count(shape: tuple[int, int]) -> None:
+    """2^31 pixels would come back as memory that nothing wrote."""
+    image = torch.zeros(()).expand(1, 1, *shape)
+    node = CELLS["node"]
+    with pytest.raises(RuntimeError, match=f"an input's pixels is {shape[0] * shape[1]}; it must lie in"):
+        cell([image, image], node.parameters, node.operations)
+
+
+def test_meta_beside_real_tensors() -> None:
+    node = CELLS["node"]
+    with pytest.raises(RuntimeError, match="cell: every tensor must be on one device, got cpu and meta"):
+        cell(node.inputs, [node.parameters[0].to("meta"), *node.parameters[1:]], node.operations)
+    sums, _, _ = cell(
+        [x.to("meta") for x in node.inputs], [p.to("meta") for p in node.parameters], node.operations
+    )
+    assert sums[0].device.type == "meta"
 
 
 def test_unknown_isa_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

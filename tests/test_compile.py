@@ -235,6 +235,48 @@ def test_auto_checks_its_options(model: PocketNet, pixels: Tensor) -> None:
         pocketnet_fast.compile(model, precision="auto", calibration=pixels[:0])
 
 
+REFUSED = [
+    (torch.zeros(1, 3, 112, 112, dtype=torch.float64), r"got float64 \[1, 3, 112, 112\]"),
+    (torch.zeros(1, 3, 112, 112, dtype=torch.float16), r"got float16"),
+    (torch.zeros(1, 112, 112, 3), r"got float32 \[1, 112, 112, 3\]"),
+    (torch.zeros(1, 3, 112, 112, dtype=torch.uint8), r"got uint8 \[1, 3, 112, 112\]"),
+    (torch.zeros(3, 112, 112), r"got float32 \[3, 112, 112\]"),
+    (torch.zeros(1, 3, 112, 112, device="meta"), "the input is on meta and the module on cpu"),
+    ([[0.0]], "got list"),
+]
+
+
+@pytest.mark.parametrize(("x", "message"), REFUSED)
+def test_what_a_module_refuses(model: PocketNet, x: Tensor, message: str) -> None:
+    with pytest.raises(PocketNetError, match=message) as caught:
+        pocketnet_fast.compile(model)(x)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_that_was_moved_or_converted(model: PocketNet, pixels: Tensor) -> None:
+    with pytest.raises(PocketNetError, match="the module was moved to meta"):
+        pocketnet_fast.compile(model).to("meta")(pixels)
+    with pytest.raises(PocketNetError, match=r"converted to torch\.float16"):
+        pocketnet_fast.compile(model).half()(pixels)
+
+
+def test_what_the_operator_refuses_is_the_callers_error(
+    model: PocketNet, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = pocketnet_fast.compile(model)
+    monkeypatch.setenv("PNF_FORCE_ISA", "mmx")
+    native.force_isa("")
+    try:
+        with pytest.raises(PocketNetError, match=r"^instruction set 'mmx' is not available here"):
+            fused(pixels)
+    finally:
+        monkeypatch.delenv("PNF_FORCE_ISA")
+        native.force_isa("")
+    fused.program[0] = 0
+    with pytest.raises(PocketNetError, match=r"^run_plan: damaged program: [^\n]*$"):
+        fused(pixels)
+
+
 def test_options_are_checked(model: PocketNet) -> None:
     with pytest.raises(PocketNetError, match="'tpu'"):
         pocketnet_fast.compile(model, device="tpu")

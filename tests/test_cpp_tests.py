@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 import pytest
-from native import ROOT, build, ctest, run, tool
+from native import ROOT, build, ctest, run, sanitized_build, tool
 
 
 def test_plain():
@@ -15,7 +15,8 @@ def test_plain():
 
 @pytest.mark.slow
 def test_address_and_undefined_behaviour_sanitizers():
-    ctest(build("asan", "-DPNF_SANITIZE=address,undefined"))
+    """With the kernels' assertions on, those of AVX-512 and of tile registers in plain C++ included."""
+    ctest(sanitized_build())
 
 
 @pytest.mark.slow

@@ -46,7 +46,28 @@ def test_versions_and_threads() -> None:
     assert found["versions"]["torch"] == torch.__version__
     assert found["threads"]["intra_op"] == torch.get_num_threads()
     assert found["cpu"]["usable"] >= 1
+    assert found["threads"]["affinity"] == len(os.sched_getaffinity(0))
+    quota = found["threads"]["quota"]
+    assert quota is None or quota >= 1
+    assert found["threads"]["kernels"] <= min(torch.get_num_threads(), quota or found["threads"]["affinity"])
     assert any("libtorch_cpu" in path for path in found["libraries"])
+
+
+def test_more_threads_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    needs_kernels()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    monkeypatch.setattr(native, "processors", lambda: {"affinity": 8, "quota": 3, "usable": 3})
+    found = report()
+    threads = found["threads"]
+    assert (threads["intra_op"], threads["affinity"], threads["quota"], threads["kernels"]) == (16, 8, 3, 3)
+    assert any("OMP_NUM_THREADS=3" in item["how"] for item in found["missing"])
+    shown = " ".join(CliRunner().invoke(app, ["doctor"]).stdout.split())
+    assert "PyTorch's 16 in an operator" in shown
+    assert "processors of the affinity mask 8" in shown
+    assert "processors of the container's quota 3" in shown
+    assert "the fused kernels use 3" in shown
 
 
 def test_kernels() -> None:

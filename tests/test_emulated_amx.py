@@ -1,7 +1,8 @@
 """A network on tile registers (AMX), which few CPUs have: the native kernels, their instructions emulated.
 
-``csrc/tests/emulated_amx.cpp`` says how. The native tests compare the node kernel itself with its equation in
-float64.
+Twice: ``csrc/tests/emulated_amx.cpp`` carries out the tile instructions on a CPU that has the others, and
+``csrc/tests/emulated_avx512`` compiles the same algorithms for any CPU. The native tests compare the node
+kernel itself with its equation in float64.
 """
 
 from __future__ import annotations
@@ -13,31 +14,46 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import randomize_
-from native import network_command
+from helpers import random_genotype, randomize_
+from native import network_command, sanitized_build
 
 from pocketnet_fast import compile, create_model
 from pocketnet_fast.lowering.precision import synthetic_calibration
+from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.registry import PRETRAINED
 
 SKIPPED = 77
+EMULATIONS = ["run_network_emulated_amx", "run_network_emulated_avx512"]
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64" or platform.system() != "Linux", reason="emulates x86-64 by Linux signals"
 )
 
 
-@pytest.mark.parametrize("name", ["pocketnet_s128", "pocketnet_m256"])
-def test_a_network_on_tiles(name: str, tmp_path: Path) -> None:
-    network = create_model(name, pretrained=True) if name in PRETRAINED else randomize_(create_model(name), 0)
-    pixels = synthetic_calibration()[:3].contiguous()
-    command = network_command(
-        "run_network_emulated_amx", network, "bf16", "amx_bf16", pixels.numpy(), tmp_path
-    )
+def check(
+    program: str, network: PocketNet, isa: str, images: int, folder: Path, built: Path | None = None
+) -> None:
+    pixels = synthetic_calibration()[:images].contiguous()
+    command = network_command(program, network, "bf16", isa, pixels.numpy(), folder, built)
     done = subprocess.run(command, capture_output=True, check=False, timeout=300)
     if done.returncode == SKIPPED:
         pytest.skip(done.stderr.decode().strip())
     assert done.returncode == 0, done.stderr.decode()
-    found = torch.from_numpy(np.frombuffer(done.stdout, np.float32).reshape(3, -1).copy())
+    found = torch.from_numpy(np.frombuffer(done.stdout, np.float32).reshape(images, -1).copy())
     cosine = torch.cosine_similarity(found, compile(network)(pixels))
     assert float(cosine.min()) > 0.9995
+
+
+@pytest.mark.parametrize("name", ["pocketnet_s128", "pocketnet_m256"])
+@pytest.mark.parametrize("program", EMULATIONS)
+def test_a_network_on_tiles(program: str, name: str, tmp_path: Path) -> None:
+    network = create_model(name, pretrained=True) if name in PRETRAINED else randomize_(create_model(name), 0)
+    check(program, network, "amx_bf16", 3, tmp_path)
+
+
+@pytest.mark.parametrize("isa", ["amx_bf16", "avx512_bf16", "avx512"])
+@pytest.mark.parametrize("states", [6, 8])
+def test_a_wide_concatenation(states: int, isa: str, tmp_path: Path) -> None:
+    """A pre-processing sums a product for each state of a concatenation, here of three blocks of channels."""
+    network = randomize_(PocketNet(random_genotype(states, nodes=states), 40, 4, 64), states)
+    check("run_network_emulated_avx512", network, isa, 1, tmp_path, sanitized_build())

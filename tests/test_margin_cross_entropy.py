@@ -434,3 +434,17 @@ def test_memory_does_not_grow_with_samples_times_classes() -> None:
     # The logits of 256 samples are 205 MB, the kernel's gradient is 6.4 MB.
     gradient = 8 * 200_000 * 4
     assert gradient / 2 < peak(256) < 3 * gradient
+
+
+def test_meta_beside_real_tensors() -> None:
+    embedding, kernel, label = torch.zeros(2, 4), torch.zeros(4, 3, device="meta"), torch.zeros(2).long()
+    with pytest.raises(RuntimeError, match="every tensor must be on one device, got cpu and meta"):
+        cpu.margin_cross_entropy(embedding, kernel, label, 64.0)
+
+
+def test_messages_name_the_dtype() -> None:
+    embedding, kernel, label = torch.zeros(2, 4), torch.zeros(4, 3), torch.zeros(2).long()
+    with pytest.raises(RuntimeError, match=r"^margin_cross_entropy: embedding must be float32, got float16"):
+        cpu.margin_cross_entropy(embedding.half(), kernel, label, 64.0)
+    with pytest.raises(RuntimeError, match="label must be int64, got int32"):
+        cpu.margin_cross_entropy(embedding, kernel, label.int(), 64.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,25 @@ def test_avx512_objects_use_its_registers(objects: Path):
         lines = instructions(obj)
         assert any("%zmm" in line for line in lines), obj.name
         assert not [line for line in lines if re.search(r"bf16|%tmm", line)], obj.name
+
+
+def test_a_library_never_ends_its_process(objects: Path):
+    """The assertions are for the tests' builds."""
+    for obj in objects.rglob("*.o"):
+        assert "assertion_failed" not in run(tool("nm"), "--demangle", obj), obj.name
+
+
+def test_no_library_holds_a_path_of_the_machine_that_built_it():
+    """``__FILE__`` stands in messages: of our sources, and of what torch's headers add to them."""
+    import torch
+
+    from pocketnet_fast.ops.native import extension, library_path
+
+    built = {str(ROOT), str(Path(torch.__file__).parent), str(Path.home()), str(Path(sys.prefix))}
+    for library in (library_path(), Path(str(extension().__file__))):
+        text = library.read_bytes()
+        found = {path for path in built if len(path) > 1 and path.encode() in text}
+        assert not found, library.name
 
 
 def included_headers(source: Path, seen: set[Path]) -> set[str]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
+import tempfile
 import threading
 
 import pytest
@@ -10,8 +14,10 @@ import torch
 from helpers import random_genotype, randomize_, relative_error
 from torch import Tensor
 
+import pocketnet_fast
 from pocketnet_fast.lowering import lower
 from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.ops.native import processors
 from pocketnet_fast.ops.run_plan import run_plan
 from pocketnet_fast.ops.run_plan.reference import run_plan_reference
 
@@ -203,9 +209,9 @@ def test_fake_and_schema(small: tuple[Tensor, Tensor]) -> None:
 
 
 BAD_INPUTS = [
-    (torch.zeros(1, 3, 112, 112, dtype=torch.float64), "float32"),
-    (torch.zeros(1, 3, 112, 112, dtype=torch.bfloat16), "float32"),
-    (torch.zeros(1, 112, 112, 3, dtype=torch.int8), "uint8"),
+    (torch.zeros(1, 3, 112, 112, dtype=torch.float64), r"float32 .*, got float64 \[1, 3, 112, 112\]"),
+    (torch.zeros(1, 3, 112, 112, dtype=torch.bfloat16), r"float32 .*, got bfloat16"),
+    (torch.zeros(1, 112, 112, 3, dtype=torch.int8), r"uint8 .*, got int8"),
     (torch.zeros(1, 3, 112, 112, dtype=torch.uint8), r"\[N, 112, 112, 3\].*got \[1, 3, 112, 112\]"),
     (torch.zeros(1, 112, 112, 3), r"\[N, 3, 112, 112\].*got \[1, 112, 112, 3\]"),
     (torch.zeros(3, 112, 112), r"got \[3, 112, 112\]"),
@@ -219,6 +225,86 @@ BAD_INPUTS = [
 def test_bad_input_is_named(small: tuple[Tensor, Tensor], pixels: Tensor, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         run_plan(pixels, *small, 32)
+
+
+def test_a_message_begins_with_the_operator(small: tuple[Tensor, Tensor]) -> None:
+    """And holds no path of the machine that built the library."""
+    for call in (
+        lambda: run_plan(torch.zeros(1, 3, 111, 112), *small, 32),
+        lambda: run_plan(images(1), small[0][:-1].clone(), small[1], 32),
+        lambda: run_plan(images(1), small[0].long(), small[1], 32),
+    ):
+        with pytest.raises(RuntimeError) as caught:
+            call()
+        text = str(caught.value).partition("\n")[0]
+        assert text.startswith("run_plan: ")
+        assert ".cpp" not in text
+
+
+def test_meta_beside_real_tensors(small: tuple[Tensor, Tensor]) -> None:
+    """PyTorch asks for shapes as soon as one tensor is on ``meta``, and must not give memory for them."""
+    program, weights = small
+    for operands in (
+        (images(1), program.to("meta"), weights.to("meta")),
+        (images(1), program, weights.to("meta")),
+        (images(1).to("meta"), program, weights),
+    ):
+        with pytest.raises(
+            RuntimeError, match="run_plan: every tensor must be on one device, got cpu and meta"
+        ):
+            run_plan(*operands, 32)
+    assert run_plan(images(1).to("meta"), program.to("meta"), weights.to("meta"), 32).shape == (1, 32)
+
+
+def test_a_hostile_header_is_a_damaged_program(small: tuple[Tensor, Tensor]) -> None:
+    """Whatever it states, it is refused before memory is asked for."""
+    program, weights = small
+    height, width, embedding, arena, band = 3, 4, 6, 9, 10
+    most = 2**31 - 1
+    for word, value in ((height, most), (width, most), (embedding, most), (arena, 2**28), (band, 2**30)):
+        hostile = program.clone()
+        hostile[word] = value
+        asked = value if word == embedding else 32
+        with pytest.raises(RuntimeError, match=r"^run_plan: damaged program: "):
+            run_plan(images(1), hostile, weights, asked)
+
+
+def test_no_more_threads_than_processors(small: tuple[Tensor, Tensor]) -> None:
+    """Whatever is asked for, or torch says."""
+    usable = processors()["usable"]
+    command = (
+        "import os, torch\n"
+        "from pocketnet_fast.ops.run_plan import run_plan\n"
+        "program, weights = torch.load(os.environ['OPERANDS'], weights_only=True)\n"
+        "torch.set_num_threads(64)\n"
+        "pixels = torch.zeros(3, 112, 112, 3, dtype=torch.uint8)  # on PyTorch's own threads\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "for threads in (0, 64):\n"
+        "    run_plan(pixels, program, weights, 32, threads)\n"
+        "print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    with tempfile.NamedTemporaryFile() as file:
+        torch.save(small, file.name)
+        done = subprocess.run(
+            [sys.executable, "-c", command],
+            env={**os.environ, "OPERANDS": file.name},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert int(done.stdout) == usable - 1
+
+
+def test_trimming_gives_back_what_calls_keep(small: tuple[Tensor, Tensor]) -> None:
+    pixels = images(4)
+    expected = run_plan(pixels, *small, 32)
+    pocketnet_fast.trim_memory()
+    assert pocketnet_fast.trim_memory() == 0
+    assert torch.equal(run_plan(pixels, *small, 32), expected)
+    kept = pocketnet_fast.trim_memory()
+    assert 0 < kept < 2**24
+    assert torch.ops.pocketnet_fast.trim_memory() == 0
+    assert torch.equal(run_plan(pixels, *small, 32), expected)
 
 
 def test_device_is_named(small: tuple[Tensor, Tensor]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -98,14 +100,28 @@ def test_nearest_neighbours_of_another_library(queries: int) -> None:
     np.testing.assert_array_equal(top_matches(asked, gallery, 5)[1], model.kneighbors(asked)[1])
 
 
-def test_the_callers_threads_are_restored() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_nobody_elses_threads_change(threads: int) -> None:
+    """Neither the caller's, nor those of a thread that meets PyTorch for the first time meanwhile."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
+    inside: list[int] = []
+    beside: list[int] = []
+
+    def look(_: int) -> None:
+        inside.append(torch.get_num_threads())
+        newcomer = threading.Thread(target=lambda: beside.append(torch.get_num_threads()))
+        newcomer.start()
+        newcomer.join()
+
     try:
-        top_matches(np.ones((1, 2), np.float32), np.ones((3, 2), np.float32), 1, threads=1)
+        some = np.ones((20, 4), np.float32)
+        top_matches(some, np.ones((2000, 4), np.float32), 1, threads=threads, on_rows=look)
+        assert set(inside) == {1}
+        assert set(beside) == {2}
         assert torch.get_num_threads() == 2
         with pytest.raises(PocketNetError):
-            top_matches(np.ones((1, 2), np.float32), np.full((3, 2), np.nan, np.float32), 1)
+            top_matches(some[:, :2], np.full((3, 2), np.nan, np.float32), 1, threads=threads)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

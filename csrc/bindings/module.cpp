@@ -32,6 +32,16 @@ PYBIND11_MODULE(_C, m) {
   m.def("force_isa", &pnf::api::force_isa, py::arg("name"),
         "Use the named kernels from now on; an empty name returns to the default.");
   m.def(
+      "processors",
+      [] {
+        const pnf::api::Processors found = pnf::api::processors();
+        return py::dict(py::arg("affinity") = found.affinity, py::arg("quota") = found.quota,
+                        py::arg("usable") = found.usable);
+      },
+      "Processors of the affinity mask and of the control groups' quotas, 0 for no limit, and how many a call uses.");
+  m.def("torch_on_this_thread_alone", &pnf::api::torch_on_this_thread_alone,
+        "Run torch's operators that the calling thread calls on it alone from now on.");
+  m.def(
       "profile",
       [](const py::array_t<std::int32_t, py::array::c_style>& program,
          const py::array_t<float, py::array::c_style>& weights,

@@ -1,5 +1,7 @@
 #include "ops/api.h"
 
+#include <torch/csrc/stable/ops.h>
+
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
@@ -7,6 +9,14 @@
 #include "kernels/cpu_features.h"
 #include "kernels/dispatch.h"
 #include "plan/executor.h"
+#include "plan/processors.h"
+
+// Of the runtimes that torch brings; either may be missing. Both concern the calling thread, where at::set_num_threads
+// changes what threads begin with everywhere.
+extern "C" {
+__attribute__((weak)) void omp_set_num_threads(int);
+__attribute__((weak)) int MKL_Set_Num_Threads_Local(int);
+}
 
 namespace pnf::api {
 
@@ -27,6 +37,15 @@ bool tiles_denied() { return cpu_features().tiles_denied; }
 
 void force_isa(const std::string& name) { pnf::force_isa(name); }
 
+Processors processors() { return {affinity_processors(), quota_processors(), usable_processors()}; }
+
+void torch_on_this_thread_alone() {
+  // Torch sets a thread's number when it is first used in it, and would set it again after us.
+  torch::stable::get_num_threads();
+  if (omp_set_num_threads != nullptr) omp_set_num_threads(1);
+  if (MKL_Set_Num_Threads_Local != nullptr) MKL_Set_Num_Threads_Local(1);
+}
+
 std::vector<double> profile(std::span<const std::int32_t> program, std::span<const float> weights,
                             std::span<const std::uint8_t> pixels) {
   const ProgramInfo info = program_info(program);
@@ -34,7 +53,7 @@ std::vector<double> profile(std::span<const std::int32_t> program, std::span<con
   if (pixels.empty() || pixels.size() % image != 0)
     throw std::invalid_argument("pixels hold no whole number of images");
   const Batch batch = {static_cast<std::int64_t>(pixels.size() / image), nullptr, pixels.data()};
-  return pnf::profile(program, weights, batch);
+  return PreparedProgram(program, weights).profile(batch);
 }
 
 void exponential(std::span<const float> x, std::span<float> out) {

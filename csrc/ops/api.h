@@ -21,6 +21,16 @@ PNF_EXPORT std::vector<Isa> isas(bool half);
 PNF_EXPORT bool tiles_denied();
 PNF_EXPORT void force_isa(const std::string& name);
 
+// Processors in the calling thread's affinity mask and those that the control groups' quotas allow, 0 where there is no
+// such limit, and how many a call uses at most.
+struct Processors {
+  int affinity, quota, usable;
+};
+PNF_EXPORT Processors processors();
+
+// From now on, torch's operators that the calling thread calls run on it alone; no other thread is concerned.
+PNF_EXPORT void torch_on_this_thread_alone();
+
 // Seconds per step over `images` images, uint8 [images][height][width][3].
 PNF_EXPORT std::vector<double> profile(std::span<const std::int32_t> program, std::span<const float> weights,
                                        std::span<const std::uint8_t> pixels);

@@ -1,7 +1,6 @@
 #include "ops/cell.h"
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,7 +8,9 @@
 #include <optional>
 #include <string>
 
+#include "ops/check.h"
 #include "ops/shape.h"
+#include "ops/threads.h"
 #include "plan/cell.h"
 #include "plan/workspace.h"
 
@@ -26,9 +27,12 @@ constexpr std::size_t kWords = 8;  // of an operation in `structure`
 // The kinds after those of CellKind.
 constexpr std::int64_t kResidual = 4, kScaled = 5;
 constexpr std::int64_t kLargest = 1 << 16;
+// The kernels count the pixels of an image, sixteen numbers each, in ints.
+constexpr std::int64_t kMostPixels = 1 << 26;
 
 void check_float(const Tensor& t, const char* what) {
-  STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == ScalarType::Float, kName, what, " must be float32 on the CPU");
+  PNF_CHECK(t.is_cpu() && t.scalar_type() == ScalarType::Float, kName, what, " must be float32 on the CPU, got ",
+            dtype_of(t));
 }
 
 void check_sizes(const Tensor& t, std::initializer_list<std::int64_t> sizes, const char* what) {
@@ -40,11 +44,11 @@ void check_sizes(const Tensor& t, std::initializer_list<std::int64_t> sizes, con
     equal = equal && t.size(i++) == size;
     expected += (expected.empty() ? "" : ", ") + std::to_string(size);
   }
-  STD_TORCH_CHECK(equal, kName, what, " must have the shape [", expected, "], got ", shape_of(t));
+  PNF_CHECK(equal, kName, what, " must have the shape [", expected, "], got ", shape_of(t));
 }
 
 int checked(std::int64_t value, std::int64_t low, std::int64_t high, const char* what) {
-  STD_TORCH_CHECK(value >= low && value <= high, kName, what, " is ", value, "; it must lie in ", low, "..", high);
+  PNF_CHECK(value >= low && value <= high, kName, what, " is ", value, "; it must lie in ", low, "..", high);
   return static_cast<int>(value);
 }
 
@@ -54,30 +58,31 @@ class Operands {
   Operands(const Tensors& inputs, const Tensors& parameters, const std::vector<std::int64_t>& structure,
            const std::vector<double>& epsilon)
       : parameters_(parameters), epsilon_(epsilon) {
-    STD_TORCH_CHECK(!inputs.empty(), kName, "there is no input");
-    STD_TORCH_CHECK(!structure.empty() && structure.size() % kWords == 0, kName,
-                    "structure must hold eight numbers an operation, got ", structure.size());
+    PNF_CHECK(!inputs.empty(), kName, "there is no input");
+    PNF_CHECK(!structure.empty() && structure.size() % kWords == 0, kName,
+              "structure must hold eight numbers an operation, got ", structure.size());
     cell_.inputs = static_cast<int>(inputs.size());
     for (const Tensor& input : inputs) {
       check_float(input, "an input");
-      STD_TORCH_CHECK(input.dim() == 4 && input.size(0) == inputs[0].size(0), kName,
-                      "inputs must be N, C, H, W with one N, got ", shape_of(input));
+      PNF_CHECK(input.dim() == 4 && input.size(0) == inputs[0].size(0), kName,
+                "inputs must be N, C, H, W with one N, got ", shape_of(input));
       cell_.states.push_back({checked(input.size(1), 1, kLargest, "the number of an input's channels"),
                               checked(input.size(2), 1, kLargest, "an input's height"),
                               checked(input.size(3), 1, kLargest, "an input's width")});
+      checked(input.size(2) * input.size(3), 1, kMostPixels, "the number of an input's pixels");
     }
     cell_.images = checked(inputs[0].size(0), 0, 1 << 20, "the number of images");
     read_.assign(inputs.size(), false);  // a sum that nothing reads is a result of the cell
     for (std::size_t i = 0; i < structure.size(); i += kWords) add(structure.data() + i);
     for (const CellResidual& residual : cell_.residuals) {
-      STD_TORCH_CHECK(cell_.states[residual.state].channels == cell_.states[cell_.inputs + residual.sum].channels,
-                      kName, "a residual must have the channels of its sum");
+      PNF_CHECK(cell_.states[residual.state].channels == cell_.states[cell_.inputs + residual.sum].channels, kName,
+                "a residual must have the channels of its sum");
     }
-    for (const bool read : read_) STD_TORCH_CHECK(read, kName, "no operation reads one of the inputs");
-    STD_TORCH_CHECK(next_parameter_ == parameters.size(), kName, "there are ", parameters.size(),
-                    " parameters; the operations have ", next_parameter_);
-    STD_TORCH_CHECK(normalized_ == epsilon.size(), kName, "there are ", epsilon.size(),
-                    " values of epsilon; the normalised operations are ", normalized_);
+    for (const bool read : read_) PNF_CHECK(read, kName, "no operation reads one of the inputs");
+    PNF_CHECK(next_parameter_ == parameters.size(), kName, "there are ", parameters.size(),
+              " parameters; the operations have ", next_parameter_);
+    PNF_CHECK(normalized_ == epsilon.size(), kName, "there are ", epsilon.size(),
+              " values of epsilon; the normalised operations are ", normalized_);
   }
 
   const Cell& cell() const { return cell_; }
@@ -113,16 +118,16 @@ class Operands {
     const CellState source = cell_.states[operation.first_state];
     for (int p = 0; p < operation.parts; ++p) {
       const CellState& part = cell_.states[operation.first_state + p];
-      STD_TORCH_CHECK(part.channels == source.channels && part.height == source.height && part.width == source.width,
-                      kName, "the states that an operation reads must have one shape");
+      PNF_CHECK(part.channels == source.channels && part.height == source.height && part.width == source.width, kName,
+                "the states that an operation reads must have one shape");
       if (operation.first_state + p < cell_.inputs) read_[operation.first_state + p] = true;
     }
     const std::int64_t channels = std::int64_t{operation.parts} * source.channels;
     checked(channels, 1, kLargest, "the number of an operation's input channels");
     const std::int64_t kind = checked(words[1], 0, kScaled, "an operation's kind");
     if (kind >= kResidual) {
-      STD_TORCH_CHECK(operation.parts == 1 && words[4] == 1 && words[5] == 1 && words[6] == 0 && words[7] == 0, kName,
-                      "a residual reads one state as it is, scaled or not");
+      PNF_CHECK(operation.parts == 1 && words[4] == 1 && words[5] == 1 && words[6] == 0 && words[7] == 0, kName,
+                "a residual reads one state as it is, scaled or not");
     }
     if (kind == kResidual) {
       reach(sum, {source.channels, source.height, source.width});
@@ -146,24 +151,23 @@ class Operands {
     operation.stride = checked(words[5], 1, operation.kind == CellKind::kNormalize ? 1 : 2, "an operation's stride");
     const std::int64_t only = operation.kind == CellKind::kNormalize ? 1 : 3;
     operation.kernel = checked(words[4], separable ? 1 : only, separable ? 7 : only, "an operation's kernel size");
-    STD_TORCH_CHECK(operation.kernel % 2 == 1, kName, "an operation's kernel size must be odd");
+    PNF_CHECK(operation.kernel % 2 == 1, kName, "an operation's kernel size must be odd");
     operation.offset =
         checked(words[6], 0, separable && operation.kernel == 1 ? operation.stride - 1 : 0, "an operation's offset");
-    STD_TORCH_CHECK(operation.offset == 0 || (source.height % 2 == 0 && source.width % 2 == 0), kName,
-                    "an operation with an offset needs an even height and width, got ", source.height, " x ",
-                    source.width);
+    PNF_CHECK(operation.offset == 0 || (source.height % 2 == 0 && source.width % 2 == 0), kName,
+              "an operation with an offset needs an even height and width, got ", source.height, " x ", source.width);
     operation.first_out = checked(words[7], 0, kLargest, "an operation's first output channel");
     operation.epsilon = normalized_ < epsilon_.size() ? epsilon_[normalized_] : 1.0;
     ++normalized_;
-    STD_TORCH_CHECK(std::isfinite(operation.epsilon) && operation.epsilon > 0.0, kName,
-                    "epsilon must be positive and finite");
+    PNF_CHECK(std::isfinite(operation.epsilon) && operation.epsilon > 0.0, kName,
+              "epsilon must be positive and finite");
     std::int64_t out = channels;
     if (separable) {
       const Tensor& slope = parameter();
       const Tensor& depthwise = parameter();
       const Tensor& pointwise = parameter();
-      STD_TORCH_CHECK(pointwise.dim() == 4, kName, "pointwise must be channels_out, channels_in, 1, 1, got ",
-                      shape_of(pointwise));
+      PNF_CHECK(pointwise.dim() == 4, kName, "pointwise must be channels_out, channels_in, 1, 1, got ",
+                shape_of(pointwise));
       out = checked(pointwise.size(0), 1, kLargest, "the number of an operation's output channels");
       check_sizes(slope, {channels}, "slope");
       check_sizes(depthwise, {channels, 1, operation.kernel, operation.kernel}, "depthwise");
@@ -193,14 +197,14 @@ class Operands {
       return;
     }
     CellState& state = cell_.states[index];
-    STD_TORCH_CHECK(state.height == result.height && state.width == result.width, kName, "the operations of sum ", sum,
-                    " give ", state.height, " x ", state.width, " and ", result.height, " x ", result.width, " pixels");
+    PNF_CHECK(state.height == result.height && state.width == result.width, kName, "the operations of sum ", sum,
+              " give ", state.height, " x ", state.width, " and ", result.height, " x ", result.width, " pixels");
     state.channels = std::max(state.channels, result.channels);
   }
 
   const Tensor& parameter() {
-    STD_TORCH_CHECK(next_parameter_ < parameters_.size(), kName, "there are ", parameters_.size(),
-                    " parameters; the operations have more");
+    PNF_CHECK(next_parameter_ < parameters_.size(), kName, "there are ", parameters_.size(),
+              " parameters; the operations have more");
     return parameters_[next_parameter_++];
   }
 
@@ -211,8 +215,6 @@ class Operands {
   Tensors held_;
   Cell cell_;
 };
-
-int threads() { return static_cast<int>(torch::stable::get_num_threads()); }
 
 float* floats(const Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
@@ -229,7 +231,7 @@ std::vector<std::int64_t> sizes_of(const Tensor& t) {
 }
 
 const double* moments(const Tensor& t, std::int64_t channels) {
-  STD_TORCH_CHECK(
+  PNF_CHECK(
       t.is_cpu() && t.scalar_type() == ScalarType::Double && t.dim() == 1 && t.size(0) == channels && t.is_contiguous(),
       kName, "mean and variance must be contiguous float64 of ", channels, " on the CPU");
   return static_cast<const double*>(t.const_data_ptr());
@@ -252,29 +254,30 @@ std::tuple<Tensors, Tensor, Tensor> cell(Tensors inputs, Tensors parameters, std
   Tensor mean = torch::stable::empty({given.channels()}, ScalarType::Double);
   Tensor variance = torch::stable::empty({given.channels()}, ScalarType::Double);
   if (given.cell().images == 0) return {sums, torch::stable::zero_(mean), torch::stable::zero_(variance)};
-  cell_forward(given.cell(), threads(), states, static_cast<double*>(mean.mutable_data_ptr()),
-               static_cast<double*>(variance.mutable_data_ptr()));
+  told(kName, [&] {
+    cell_forward(given.cell(), threads_of_call(), states, static_cast<double*>(mean.mutable_data_ptr()),
+                 static_cast<double*>(variance.mutable_data_ptr()));
+  });
   return {sums, mean, variance};
 }
 
 Tensors cell_backward(Tensors grads, Tensors states, Tensors parameters, Tensor mean, Tensor variance,
                       std::vector<std::int64_t> structure, std::vector<double> epsilon) {
-  STD_TORCH_CHECK(states.size() > grads.size(), kName, "states must be the inputs and the sums");
+  PNF_CHECK(states.size() > grads.size(), kName, "states must be the inputs and the sums");
   const Tensors inputs(states.begin(), states.end() - static_cast<std::ptrdiff_t>(grads.size()));
   Operands given(inputs, parameters, structure, epsilon);
-  STD_TORCH_CHECK(given.sums() == grads.size(), kName, "there are ", grads.size(), " gradients for ", given.sums(),
-                  " sums");
+  PNF_CHECK(given.sums() == grads.size(), kName, "there are ", grads.size(), " gradients for ", given.sums(), " sums");
   std::vector<const float*> data, grad_sums;
   for (std::size_t i = 0; i < states.size(); ++i) {
     check_float(states[i], "a state");
-    STD_TORCH_CHECK(sizes_of(states[i]) == given.sizes(i), kName, "state ", i, " has the shape ", shape_of(states[i]));
+    PNF_CHECK(sizes_of(states[i]) == given.sizes(i), kName, "state ", i, " has the shape ", shape_of(states[i]));
     data.push_back(given.hold(states[i], MemoryFormat::ChannelsLast));
     if (i < inputs.size()) continue;
     const Tensor& grad = grads[i - inputs.size()];
     check_float(grad, "a gradient");
     const bool zero = grad.dim() == 1 && grad.numel() == 0;
-    STD_TORCH_CHECK(zero || sizes_of(grad) == given.sizes(i), kName, "the gradient of sum ", i - inputs.size(),
-                    " has the shape ", shape_of(grad));
+    PNF_CHECK(zero || sizes_of(grad) == given.sizes(i), kName, "the gradient of sum ", i - inputs.size(),
+              " has the shape ", shape_of(grad));
     grad_sums.push_back(zero ? nullptr : given.hold(grad, MemoryFormat::ChannelsLast));
   }
   Tensors results;
@@ -301,8 +304,10 @@ Tensors cell_backward(Tensors grads, Tensors states, Tensors parameters, Tensor 
     if (operation.normalized) gradient.beta = floats(results[next++]);
     gradients.push_back(gradient);
   }
-  cell_backward(given.cell(), threads(), data, moments(mean, given.channels()), moments(variance, given.channels()),
-                grad_sums, grad_inputs, gradients);
+  told(kName, [&] {
+    cell_backward(given.cell(), threads_of_call(), data, moments(mean, given.channels()),
+                  moments(variance, given.channels()), grad_sums, grad_inputs, gradients);
+  });
   return results;
 }
 

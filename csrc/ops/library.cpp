@@ -4,9 +4,11 @@
 #include "ops/cell.h"
 #include "ops/margin_cross_entropy.h"
 #include "ops/run_plan.h"
+#include "ops/trim_memory.h"
 
 STABLE_TORCH_LIBRARY(pocketnet_fast, m) {
   m.def("run_plan(Tensor input, Tensor program, Tensor weights, int embedding, int threads, bool flip) -> Tensor");
+  m.def("trim_memory() -> int");
   m.def("margin_cross_entropy(Tensor embedding, Tensor kernel, Tensor label, float scale) -> (Tensor, Tensor)");
   m.def(
       "margin_cross_entropy_backward(Tensor embedding, Tensor kernel, Tensor label, float scale, Tensor others, "
@@ -23,6 +25,10 @@ STABLE_TORCH_LIBRARY_IMPL(pocketnet_fast, CPU, m) {
   m.impl("margin_cross_entropy_backward", TORCH_BOX(&pnf::ops::margin_cross_entropy_backward));
   m.impl("cell", TORCH_BOX(&pnf::ops::cell));
   m.impl("cell_backward", TORCH_BOX(&pnf::ops::cell_backward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pocketnet_fast, CompositeExplicitAutograd, m) {
+  m.impl("trim_memory", TORCH_BOX(&pnf::ops::trim_memory));
 }
 
 // It says what runs there instead; without it the dispatcher would answer that there is no such kernel.

@@ -1,12 +1,13 @@
 #include "ops/margin_cross_entropy.h"
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <cmath>
 #include <limits>
-#include <stdexcept>
 
+#include "ops/check.h"
+#include "ops/shape.h"
+#include "ops/threads.h"
 #include "plan/margin_cross_entropy.h"
 
 namespace pnf::ops {
@@ -24,19 +25,21 @@ struct Operands {
 };
 
 Operands operands(const Tensor& embedding, const Tensor& kernel, const Tensor& label, double scale) {
-  STD_TORCH_CHECK(embedding.is_cpu() && kernel.is_cpu() && label.is_cpu(), kName, "every tensor must be on the CPU");
-  STD_TORCH_CHECK(embedding.scalar_type() == ScalarType::Float, kName, "embedding must be float32");
+  PNF_CHECK(embedding.is_cpu() && kernel.is_cpu() && label.is_cpu(), kName, "every tensor must be on the CPU");
+  PNF_CHECK(embedding.scalar_type() == ScalarType::Float, kName, "embedding must be float32, got ",
+            dtype_of(embedding));
   const bool bf16 = kernel.scalar_type() == ScalarType::BFloat16;
-  STD_TORCH_CHECK(bf16 || kernel.scalar_type() == ScalarType::Float, kName, "kernel must be float32 or bfloat16");
-  STD_TORCH_CHECK(label.scalar_type() == ScalarType::Long, kName, "label must be int64");
-  STD_TORCH_CHECK(embedding.dim() == 2 && kernel.dim() == 2 && embedding.size(1) == kernel.size(0), kName,
-                  "embedding must be N, D and kernel D, classes");
-  STD_TORCH_CHECK(label.dim() == 1 && label.size(0) == embedding.size(0), kName, "label must have one entry a sample");
-  STD_TORCH_CHECK(kernel.size(0) > 0 && kernel.size(1) > 0, kName, "kernel must have dimensions and classes");
+  PNF_CHECK(bf16 || kernel.scalar_type() == ScalarType::Float, kName, "kernel must be float32 or bfloat16, got ",
+            dtype_of(kernel));
+  PNF_CHECK(label.scalar_type() == ScalarType::Long, kName, "label must be int64, got ", dtype_of(label));
+  PNF_CHECK(embedding.dim() == 2 && kernel.dim() == 2 && embedding.size(1) == kernel.size(0), kName,
+            "embedding must be N, D and kernel D, classes");
+  PNF_CHECK(label.dim() == 1 && label.size(0) == embedding.size(0), kName, "label must have one entry a sample");
+  PNF_CHECK(kernel.size(0) > 0 && kernel.size(1) > 0, kName, "kernel must have dimensions and classes");
   constexpr std::int64_t kMost = std::numeric_limits<int>::max() / 2;
-  STD_TORCH_CHECK(embedding.size(0) <= kMost && kernel.size(0) <= 1 << 16, kName, "at most ", kMost,
-                  " samples and 65536 dimensions");
-  STD_TORCH_CHECK(std::isfinite(scale) && scale > 0.0, kName, "scale must be positive and finite, got ", scale);
+  PNF_CHECK(embedding.size(0) <= kMost && kernel.size(0) <= 1 << 16, kName, "at most ", kMost,
+            " samples and 65536 dimensions");
+  PNF_CHECK(std::isfinite(scale) && scale > 0.0, kName, "scale must be positive and finite, got ", scale);
   Operands result = {torch::stable::contiguous(embedding), torch::stable::contiguous(kernel),
                      torch::stable::contiguous(label), MarginInput{}};
   result.input = {static_cast<int>(embedding.size(0)),
@@ -51,7 +54,7 @@ Operands operands(const Tensor& embedding, const Tensor& kernel, const Tensor& l
 }
 
 Tensor per_sample(const Tensor& values, std::int64_t samples, const char* name) {
-  STD_TORCH_CHECK(
+  PNF_CHECK(
       values.is_cpu() && values.scalar_type() == ScalarType::Double && values.dim() == 1 && values.size(0) == samples,
       kName, name, " must be float64 of ", samples, " on the CPU");
   return torch::stable::contiguous(values);
@@ -67,11 +70,7 @@ std::tuple<Tensor, Tensor> margin_cross_entropy(const Tensor& embedding, const T
   const Operands given = operands(embedding, kernel, label, scale);
   Tensor others = torch::stable::empty({embedding.size(0)}, ScalarType::Double);
   Tensor cosine = torch::stable::empty({embedding.size(0)}, ScalarType::Double);
-  try {
-    margin_forward(given.input, static_cast<int>(torch::stable::get_num_threads()), doubles(others), doubles(cosine));
-  } catch (const std::invalid_argument& error) {
-    STD_TORCH_CHECK(false, kName, error.what());
-  }
+  told(kName, [&] { margin_forward(given.input, threads_of_call(), doubles(others), doubles(cosine)); });
   return {others, cosine};
 }
 
@@ -85,13 +84,10 @@ std::tuple<Tensor, Tensor> margin_cross_entropy_backward(const Tensor& embedding
   const Tensor by_cosine = per_sample(grad_cosine, samples, "grad_cosine");
   Tensor grad_embedding = torch::stable::empty({samples, embedding.size(1)}, ScalarType::Float);
   Tensor grad_kernel = torch::stable::empty({kernel.size(0), kernel.size(1)}, kernel.scalar_type());
-  try {
-    margin_backward(given.input, static_cast<int>(torch::stable::get_num_threads()), doubles(sums), doubles(by_others),
-                    doubles(by_cosine), static_cast<float*>(grad_embedding.mutable_data_ptr()),
-                    grad_kernel.mutable_data_ptr());
-  } catch (const std::invalid_argument& error) {
-    STD_TORCH_CHECK(false, kName, error.what());
-  }
+  told(kName, [&] {
+    margin_backward(given.input, threads_of_call(), doubles(sums), doubles(by_others), doubles(by_cosine),
+                    static_cast<float*>(grad_embedding.mutable_data_ptr()), grad_kernel.mutable_data_ptr());
+  });
   return {grad_embedding, grad_kernel};
 }
 

@@ -22,6 +22,7 @@ class Doubles {
     return values_.data();
   }
   double* data() { return values_.data(); }
+  std::size_t bytes() const { return values_.capacity() * sizeof(double); }
 
  private:
   std::vector<double> values_;
@@ -48,6 +49,18 @@ struct TrainingMemory {
   std::vector<OperationMemory> operations;  // of one sum
   std::vector<ThreadMemory> threads;
   std::vector<Floats> grad_sums;
+
+  std::size_t bytes() const {
+    std::size_t bytes = 0;
+    for (const OperationMemory& m : operations) {
+      bytes += m.packed.bytes() + m.products.bytes() + m.normalization.bytes() + m.moments.bytes();
+    }
+    for (const ThreadMemory& m : threads) bytes += m.scratch.bytes() + m.filtered.bytes() + m.sums.bytes();
+    for (const Floats& m : grad_sums) bytes += m.bytes();
+    return bytes;
+  }
+  // The cells of a network take turns, each with a need of its own.
+  bool outgrown() const { return false; }
 };
 
 // An operation with its weights in the kernels' layout.

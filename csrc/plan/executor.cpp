@@ -3,27 +3,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
-#include <stdexcept>
-#include <string>
+#include <limits>
 
 #include "kernels/dispatch.h"
-#include "plan/program.h"
 #include "plan/thread_pool.h"
-#include "plan/workspace.h"
 
 namespace pnf {
 namespace {
-
-std::size_t round_up_to_line(std::size_t floats) { return (floats + kBlock - 1) / kBlock * kBlock; }
-
-// Floats that hold so many elements of a state.
-std::size_t floats_of(std::size_t elements, std::size_t size) {
-  return (elements * size + sizeof(float) - 1) / sizeof(float);
-}
-
-std::size_t band_floats(const Program& program) {
-  return round_up_to_line(floats_of(program.band_floats, program.state_bytes()));
-}
 
 // One image on its way through the program, as one of `threads` threads sees it.
 template <typename State>
@@ -35,7 +21,7 @@ class ImageRun {
         set_(set),
         arena_(reinterpret_cast<State*>(arena)),
         band_(reinterpret_cast<State*>(scratch)),
-        scratch_(scratch + band_floats(program)) {}
+        scratch_(scratch + program.band_words()) {}
 
   void run(const Image& image, float* embedding, bool accumulate, int thread, int threads, Barrier* barrier,
            double* seconds) {
@@ -197,47 +183,46 @@ void run(const StepKernels<State>& set, std::span<const float> weights, const Ba
       &call);
 }
 
-void start(std::span<const float> weights, const Batch& batch, int threads, bool flip, float* embedding,
-           double* seconds, Workspace& workspace) {
-  const Program& program = workspace.program;
-  if (static_cast<int>(workspace.lanes.size()) < threads) workspace.lanes.resize(threads);
-  for (int t = 0; t < threads; ++t) {
-    workspace.lanes[t].arena.reserve(floats_of(program.arena_floats, program.state_bytes()));
-    workspace.lanes[t].scratch.reserve(band_floats(program) + program.scratch_floats);
-  }
+}  // namespace
+
+PreparedProgram::PreparedProgram(std::span<const std::int32_t> words, std::span<const float> weights)
+    : weights_(weights) {
+  decode(words, weights.size(), workspace_->program);
+}
+
+ProgramInfo PreparedProgram::info() const {
+  const Program& program = workspace_->program;
+  return {program.height, program.width, program.embedding};
+}
+
+void PreparedProgram::run(const Batch& batch, const RunOptions& options, float* embedding, double* seconds) const {
+  const Program& program = workspace_->program;
+  const auto fit = static_cast<int>(std::min<std::size_t>(
+      kMaxCallBytes / std::max<std::size_t>(program.lane_bytes(), 1), std::numeric_limits<int>::max()));
+  const int threads = std::clamp(options.threads, 1, fit);
+  // With fewer images than threads, all of them work in the first arena.
+  workspace_->prepare(threads, batch.size < threads ? 1 : threads);
   if (program.half) {
-    run<Bf16>(bf16_kernels(), weights, batch, threads, flip, embedding, seconds, workspace);
+    pnf::run<Bf16>(bf16_kernels(), weights_, batch, threads, options.flip, embedding, seconds, *workspace_);
   } else {
-    run<float>(kernels(), weights, batch, threads, flip, embedding, seconds, workspace);
+    pnf::run<float>(kernels(), weights_, batch, threads, options.flip, embedding, seconds, *workspace_);
   }
 }
 
-}  // namespace
+void PreparedProgram::execute(const Batch& batch, const RunOptions& options, float* embedding) const {
+  run(batch, options, embedding, nullptr);
+}
 
-ProgramInfo program_info(std::span<const std::int32_t> words) {
-  constexpr std::size_t kHeader = 12;
-  if (words.size() < kHeader || words[0] != kProgramMagic) {
-    throw std::invalid_argument("damaged program: it does not start with the program's mark");
-  }
-  if (words[3] < 1 || words[4] < 1 || words[6] < 1)
-    throw std::invalid_argument("damaged program: a size is not positive");
-  return {words[3], words[4], words[6]};
+std::vector<double> PreparedProgram::profile(const Batch& batch) const {
+  std::vector<double> seconds(workspace_->program.steps.size(), 0.0);
+  std::vector<float> embedding(batch.size * workspace_->program.embedding);
+  run(batch, {}, embedding.data(), seconds.data());
+  return seconds;
 }
 
 void execute(std::span<const std::int32_t> words, std::span<const float> weights, const Batch& batch,
              const RunOptions& options, float* embedding) {
-  const WorkspaceLease workspace;
-  decode(words, weights.size(), workspace->program);
-  start(weights, batch, std::max(options.threads, 1), options.flip, embedding, nullptr, *workspace);
-}
-
-std::vector<double> profile(std::span<const std::int32_t> words, std::span<const float> weights, const Batch& batch) {
-  const WorkspaceLease workspace;
-  decode(words, weights.size(), workspace->program);
-  std::vector<double> seconds(workspace->program.steps.size(), 0.0);
-  std::vector<float> embedding(batch.size * workspace->program.embedding);
-  start(weights, batch, 1, false, embedding.data(), seconds.data(), *workspace);
-  return seconds;
+  PreparedProgram(words, weights).execute(batch, options, embedding);
 }
 
 }  // namespace pnf

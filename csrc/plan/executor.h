@@ -4,6 +4,9 @@
 #include <span>
 #include <vector>
 
+#include "plan/program.h"
+#include "plan/workspace.h"
+
 namespace pnf {
 
 struct Batch {
@@ -17,21 +20,32 @@ struct RunOptions {
   bool flip = false;  // the sum of the embeddings of the image and of its mirror image
 };
 
-struct ProgramInfo {
-  int height, width, embedding;
+// A program that was decoded and checked, and the memory of a call, which takes no more than kMaxCallBytes. The words need
+// not outlive the constructor; the weights must.
+class PreparedProgram {
+ public:
+  // Throws std::invalid_argument for a damaged program; allocates nothing that grows with what the program asks for.
+  PreparedProgram(std::span<const std::int32_t> words, std::span<const float> weights);
+
+  ProgramInfo info() const;
+
+  // embedding: [size][embedding]. Whole images are spread over the threads; those left over are split by rows. The
+  // result does not depend on the number of threads. Throws std::runtime_error when the forced instruction set is
+  // unavailable, std::bad_alloc.
+  void execute(const Batch& batch, const RunOptions& options, float* embedding) const;
+
+  // Runs one thread over the batch and returns the seconds spent in each step, summed over the images.
+  std::vector<double> profile(const Batch& batch) const;
+
+ private:
+  void run(const Batch& batch, const RunOptions& options, float* embedding, double* seconds) const;
+
+  WorkspaceLease workspace_;
+  std::span<const float> weights_;
 };
 
-// What a caller must know before it can run the program. Throws std::invalid_argument when the words do not start
-// as a program does; the rest is checked by execute().
-ProgramInfo program_info(std::span<const std::int32_t> words);
-
-// embedding: [size][embedding]. Whole images are spread over the threads; those left over are split by rows. The
-// result does not depend on the number of threads. Reentrant. Throws std::invalid_argument for a damaged program,
-// std::runtime_error when the forced instruction set is unavailable, std::bad_alloc.
+// All of it at once; reentrant.
 void execute(std::span<const std::int32_t> words, std::span<const float> weights, const Batch& batch,
              const RunOptions& options, float* embedding);
-
-// Runs one thread over the batch and returns the seconds spent in each step of the program, summed over the images.
-std::vector<double> profile(std::span<const std::int32_t> words, std::span<const float> weights, const Batch& batch);
 
 }  // namespace pnf

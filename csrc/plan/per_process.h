@@ -1,7 +1,8 @@
 #pragma once
-#include <unistd.h>
-
 #include <atomic>
+#include <cstdint>
+
+#include "plan/process.h"
 
 namespace pnf {
 
@@ -11,14 +12,14 @@ namespace pnf {
 template <typename T>
 T& per_process() {
   struct Instance {
-    pid_t pid;
+    std::uint64_t process;
     T value;
   };
   static std::atomic<Instance*> current{nullptr};
-  const pid_t pid = getpid();
+  const std::uint64_t process = process_number();
   Instance* seen = current.load(std::memory_order_acquire);
-  while (seen == nullptr || seen->pid != pid) {
-    auto* fresh = new Instance{pid, {}};
+  while (seen == nullptr || seen->process != process) {
+    auto* fresh = new Instance{process, {}};
     if (current.compare_exchange_strong(seen, fresh, std::memory_order_acq_rel)) return fresh->value;
     delete fresh;
   }

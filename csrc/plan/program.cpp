@@ -26,6 +26,24 @@ class Decoder {
     p_.terms.clear();
     p_.groups.clear();
     p_.scratch_floats = 0;
+    read_sizes();
+    const int buffers = next(1, 1 << 16, "number of buffers");
+    const int items = next(1, 1 << 16, "number of items");
+    p_.arena_floats = next(0, kMaxFloats, "arena size");
+    p_.band_floats = next(0, kMaxFloats, "band size");
+    if (static_cast<std::size_t>(next()) != weights_floats_) fail("it was made for another number of weights");
+    for (int i = 0; i < buffers; ++i) buffer();
+    p_.written.assign(p_.buffers.size(), 0);
+    for (int i = 0; i < items;) i += item(items - i);
+    if (at_ != words_.size()) fail("words are left over");
+    if (p_.steps.empty() || p_.steps.back().kind != StepKind::kLinear) fail("it does not end in the embedding");
+    if (p_.lane_bytes() > kMaxCallBytes) {
+      fail("it needs " + std::to_string(p_.lane_bytes() >> 20) + " MiB of working memory; the limit is " +
+           std::to_string(kMaxCallBytes >> 20));
+    }
+  }
+
+  void read_sizes() {
     if (next() != kProgramMagic) fail("it does not start with the program's mark");
     const int version = next();
     if (version != kFloatProgram && version != kBf16Program) {
@@ -38,15 +56,6 @@ class Decoder {
     p_.width = next(1, kMaxSide, "image width");
     p_.bgr = next(0, 1, "colour order") == 1;
     p_.embedding = next(1, kMaxBlocks * kBlock, "embedding size");
-    const int buffers = next(1, 1 << 16, "number of buffers");
-    const int items = next(1, 1 << 16, "number of items");
-    p_.arena_floats = next(0, kMaxFloats, "arena size");
-    p_.band_floats = next(0, kMaxFloats, "band size");
-    if (static_cast<std::size_t>(next()) != weights_floats_) fail("it was made for another number of weights");
-    for (int i = 0; i < buffers; ++i) buffer();
-    for (int i = 0; i < items;) i += item(items - i);
-    if (at_ != words_.size()) fail("words are left over");
-    if (p_.steps.empty() || p_.steps.back().kind != StepKind::kLinear) fail("it does not end in the embedding");
   }
 
  private:
@@ -88,6 +97,24 @@ class Decoder {
 
   int buffer_index() { return next(0, static_cast<int>(p_.buffers.size()) - 1, "buffer index"); }
 
+  int group() const { return static_cast<int>(p_.groups.size()) + 1; }
+
+  // Of what its own group writes, a step has the rows at hand only.
+  int input(int index, int group_rows, bool rows_at_hand) {
+    const Buffer& b = p_.buffers[index];
+    check_place(b, group_rows);
+    const int written = p_.written[index];
+    if (written == 0 || (b.in_band && written != group())) fail("a buffer is read that nothing has written");
+    if (written == group() && !rows_at_hand) fail("a group holds only the rows at hand");
+    return index;
+  }
+
+  int output(int group_rows) {
+    const int index = buffer_index();
+    check_place(p_.buffers[index], group_rows);
+    return index;
+  }
+
   // Returns the number of items consumed.
   int item(int left) {
     const auto kind = static_cast<StepKind>(next(0, 4, "step kind"));
@@ -123,9 +150,8 @@ class Decoder {
     int height = 1;
     switch (kind) {
       case StepKind::kStem: {
-        s.output = buffer_index();
+        s.output = output(group_rows);
         const Buffer& out = p_.buffers[s.output];
-        check_place(out, group_rows);
         if (out.height != (p_.height + 1) / 2 || out.width != (p_.width + 1) / 2)
           fail("the stem's output has another size");
         s.weights = weights(std::int64_t{out.blocks} * 27 * kBlock);
@@ -142,12 +168,10 @@ class Decoder {
         height = node(s, group_rows);
         break;
       case StepKind::kGlobalDepthwise: {
-        s.input = buffer_index();
-        s.output = buffer_index();
+        s.input = input(buffer_index(), 0, false);
+        s.output = output(0);
         const Buffer& in = p_.buffers[s.input];
         const Buffer& out = p_.buffers[s.output];
-        check_place(in, 0);
-        check_place(out, 0);
         if (out.height != 1 || out.width != 1 || out.blocks != in.blocks)
           fail("the global convolution's output has another size");
         const std::int64_t channels = std::int64_t{in.blocks} * kBlock;
@@ -157,9 +181,8 @@ class Decoder {
         break;
       }
       case StepKind::kLinear: {
-        s.input = buffer_index();
+        s.input = input(buffer_index(), 0, false);
         const Buffer& in = p_.buffers[s.input];
-        check_place(in, 0);
         if (in.height != 1 || in.width != 1) fail("the embedding's input is no vector");
         const std::int64_t outputs = (p_.embedding + kBlock - 1) / kBlock * kBlock;
         s.weights = weights(outputs * in.blocks * kBlock);
@@ -169,14 +192,14 @@ class Decoder {
       case StepKind::kGroup:
         fail("a group inside a group");
     }
+    if (s.output >= 0) p_.written[s.output] = group();
     p_.steps.push_back(s);
     return height;
   }
 
   int node(Step& s, int group_rows) {
-    s.output = buffer_index();
+    s.output = output(group_rows);
     const Buffer& out = p_.buffers[s.output];
-    check_place(out, group_rows);
     s.bias = weights(std::int64_t{out.blocks} * kBlock);
     s.terms = next(1, kMaxTerms, "number of terms");
     s.first_term = static_cast<int>(p_.terms.size());
@@ -193,11 +216,12 @@ class Decoder {
   Term term(const Buffer& out, int group_rows) {
     ProgramTerm t;
     t.kind = static_cast<TermKind>(next(0, 4, "term kind"));
-    t.input = buffer_index();
-    const Buffer& in = p_.buffers[t.input];
-    check_place(in, group_rows);
+    const int source = buffer_index();
     t.kernel = next(1, kMaxKernel, "kernel");
     t.stride = next(1, 2, "stride");
+    const bool rows_at_hand = t.stride == 1 && (t.kind == TermKind::kPointwise || t.kind == TermKind::kIdentity);
+    t.input = input(source, group_rows, rows_at_hand);
+    const Buffer& in = p_.buffers[t.input];
     t.shift = next(0, 1, "shift");
     t.first_out = next(0, out.blocks - 1, "first output block");
     t.out_blocks = next(1, out.blocks - t.first_out, "output blocks");
@@ -220,9 +244,6 @@ class Decoder {
     if (!product && (in.blocks != out.blocks || t.out_blocks != out.blocks))
       fail("a term without weights changes the channels");
     if (t.kind == TermKind::kIdentity && t.stride != 1) fail("an identity cannot have a stride");
-    if (in.in_band && (t.stride != 1 || (t.kind != TermKind::kPointwise && t.kind != TermKind::kIdentity))) {
-      fail("a band holds only the rows at hand");
-    }
     p_.terms.push_back(t);
 
     Term sized{};
@@ -241,6 +262,12 @@ class Decoder {
 };
 
 }  // namespace
+
+ProgramInfo program_info(std::span<const std::int32_t> words) {
+  Program program;
+  Decoder(words, 0, program).read_sizes();
+  return {program.height, program.width, program.embedding};
+}
 
 void decode(std::span<const std::int32_t> words, std::size_t weights_floats, Program& program) {
   Decoder(words, weights_floats, program).run();

@@ -4,16 +4,46 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <limits>
 #include <new>
 
 namespace pnf {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
+// AddressSanitizer watches the ends of heap blocks, not of pages.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kOnHeap = true;
+#else
+constexpr bool kOnHeap = false;
+#endif
+constexpr std::size_t kMostBytes = std::numeric_limits<std::ptrdiff_t>::max() / 2;
+
+std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+// Zeroed pages from a multiple of 2 MiB on, or null.
+void* map_huge_pages(std::size_t bytes) {
+  void* const found = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (found == MAP_FAILED) return nullptr;
+  char* const from = static_cast<char*>(found);
+  const std::size_t before =
+      round_up(reinterpret_cast<std::uintptr_t>(from), kHugePage) - reinterpret_cast<std::uintptr_t>(from);
+  if (before > 0) munmap(from, before);
+  if (before < kHugePage) munmap(from + before + bytes, kHugePage - before);
+  advise_huge_pages(from + before, bytes);
+  return from + before;
+}
 
 }  // namespace
 
-void Floats::Free::operator()(float* p) const { std::free(p); }
+void Floats::free() {
+  if (memory_.mapped) {
+    munmap(memory_.data, memory_.bytes);
+  } else {
+    std::free(memory_.data);
+  }
+  memory_ = {};
+}
 
 void advise_huge_pages(void* data, std::size_t bytes) {
   const auto begin = (reinterpret_cast<std::uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
@@ -22,18 +52,31 @@ void advise_huge_pages(void* data, std::size_t bytes) {
 }
 
 float* Floats::reserve(std::size_t count) {
-  if (count > size_) {
+  if (count > memory_.bytes / sizeof(float)) {
     constexpr std::size_t kLine = 64;
-    const std::size_t unit = count * sizeof(float) < kHugePage ? kLine : kHugePage;
-    const std::size_t bytes = (count * sizeof(float) + unit - 1) / unit * unit;
-    data_.reset();
-    size_ = 0;
-    data_.reset(static_cast<float*>(std::aligned_alloc(unit, bytes)));
-    if (data_ == nullptr) throw std::bad_alloc();
-    advise_huge_pages(data_.get(), bytes);
-    size_ = count;
+    if (count > kMostBytes / sizeof(float)) throw std::bad_alloc();
+    const bool pages = !kOnHeap && count * sizeof(float) >= kHugePage;
+    const std::size_t bytes = round_up(count * sizeof(float), pages ? kHugePage : kLine);
+    free();
+    void* const fresh = pages ? map_huge_pages(bytes) : std::aligned_alloc(kLine, bytes);
+    if (fresh == nullptr) throw std::bad_alloc();
+    memory_ = {static_cast<float*>(fresh), bytes, pages};
   }
-  return data_.get();
+  return memory_.data;
+}
+
+void Workspace::prepare(int threads, int arenas) {
+  if (static_cast<int>(lanes.size()) < threads) lanes.resize(threads);
+  for (int t = 0; t < arenas; ++t) lanes[t].arena.reserve(program.arena_words());
+  for (int t = 0; t < threads; ++t) lanes[t].scratch.reserve(program.band_words() + program.scratch_floats);
+  const std::size_t needed = threads * program.lane_bytes(), held = bytes();
+  small_calls_ = held > kKeptBytes && needed < held / 2 ? small_calls_ + 1 : 0;
+}
+
+std::size_t Workspace::bytes() const {
+  std::size_t bytes = 0;
+  for (const Lane& lane : lanes) bytes += lane.arena.bytes() + lane.scratch.bytes();
+  return bytes;
 }
 
 }  // namespace pnf

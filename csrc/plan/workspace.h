@@ -1,7 +1,7 @@
 // The memory of a running call, kept between calls so that a warm call allocates nothing.
 #pragma once
 #include <cstddef>
-#include <memory>
+#include <utility>
 #include <vector>
 
 #include "plan/lease.h"
@@ -9,17 +9,30 @@
 
 namespace pnf {
 
-// Floats on a cache line, growing only.
+// Floats on a cache line, growing only. Large ones are pages of their own, which go back to the system when they are
+// freed.
 class Floats {
  public:
+  Floats() = default;
+  Floats(Floats&& other) noexcept : memory_(std::exchange(other.memory_, {})) {}
+  Floats& operator=(Floats&& other) noexcept {
+    std::swap(memory_, other.memory_);
+    return *this;
+  }
+  ~Floats() { free(); }
+
   float* reserve(std::size_t count);
+  std::size_t bytes() const { return memory_.bytes; }
 
  private:
-  struct Free {
-    void operator()(float* p) const;
+  struct Memory {
+    float* data;
+    std::size_t bytes;
+    bool mapped;
   };
-  std::unique_ptr<float, Free> data_;
-  std::size_t size_ = 0;
+  void free();
+
+  Memory memory_ = {};
 };
 
 // Asks for pages of 2 MiB where whole ones fit in. A page of 4 KiB is walked through in no time, and a virtual machine
@@ -31,9 +44,21 @@ struct Lane {
   Floats scratch;  // the band, then what a kernel needs
 };
 
-struct Workspace {
+class Workspace {
+ public:
   Program program;
   std::vector<Lane> lanes;  // one per thread
+
+  // Memory for a call of the program on so many threads; arenas for as many of them.
+  void prepare(int threads, int arenas);
+
+  std::size_t bytes() const;
+  // After many calls in a row that needed less than half of what was large.
+  bool outgrown() const { return small_calls_ >= kSmallCalls; }
+
+ private:
+  static constexpr int kSmallCalls = 64;
+  int small_calls_ = 0;
 };
 
 using WorkspaceLease = Lease<Workspace>;

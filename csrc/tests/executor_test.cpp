@@ -2,6 +2,8 @@
 // allocation once warm.
 #include "plan/executor.h"
 
+#include <sched.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -66,6 +68,7 @@ namespace pnf::test {
 namespace {
 
 constexpr int kHeight = 28, kWidth = 20, kEmbedding = 40, kImages = 7;
+constexpr int kRefused = 3, kEnded = 4, kWrong = 5;  // exit statuses
 constexpr std::size_t kPixels = std::size_t{3} * kHeight * kWidth;
 
 const Encoded& network(bool half = false) {
@@ -181,7 +184,8 @@ void flip_adds_the_mirror_image() {
 
 void profile_covers_every_step() {
   const Images images = draw(4);
-  const std::vector<double> seconds = profile(network().words, network().weights, images.batch(2, true));
+  const PreparedProgram prepared(network().words, network().weights);
+  const std::vector<double> seconds = prepared.profile(images.batch(2, true));
   CHECK(seconds.size() == 9, "%zu steps", seconds.size());
   for (const double step : seconds) CHECK(step > 0.0, "a step takes %g s", step);
 }
@@ -257,6 +261,48 @@ void works_after_fork() {
   for (std::thread& thread : busy) thread.join();
 }
 
+#if defined(__linux__)
+// In a PID namespace of its own the first process has number 1, and so has the first of a namespace inside that one.
+void works_in_a_child_with_its_parents_number() {
+  const Images images = draw(9);
+  const Batch batch = images.batch(3, true);
+  const std::vector<float> expected = embed(batch, 1, false);
+  const auto right = [&] {
+    const std::vector<float> embedding = embed(batch, 3, false);
+    return same_bits(embedding.data(), expected.data(), expected.size());
+  };
+  const auto status_of = [](pid_t child) {
+    int status = 0;
+    return waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : kEnded;
+  };
+  const pid_t outside = fork();
+  if (outside == 0) {
+    alarm(20);
+    if (unshare(CLONE_NEWUSER | CLONE_NEWPID) != 0) _exit(kRefused);
+    const pid_t parent = fork();
+    if (parent < 0) _exit(kRefused);
+    if (parent == 0) {
+      if (!right() || getpid() != 1 || unshare(CLONE_NEWPID) != 0) _exit(kRefused);
+      const pid_t child = fork();
+      if (child == 0) {
+        // An alarm is nothing to the first process of a namespace unless it says what to do.
+        signal(SIGALRM, [](int) { _exit(kEnded); });
+        alarm(10);
+        _exit(getpid() == 1 && right() ? 0 : kWrong);
+      }
+      _exit(child < 0 ? kRefused : status_of(child));
+    }
+    _exit(status_of(parent));
+  }
+  const int status = status_of(outside);
+  if (status == kRefused) {
+    std::fprintf(stderr, "no PID namespaces here; process_test checks what they need\n");
+    return;
+  }
+  CHECK(status == 0, "a child with its parent's number %s", status == kEnded ? "hangs" : "computes something else");
+}
+#endif
+
 void warm_calls_allocate_nothing() {
   const Images images = draw(8);
   std::vector<float> embedding(kImages * kEmbedding);
@@ -284,6 +330,83 @@ void warm_calls_allocate_nothing() {
   CHECK(allocations == warm, "warm calls made %ld allocations", allocations - warm);
 }
 
+// A program of one node, with a state of 4 MiB times `units` besides that no step uses.
+Encoded program_of(int units) {
+  ProgramBuilder b(8, 8, 16, 1);
+  const int stem = b.arena(1, 4, 4), state = b.arena(1, 4, 4), vector = b.arena(1, 1, 1);
+  if (units > 0) b.arena(units, 256, 256);
+  b.stem(stem);
+  b.node(state, {{TermKind::kPointwise, stem}});
+  b.global_depthwise(state, vector);
+  b.linear(vector);
+  return b.finish();
+}
+
+std::vector<float> run_once(const Encoded& encoded, int threads) {
+  const std::vector<std::uint8_t> pixels(std::size_t{3} * encoded.height * encoded.width, 7);
+  std::vector<float> embedding(encoded.embedding);
+  RunOptions options;
+  options.threads = threads;
+  execute(encoded.words, encoded.weights, {1, nullptr, pixels.data()}, options, embedding.data());
+  return embedding;
+}
+
+// What calls keep: all that the next one needs, little of a burst, nothing after trimming.
+void keeps_little_memory() {
+  clear_shelves();
+  CHECK(clear_shelves() == 0, "trimming leaves something");
+  const Encoded wide = program_of(5);
+  Program program;
+  decode(wide.words, wide.weights.size(), program);
+  const std::size_t lane = program.lane_bytes();
+  CHECK(lane > kKeptBytes / 4 && lane < kKeptBytes / 2, "the program needs %zu bytes", lane);
+  const std::vector<float> expected = run_once(wide, 1);
+  std::vector<std::thread> burst;
+  std::atomic<int> wrong{0}, waiting{8};
+  for (int i = 0; i < 8; ++i) {
+    burst.emplace_back([&] {
+      --waiting;
+      while (waiting > 0) std::this_thread::yield();
+      if (run_once(wide, 1) != expected) ++wrong;
+    });
+  }
+  for (std::thread& thread : burst) thread.join();
+  CHECK(wrong == 0, "%d of 8 calls at once are wrong", wrong.load());
+  const std::size_t kept = clear_shelves();
+  CHECK(kept >= lane && kept <= kKeptBytes, "%zu bytes wait after a burst", kept);
+  CHECK(run_once(wide, 1) == expected, "a call after trimming differs");
+
+  // One call may take more than may wait, and keeps it while it is needed.
+  const Encoded large = program_of(45);
+  run_once(large, 1);
+  run_once(program_of(0), 1);
+  CHECK(clear_shelves() > kKeptBytes, "the largest call keeps nothing");
+  run_once(large, 1);
+  for (int i = 0; i < 200; ++i) run_once(program_of(0), 1);
+  CHECK(clear_shelves() < kKeptBytes, "what a large call took is kept by small ones");
+}
+
+// A call takes no more threads than fit into the limit of its memory; the result is the same.
+void threads_fit_into_the_limit() {
+  clear_shelves();
+  const Encoded large = program_of(45);
+  Program program;
+  decode(large.words, large.weights.size(), program);
+  CHECK(program.lane_bytes() * 3 > kMaxCallBytes && program.lane_bytes() < kMaxCallBytes, "the program needs %zu bytes",
+        program.lane_bytes());
+  const std::vector<std::uint8_t> pixels(std::size_t{3} * 3 * large.height * large.width, 7);
+  std::vector<float> embedding(3 * large.embedding);
+  RunOptions options;
+  options.threads = 3;
+  execute(large.words, large.weights, {3, nullptr, pixels.data()}, options, embedding.data());
+  const std::vector<float> expected = run_once(large, 1);
+  for (int i = 0; i < 3; ++i) {
+    CHECK(same_bits(embedding.data() + i * large.embedding, expected.data(), expected.size()), "image %d differs", i);
+  }
+  const std::size_t kept = clear_shelves();
+  CHECK(kept <= kMaxCallBytes, "a call took %zu bytes", kept);
+}
+
 }  // namespace
 }  // namespace pnf::test
 
@@ -300,8 +423,15 @@ int main() {
   profile_covers_every_step();
   recovers_from_a_damaged_program();
   many_callers();
+  keeps_little_memory();
+  threads_fit_into_the_limit();
   warm_calls_allocate_nothing();
   // ThreadSanitizer does not follow a child that a threaded process forks.
-  if (!PNF_TEST_TSAN) works_after_fork();
+  if (!PNF_TEST_TSAN) {
+    works_after_fork();
+#if defined(__linux__)
+    works_in_a_child_with_its_parents_number();
+#endif
+  }
   return check::result();
 }

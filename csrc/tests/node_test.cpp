@@ -353,6 +353,9 @@ constexpr Operation kOperations[] = {
     {TermKind::kAvgPool, 3, 2, 0},   {TermKind::kIdentity, 1, 1, 0},
 };
 
+// Most terms are narrow, so that a test takes no minute; some have up to six blocks.
+constexpr int kMostInputs[] = {36, 36, 36, 96};
+
 constexpr int kSides[] = {1, 2, 3, 5, 7, 13, 15, 29, 57};
 
 int output_side(int input, int stride) { return (input + stride - 1) / stride; }
@@ -417,13 +420,52 @@ void random_sums() {
         const Operation& op = random.pick(kOperations);
         const bool partial = is_product(op.kind) && random.chance(3);
         const int first = partial ? random.integer(0, blocks - 1) : 0;
-        test.terms.push_back(term_of(op, is_product(op.kind) ? random.integer(1, 36) : test.channels,
+        test.terms.push_back(term_of(op,
+                                     is_product(op.kind) ? random.integer(1, random.pick(kMostInputs)) : test.channels,
                                      input_side(op, test.height, random), input_side(op, test.width, random), first,
                                      partial ? random.integer(1, blocks - first) : blocks));
       }
       run(test, random);
     }
   }
+}
+
+// As many terms as a node can have, each a convolution of an odd number of blocks of inputs: then the kernels with tiles
+// keep the most of what lies in arrays of fixed size. First with the outputs in common, as in the pre-processing that
+// reads a concatenation; then so that no two terms have the same ones, and all have one block in common.
+void the_most_terms() {
+  Random random(4);
+  constexpr Operation kConvolutions[] = {kOperations[0], kOperations[1], kOperations[3], kOperations[7]};
+  for (const int terms : {11, kMaxTerms - 1, kMaxTerms}) {
+    for (const bool alike : {true, false}) {
+      for (const int inputs : {3, 2, 5}) {
+        NodeCase test = {3, 4, (alike ? 3 : 9) * kBlock - random.integer(0, kBlock - 1), {}};
+        const int blocks = blocks_of(test.channels), common = blocks / 2;
+        for (int t = 0; t < terms; ++t) {
+          const Operation& op = alike ? kOperations[0] : random.pick(kConvolutions);
+          const int first = alike ? 0 : t / 4, last = alike ? blocks - 1 : common + t % 4;
+          test.terms.push_back(term_of(op, inputs * kBlock - random.integer(0, kBlock - 1),
+                                       input_side(op, test.height, random), input_side(op, test.width, random), first,
+                                       last - first + 1));
+        }
+        run(test, random);
+      }
+    }
+  }
+}
+
+// The widest rows and the most blocks that a program may have.
+void the_largest_sizes() {
+  constexpr int kMost = 4096;
+  Random random(5);
+  for (const Operation& op : kOperations) {
+    const int side = op.stride * kMost / 2;
+    run({1, output_side(side, op.stride), 17, {term_of(op, 17, op.stride, side, 0, 2)}}, random);
+  }
+  for (const TermKind kind : {TermKind::kPointwise, TermKind::kDepthwise}) {
+    run({1, 1, 20, {term_of({kind, kind == TermKind::kPointwise ? 1 : 3, 1, 0}, kMost * kBlock, 1, 1, 0, 2)}}, random);
+  }
+  run({1, 1, kMost * kBlock, {term_of(kOperations[0], 20, 1, 1, 0, kMost)}}, random);
 }
 
 }  // namespace
@@ -433,5 +475,7 @@ int main() {
   pnf::test::each_operation_alone();
   pnf::test::factorised_reductions();
   pnf::test::random_sums();
+  pnf::test::the_most_terms();
+  pnf::test::the_largest_sizes();
   return check::result();
 }

@@ -55,6 +55,8 @@ void refuses_damaged_headers() {
   refuse("more buffers than words", with(kBuffers, kMost), weights);
   refuse("more items than words", with(kItems, kMost), weights);
   refuse("an arena that its buffers leave", with(kArena, 16), weights);
+  refuse("an arena beyond the limit", with(kArena, 1 << 28), weights);
+  refuse("a band beyond the limit", with(kBand, 1 << 30), weights);
   refuse("a band that its buffers leave", with(kBand, 0), weights);
   refuse("another number of weights", encoded.words, weights - 1);
   std::vector<std::int32_t> longer = encoded.words;
@@ -62,6 +64,8 @@ void refuses_damaged_headers() {
   ++longer[kWords];
   refuse("a word left over", longer, weights);
   CHECK_THROWS(std::invalid_argument, program_info(with(kHeight, -1)), "program_info takes a negative height");
+  CHECK_THROWS(std::invalid_argument, program_info(with(kEmbedding, kMost)), "program_info takes any embedding");
+  CHECK_THROWS(std::invalid_argument, program_info(with(kVersion, 3)), "program_info takes any version");
   CHECK_THROWS(std::invalid_argument, program_info(std::span(encoded.words).first(11)),
                "program_info takes a truncated header");
 }
@@ -132,6 +136,46 @@ void refuses_states_that_do_not_fit() {
     b.node(band, {{kPointwise, stem}});
     b.global_depthwise(band, vector);
   });
+  network("a band of another group", [](ProgramBuilder& b, int stem, int vector) {
+    const int band = b.band(1, 4, 4, 2), state = b.arena(1, 4, 4);
+    b.group(2, 1);
+    b.node(band, {{kPointwise, stem}});
+    b.group(2, 1);
+    b.node(state, {{kPointwise, band}});
+    b.global_depthwise(state, vector);
+  });
+  network("a band that nothing wrote", [](ProgramBuilder& b, int, int vector) {
+    const int band = b.band(1, 4, 4, 2), state = b.arena(1, 4, 4);
+    b.group(2, 1);
+    b.node(state, {{kPointwise, band}});
+    b.global_depthwise(state, vector);
+  });
+  network("a state that nothing wrote", [](ProgramBuilder& b, int stem, int vector) {
+    const int state = b.arena(1, 4, 4), unwritten = b.arena(1, 4, 4);
+    b.node(state, {{kPointwise, stem}, {kIdentity, unwritten}});
+    b.global_depthwise(state, vector);
+  });
+  network("a state that a later step writes", [](ProgramBuilder& b, int stem, int vector) {
+    const int state = b.arena(1, 4, 4), late = b.arena(1, 4, 4);
+    b.node(state, {{kAvgPool, late, 3}});
+    b.node(late, {{kPointwise, stem}});
+    b.global_depthwise(state, vector);
+  });
+  network("a state that its own step writes", [](ProgramBuilder& b, int, int vector) {
+    const int state = b.arena(1, 4, 4);
+    b.node(state, {{kIdentity, state}});
+    b.global_depthwise(state, vector);
+  });
+  network("an image that nothing wrote, in the tail",
+          [](ProgramBuilder& b, int, int vector) { b.global_depthwise(b.arena(1, 4, 4), vector); });
+  network("a vector that nothing wrote", [](ProgramBuilder&, int, int) {});
+  network("rows of a group that are not at hand", [](ProgramBuilder& b, int stem, int vector) {
+    const int first = b.arena(1, 4, 4), second = b.arena(1, 4, 4);
+    b.group(2, 2);
+    b.node(first, {{kPointwise, stem}});
+    b.node(second, {{kMaxPool, first, 3}});
+    b.global_depthwise(second, vector);
+  });
   network("a group of two heights", [](ProgramBuilder& b, int stem, int vector) {
     const int high = b.arena(1, 4, 4), low = b.arena(1, 2, 2);
     b.group(2, 2);
@@ -165,7 +209,52 @@ void refuses_states_that_do_not_fit() {
   refuse("an arena buffer that lacks a row", words, encoded.weights.size());
 }
 
+// A step may need scratch that no word of the header states: here 16 terms with rings of 7 rows of 2048 pixels.
+void refuses_more_memory_than_a_call_may_take() {
+  const auto deep = [](int blocks) {
+    ProgramBuilder b(8, 4096, 16, 1);
+    const int stem = b.arena(blocks, 4, 2048), state = b.arena(1, 4, 2048), vector = b.arena(1, 1, 1);
+    b.stem(stem);
+    const ProgramBuilder::Operation term = {TermKind::kDepthwise, stem, 7};
+    b.node(state, {term, term, term, term, term, term, term, term, term, term, term, term, term, term, term, term});
+    b.global_depthwise(state, vector);
+    b.linear(vector);
+    return b.finish();
+  };
+  const Encoded small = deep(1), large = deep(48);
+  std::string message;
+  Program program;
+  decode(small.words, small.weights.size(), program);
+  CHECK(program.scratch_floats * sizeof(float) > std::size_t{16} * 7 * 2048 * kBlock * sizeof(float) &&
+            program.lane_bytes() < kMaxCallBytes,
+        "%zu bytes for rings", program.lane_bytes());
+  try {
+    decode(large.words, large.weights.size(), program);
+  } catch (const std::invalid_argument& error) {
+    message = error.what();
+  }
+  CHECK(message.starts_with("damaged program: it needs ") && message.ends_with("the limit is 512"), "%s",
+        message.c_str());
+}
+
+// Programs of the mutations below run twice, on memory that holds what other images left and on fresh memory: nothing of
+// an earlier call may show.
+void fill(Workspace& workspace, float value) {
+  const Program& program = workspace.program;
+  Lane& lane = workspace.lanes[0];
+  std::fill_n(lane.arena.reserve(0), program.arena_words(), value);
+  std::fill_n(lane.scratch.reserve(0), program.band_words() + program.scratch_floats, value);
+}
+
 // What a program may be run with: exactly as many weights, pixels and embedding floats as it states.
+// A NaN's bits depend on the operand it came from.
+bool same_numbers(const float* a, const float* b, int count) {
+  for (int i = 0; i < count; ++i) {
+    if (!(std::isnan(a[i]) && std::isnan(b[i])) && std::memcmp(a + i, b + i, sizeof(float)) != 0) return false;
+  }
+  return true;
+}
+
 bool runs(const std::vector<std::int32_t>& words, const std::vector<float>& weights, const char* set,
           bool interleaved) {
   constexpr int kMostFloats = 1 << 18;
@@ -182,12 +271,25 @@ bool runs(const std::vector<std::int32_t>& words, const std::vector<float>& weig
   const std::size_t pixels = std::size_t{3} * program.height * program.width;
   const std::unique_ptr<float[]> planar(new float[interleaved ? 0 : pixels]());
   const std::unique_ptr<std::uint8_t[]> bytes(new std::uint8_t[interleaved ? pixels : 0]());
-  const std::unique_ptr<float[]> embedding(new float[program.embedding]);
+  std::unique_ptr<float[]> embedding(new float[program.embedding]);
   const Batch batch = {1, interleaved ? nullptr : planar.get(), interleaved ? bytes.get() : nullptr};
   RunOptions options;
   options.flip = interleaved;
   force_isa(set);
-  execute(words, {exact.get(), weights.size()}, batch, options, embedding.get());
+  std::unique_ptr<float[]> earlier(new float[program.embedding]);
+  for (const float left : {kNan, 1e30f}) {
+    // The workspace that the next call of this thread takes.
+    {
+      const WorkspaceLease workspace;
+      workspace->program = program;
+      workspace->prepare(1, 1);
+      fill(*workspace, left);
+    }
+    std::swap(earlier, embedding);
+    execute(words, {exact.get(), weights.size()}, batch, options, embedding.get());
+  }
+  CHECK(same_numbers(earlier.get(), embedding.get(), program.embedding), "%s computes from what an earlier call left",
+        set);
   return true;
 }
 
@@ -282,6 +384,7 @@ int main() {
   pnf::test::refuses_damaged_headers();
   pnf::test::refuses_nodes_that_leave_their_input();
   pnf::test::refuses_states_that_do_not_fit();
+  pnf::test::refuses_more_memory_than_a_call_may_take();
   pnf::test::survives_damage();
   return check::result();
 }

@@ -15,6 +15,12 @@
 #include "kernels/dispatch.h"
 #include "kernels/layout.h"
 
+#if defined(PNF_EMULATED_AVX512)
+namespace pnf {
+bool emulated_tiles_in_use();  // csrc/tests/emulated_avx512
+}
+#endif
+
 namespace pnf::test {
 
 inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -147,6 +153,9 @@ class RowsOf : public GuardedOf<State> {
 using Rows = RowsOf<float>;
 
 // Whether a kernel has left tile registers configured; only where there are any.
+#if defined(PNF_EMULATED_AVX512)
+inline bool tiles_in_use() { return emulated_tiles_in_use(); }
+#else
 inline bool tiles_in_use() {
   alignas(64) unsigned char shapes[64] = {};
 #if defined(__x86_64__)
@@ -154,6 +163,7 @@ inline bool tiles_in_use() {
 #endif
   return shapes[0] != 0;
 }
+#endif
 
 template <typename State>
 bool same_bits(const State* a, const State* b, std::size_t count) {

@@ -63,7 +63,7 @@ def doctor(
         "versions": _versions(missing),
         "cpu": _cpu(),
         "kernels": _kernels(missing),
-        "threads": _threads(),
+        "threads": _threads(missing),
         "gpu": _gpu(missing),
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "detector": _detector(missing),
@@ -143,12 +143,33 @@ def _kernels(missing: list[dict[str, str]]) -> dict[str, Any]:
     return found
 
 
-def _threads() -> dict[str, Any]:
+def _threads(missing: list[dict[str, str]]) -> dict[str, Any]:
+    """PyTorch's threads, what the affinity mask and the container's quota allow, and what the kernels use."""
     import torch
 
-    threads = {"intra_op": torch.get_num_threads(), "inter_op": torch.get_num_interop_threads()}
+    from pocketnet_fast.ops import native
+
     found = re.search(r"ATen parallel backend: (.+)", torch.__config__.parallel_info())
-    return {**threads, "backend": found.group(1) if found else None}
+    threads: dict[str, Any] = {
+        "intra_op": torch.get_num_threads(),
+        "inter_op": torch.get_num_interop_threads(),
+        "backend": found.group(1) if found else None,
+    }
+    try:
+        allowed = native.processors()
+    except (ImportError, OSError):
+        return threads  # what is missing stands beside the kernels
+    threads["affinity"] = allowed["affinity"] or None
+    threads["quota"] = allowed["quota"] or None
+    threads["kernels"] = native.usable_threads()
+    if threads["intra_op"] > allowed["usable"]:
+        _need(
+            missing,
+            f"processors for PyTorch's {threads['intra_op']} threads: this process may use "
+            f"{allowed['usable']}, which the fused kernels keep to and PyTorch's own operators do not",
+            f"set OMP_NUM_THREADS={allowed['usable']}, or call torch.set_num_threads({allowed['usable']})",
+        )
+    return threads
 
 
 def _gpu(missing: list[dict[str, str]]) -> dict[str, Any]:
@@ -257,7 +278,17 @@ def _print(report: dict[str, Any]) -> None:
             "library": kernels.get("library", "none"),
         },
     )
-    section("Threads", report["threads"])
+    threads = report["threads"]
+    section(
+        "Threads",
+        {
+            "PyTorch's": f"{threads['intra_op']} in an operator, {threads['inter_op']} between operators",
+            "backend": threads["backend"],
+            "processors of the affinity mask": threads.get("affinity") or "unknown",
+            "processors of the container's quota": threads.get("quota") or "no quota",
+            "the fused kernels use": threads.get("kernels", "none"),
+        },
+    )
     gpu = report["gpu"]
     tiles = [f"{name}: {found['shapes']} shapes in {found['path']}" for name, found in gpu["tiles"].items()]
     section(

@@ -6,9 +6,8 @@ the scores is kept by a ``Keeper``; each thread fills one of its own, and they a
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.ops.native import torch_on_this_thread_alone, usable_threads
 
 Embeddings = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
@@ -173,14 +173,14 @@ def scan(
     """Score every query against every gallery row.
 
     Memory beyond the arguments and the keepers is a block of scores per thread. A score depends on the block
-    it is computed in by float32 rounding, some 1e-7 for embeddings of length 1. PyTorch's number of threads
-    is 1 while this runs, as the threads here share the work.
+    it is computed in by float32 rounding, some 1e-7 for embeddings of length 1. The threads are this
+    function's own, and PyTorch runs in each of them alone; its number of threads elsewhere is left as it is.
 
     Args:
         queries: Q x D.
         gallery: N x D; may be mapped from a file.
         make_keeper: Makes what one thread fills.
-        threads: Threads; None for as many as PyTorch uses.
+        threads: Threads; None for as many as PyTorch uses. Never more than there are processors for them.
         first_row: Number that keepers are given for the first row.
         on_rows: Called from the threads, one at a time, with the number of rows done; may raise to end it.
 
@@ -233,17 +233,14 @@ def scan(
                 with lock:
                     on_rows(len(part))
 
-    count = threads if threads is not None else torch.get_num_threads()
-    with _one_thread_per_product():
-        if count == 1:
-            return work(kept)
-        with ThreadPoolExecutor(count) as pool:
-            try:
-                keepers = list(pool.map(work, [make_keeper() for _ in range(count)]))
-            finally:
-                stop.set()  # an interrupt of the caller's thread ends the others too
-        for keeper in keepers:
-            kept.merge(keeper)
+    count = usable_threads(threads)
+    with ThreadPoolExecutor(count, initializer=torch_on_this_thread_alone) as pool:
+        try:
+            keepers = list(pool.map(work, [make_keeper() for _ in range(count)]))
+        finally:
+            stop.set()  # an interrupt of the caller's thread ends the others too
+    for keeper in keepers:
+        kept.merge(keeper)
     return kept
 
 
@@ -261,7 +258,7 @@ def top_matches(
         queries: Q x D.
         gallery: N x D; may be mapped from a file.
         top: How many of each query; at most N are found.
-        threads: Threads; None for as many as PyTorch uses.
+        threads: Threads; None for as many as PyTorch uses. Never more than there are processors for them.
         on_rows: Called with the number of rows done; may raise to end it.
 
     Returns:
@@ -298,15 +295,3 @@ def _refuse_row(gallery: Embeddings, start: int, rows: int, first_row: int) -> N
     finite = np.isfinite(gallery[start : start + rows]).all(1)
     wrong = int(np.flatnonzero(~finite)[0]) if not finite.all() else 0
     raise PocketNetError(f"the embedding in row {first_row + start + wrong} is not finite")
-
-
-@contextlib.contextmanager
-def _one_thread_per_product() -> Iterator[None]:
-    before = torch.get_num_threads()
-    if before != 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if before != 1:
-            torch.set_num_threads(before)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering.compiled_cuda import CompiledCudaModel, compile_cuda
+from pocketnet_fast.lowering.inputs import check_pixels, told
 from pocketnet_fast.lowering.plan import Plan
 from pocketnet_fast.lowering.pocketnet import lower
 from pocketnet_fast.lowering.precision import MIN_COSINE, PRECISIONS, choose_precision
@@ -33,6 +34,7 @@ class CompiledModel(nn.Module):
         self.register_buffer("program", program)
         self.register_buffer("weights", weights)
         self.embedding_dim = plan.embedding_dim
+        self.size = (plan.height, plan.width)
         self.precision = plan.precision
         self.threads = threads
         self.flip = flip
@@ -47,11 +49,37 @@ class CompiledModel(nn.Module):
             float32 N,``embedding_dim``, not L2-normalised.
 
         Raises:
-            RuntimeError: On a wrong dtype, shape or device.
+            PocketNetError: On a wrong dtype, shape or device, a module that was moved off the CPU or
+                converted, or an instruction set that ``PNF_FORCE_ISA`` names and the CPU lacks. TorchScript,
+                which has no exceptions of other kinds, raises RuntimeError with the operator's words.
         """
+        if not torch.jit.is_scripting() and not torch.compiler.is_compiling():
+            return self._checked(x)
         out: Tensor = torch.ops.pocketnet_fast.run_plan(
             x, self.program, self.weights, self.embedding_dim, self.threads, self.flip
         )
+        return out
+
+    @torch.jit.unused
+    def _checked(self, x: Tensor) -> Tensor:
+        program, weights = self.program, self.weights
+        if weights.device.type != "cpu" or program.device.type != "cpu":
+            raise PocketNetError(
+                f"the module was moved to {weights.device}; its kernels run on the CPU "
+                "(for CUDA: pocketnet_fast.compile(model, device='cuda'))"
+            )
+        if weights.dtype != torch.float32:
+            raise PocketNetError(
+                f"the module was converted to {weights.dtype}; its kernels take the weights that compile() "
+                "packed, and compile(precision=...) chooses what they compute in"
+            )
+        check_pixels(x, *self.size, weights.device)
+        try:
+            out: Tensor = torch.ops.pocketnet_fast.run_plan(
+                x, program, weights, self.embedding_dim, self.threads, self.flip
+            )
+        except RuntimeError as error:
+            raise told(error) or error from None
         return out
 
     def extra_repr(self) -> str:
@@ -89,8 +117,8 @@ def compile(
             Sums are float32 in each. On a CPU without products of bf16 its states are bf16 all the same, and
             the result is as good, but no sooner there. ``"auto"``, on the CPU: the fastest whose embeddings
             stay within ``min_cosine`` of those of fp32; what was chosen and why is printed to stderr.
-        threads: On the CPU: threads of one call; None follows ``torch.set_num_threads``. The result is the
-            same.
+        threads: On the CPU: threads of one call; None follows ``torch.set_num_threads``. Never more are used
+            than the process has processors (see ``ops.native.processors``). The result is the same.
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
         flip: Return the sum of the embeddings of the image and of its mirror image, the embedding of the
             verification protocol.
@@ -101,7 +129,8 @@ def compile(
 
     Returns:
         A module from float32 N,3,112,112 (normalised RGB) or uint8 N,112,112,3 to float32
-        N,``embedding_dim``. It may be called from many threads at once.
+        N,``embedding_dim``. It may be called from many threads at once, and in children of ``os.fork``, where
+        plain convolutions of PyTorch hang if the parent used several threads.
 
     Raises:
         PocketNetError: On a model, device, precision or number of threads that is not supported, a missing

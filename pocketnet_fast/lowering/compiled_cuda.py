@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.lowering.inputs import check_pixels
 from pocketnet_fast.lowering.plan import Plan
 
 MAX_GRAPH: Final = 1024
@@ -58,6 +59,7 @@ class CompiledCudaModel(nn.Module):
         self.register_buffer("matrices", weights.to(PRECISIONS[precision][0]))
         self.register_buffer("table", table_of(decode(self.program)))
         self.embedding_dim = plan.embedding_dim
+        self.size = (plan.height, plan.width)
         self.precision, self.flip, self.graphs = precision, flip, graphs
         self._captured: dict[tuple[int, torch.dtype], _Graph] = {}
         self._lock = threading.Lock()
@@ -74,8 +76,10 @@ class CompiledCudaModel(nn.Module):
             float32 N,``embedding_dim``, not L2-normalised.
 
         Raises:
-            RuntimeError: On a wrong dtype, shape or device.
+            PocketNetError: On a wrong dtype, shape or device.
         """
+        if not torch.compiler.is_compiling():
+            check_pixels(x, *self.size, self.table.device)
         if (
             not self.graphs
             or len(x) == 0

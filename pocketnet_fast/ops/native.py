@@ -77,6 +77,47 @@ def tiles_denied() -> bool:
     return denied
 
 
+def processors() -> dict[str, int]:
+    """Processors that this process may use.
+
+    Returns:
+        ``affinity``: those of the calling thread's affinity mask; ``quota``: whole processors that the quotas
+        of the process's control groups allow (cgroup v1 and v2), at least 1; 0 where there is no such limit.
+        ``usable``: the smaller of the two, which no operator's threads go beyond.
+    """
+    found: dict[str, int] = extension().processors()
+    return found
+
+
+def usable_threads(threads: int | None = None) -> int:
+    """``threads``, or as many as torch uses for None, but no more than there are processors for them."""
+    wanted = torch.get_num_threads() if threads is None else threads
+    return max(1, min(wanted, processors()["usable"]))
+
+
+def torch_on_this_thread_alone() -> None:
+    """Run torch's operators that the calling thread calls on it alone from now on.
+
+    Unlike ``torch.set_num_threads``, no other thread is concerned.
+    """
+    extension().torch_on_this_thread_alone()
+
+
+def trim_memory() -> int:
+    """Free the working memory that calls of the operators have left for the next ones.
+
+    Each kind of call keeps what the last one took, so that the next allocates nothing, and up to 64 MiB
+    besides for callers at the same time. After training, or a burst of callers, this gives it back to the
+    system. Calls that are running keep what they have, and later ones allocate again.
+
+    Returns:
+        Bytes that were freed.
+    """
+    extension()
+    freed: int = torch.ops.pocketnet_fast.trim_memory()
+    return freed
+
+
 def force_isa(name: str) -> None:
     """Use the named kernels in this process from now on; ``""`` returns to the default.
 

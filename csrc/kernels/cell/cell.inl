@@ -4,8 +4,8 @@
 // between is the arithmetic of the node kernel. A depthwise kernel reads a plane that is padded by zeros on all sides:
 // the gradient of its input is then the same convolution with reversed taps, of the plane of output gradients in which
 // stride 2 leaves every other pixel zero.
+#include "kernels/assert.h"
 #include "kernels/cell/cell.h"
-
 #include "kernels/node/node.h"
 // clang-format off
 #include "kernels/node/pointwise.inl"
@@ -141,6 +141,7 @@ class Ahead {
  public:
   void add(const float* begin, std::ptrdiff_t floats) {
     if (count_ == kRanges || floats <= 0) return;
+    PNF_ASSERT(count_ < kRanges);
     ranges_[count_++] = {begin, floats};
     total_ += (floats + kLine - 1) / kLine;
   }
@@ -233,6 +234,7 @@ void activate_plane(const CellTerm& term, const float* const* input, int block, 
 
 // Rows y * stride .. y * stride + kernel of a padded plane.
 PNF_INLINE void window_rows(const CellTerm& term, const float* plane, int top, const float** rows) {
+  PNF_ASSERT(term.kernel <= kMaxKernel);
   for (int ky = 0; ky < term.kernel; ++ky) rows[ky] = plane + (top + ky) * padded_row(term);
 }
 

@@ -50,7 +50,7 @@ struct Dots {
   static Run run(const float* panels, int pixels, const float* weights, std::ptrdiff_t weights_stride) {
     return {panels, static_cast<std::ptrdiff_t>(pixels) * kBlock / 2, weights, weights_stride, 2};
   }
-  static void put(float* panels, int pixels, int pixel, __m512i channels) {
+  static void put(float* panels, int pixels, int pixel, Two channels) {
     float* const first = panels + pixel * kBlock / 2;
     store_each(reinterpret_cast<Bf16*>(first), reinterpret_cast<Bf16*>(first + pixels * kBlock / 2), channels);
   }

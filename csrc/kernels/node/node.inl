@@ -74,6 +74,7 @@ void depthwise_output_row(DepthwiseStage<State>& stage, int y, int out_width,
                    term.slope + block * kBlock, stage.slot(block, iy) + pad * kBlock);
     }
     const float* rows[kMaxKernel];
+    PNF_ASSERT(ky_begin >= 0 && ky_end <= kMaxKernel);
     for (int ky = ky_begin; ky < ky_end; ++ky) rows[ky] = stage.slot(block, top + ky);
     stage.row(rows, ky_begin, ky_end, out_width, term.depthwise + block * filter_words(term), place.at(block) + offset);
   }

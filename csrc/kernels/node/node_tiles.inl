@@ -21,6 +21,8 @@ struct PanelsSideBySide {
   static constexpr int kStep = kTileWords;
   static constexpr int kHalf = kBlock / 2;
   static constexpr int kMixedWeights = 2 * kPanelWords<Bf16>;  // of a block of outputs
+  static constexpr int kMostMixed = kMaxTerms;                 // where no two terms can share one
+  static constexpr int kMostRuns = kMaxTerms + kMostMixed;     // one of each term's pairs, one of each two last panels
 
   struct Place {
     float* pairs;  // [blocks / 2][pixels][2][kHalf]
@@ -41,6 +43,7 @@ struct PanelsSideBySide {
       if (term.blocks % 2 == 0) continue;
       Mixed* mixed = find_open(term);
       if (mixed == nullptr) {
+        PNF_ASSERT(n_mixed_ < kMostMixed);
         mixed = &mixed_[n_mixed_++];
         *mixed = {scratch, scratch + pair, term.first_out, term.out_blocks, true};
         place[t].last = mixed->panels;
@@ -63,12 +66,14 @@ struct PanelsSideBySide {
       const TermOf<Bf16>& term = node.term[t];
       if (!is_convolution(term) || !has_output(term, block) || term.blocks < 2) continue;
       const std::ptrdiff_t per_block = static_cast<std::ptrdiff_t>(term.blocks) * kPanelWords<Bf16>;
+      PNF_ASSERT(count < kMostRuns);
       run[count++] = {place[t].pairs, place[t].pair, term.pointwise + (block - term.first_out) * per_block, per_block,
                       term.blocks / 2};
     }
     for (int i = 0; i < n_mixed_; ++i) {
       const Mixed& mixed = mixed_[i];
       if (block < mixed.first_out || block >= mixed.first_out + mixed.out_blocks) continue;
+      PNF_ASSERT(count < kMostRuns);
       run[count++] = {mixed.panels, 0, mixed.weights + (block - mixed.first_out) * kMixedWeights, kMixedWeights, 1};
     }
     return count;
@@ -106,7 +111,7 @@ struct PanelsSideBySide {
     for (std::ptrdiff_t i = 0; i < pair; i += kStep) clear(mixed.panels + i, kStep);
   }
 
-  Mixed mixed_[kMaxTerms];
+  Mixed mixed_[kMostMixed];
   int n_mixed_ = 0;
 };
 

@@ -11,7 +11,7 @@ constexpr int kMaxPairs = (kMaxKernel + 1) / 2;
 PNF_INLINE Bf16* halves(float* words) { return reinterpret_cast<Bf16*>(words); }
 
 // Two pixels, `Step` elements from one to the other.
-template <int Step, typename Two>
+template <int Step>
 PNF_INLINE void store_apart(Bf16* out, Two two) {
   if constexpr (Step == kBlock) {
     store_two(out, two);
@@ -191,6 +191,7 @@ struct PairPanels : Arrangement {
       const float* weights = stage.weights_of(block, (top & 1) != 0);
       Taps taps = {};
       for (int pair = first < 0 ? 0 : first; pair < end; ++pair) {
+        PNF_ASSERT(taps.count < kMaxPairs);
         taps.rows[taps.count] = stage.slot(block, pair);
         taps.weights[taps.count++] = weights + (pair - first) * term.kernel * kBlock;
       }

@@ -7,12 +7,14 @@
 //   Stage, stage_floats, begin, output_row
 //                                 a depthwise term in progress, its memory, and its next row of every panel
 //   activate                      a row of a panel for a pointwise term
-//   runs                          all panels that one or more blocks of outputs are the sum of
+//   runs                          all panels that one or more blocks of outputs are the sum of, kMostRuns at most
 //   multiply<NB>                  their products, NB blocks of outputs
 //
 // Rows are taken a few at a time. For each term the activated input of those rows is brought into scratch: for a
 // depthwise term through a ring of k padded rows per block, so that PReLU is applied once per element and the
 // ring stays in the first-level cache; then one register-tiled product over all terms writes the output once.
+#include "kernels/assert.h"
+
 namespace pnf::PNF_ISA {
 namespace {
 
@@ -98,6 +100,7 @@ struct PanelsInTurn {
     float* at(int block) const { return first + block * panel; }
   };
   static constexpr int kStep = Step;
+  static constexpr int kMostRuns = kMaxTerms;  // one of each term
   Place place[kMaxTerms];
 
   float* arrange(const NodeOf<State>& node, float* scratch) {
@@ -116,6 +119,7 @@ struct PanelsInTurn {
       const TermOf<State>& term = node.term[t];
       if (!is_convolution(term) || !has_output(term, block)) continue;
       const std::ptrdiff_t per_block = static_cast<std::ptrdiff_t>(term.blocks) * kPanelWords<State>;
+      PNF_ASSERT(count < kMostRuns);
       run[count++] = {place[t].first, place[t].panel, term.pointwise + (block - term.first_out) * per_block, per_block,
                       term.blocks};
     }
@@ -125,6 +129,7 @@ struct PanelsInTurn {
 
 template <typename Panels, typename State>
 void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float* scratch) {
+  PNF_ASSERT(node.terms >= 0 && node.terms <= kMaxTerms);
   const int band = band_rows(node);
   const std::ptrdiff_t row_floats = static_cast<std::ptrdiff_t>(node.width) * kBlock;
   const std::ptrdiff_t row_words = static_cast<std::ptrdiff_t>(node.width) * Panels::kStep;
@@ -166,7 +171,7 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
     const int group = partial ? 1 : kTileBlocks;
     for (int block = 0; block < node.blocks;) {
       const int here = node.blocks - block < group ? 1 : group;
-      Run runs[kMaxTerms];
+      Run runs[Panels::kMostRuns];
       const int n_runs = panels.runs(node, block, runs);
       const TileOutOf<State> out = {
           node.bias + block * kBlock,

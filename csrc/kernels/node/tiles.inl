@@ -1,5 +1,7 @@
 // Products of pairs of Bf16 in tile registers: panels, two at a time, have 16 words a pixel. Include after pointwise.inl and
 // simd/amx_bf16.h.
+#include "kernels/assert.h"
+
 namespace pnf::PNF_ISA {
 namespace {
 
@@ -17,6 +19,7 @@ class Tiles {
 
   void configure(int pixels) {
     if (pixels == pixels_) return;
+    PNF_ASSERT(pixels > 0 && pixels <= kTileRows);
     TileShapes shapes;
     for (int tile = 0; tile < 8; ++tile) {
       shapes.row_bytes[tile] = kTileBytes;
@@ -94,7 +97,7 @@ class TileProduct {
   static Run run(const float* panels, int, const float* weights, std::ptrdiff_t weights_stride) {
     return {panels, 0, weights, weights_stride, 1};
   }
-  static void put(float* panels, int, int pixel, __m512i channels) {
+  static void put(float* panels, int, int pixel, Two channels) {
     store_two(reinterpret_cast<Bf16*>(panels + pixel * kTileWords), channels);
   }
 
@@ -107,6 +110,7 @@ class TileProduct {
     for (int tile = 0; tile < tiles; tile += kTogether) {
       const int here = tiles - tile < kTogether ? tiles - tile : kTogether;
       int first[kTogether];
+      PNF_ASSERT(here <= kTogether);
       for (int i = 0; i < here; ++i) {
         const int pixel = (tile + i) * size;
         first[i] = pixel + size > pixels ? pixels - size : pixel;

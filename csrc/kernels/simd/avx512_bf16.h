@@ -7,17 +7,17 @@
 namespace pnf::PNF_AVX512 {
 
 // Two pixels of a block, 32 Bf16.
-PNF_INLINE __m512i load_two(const Bf16* p) { return _mm512_loadu_si512(p); }
-PNF_INLINE void store_two(Bf16* p, __m512i x) { _mm512_storeu_si512(p, x); }
+using Two = __m512i;
 
-PNF_INLINE void store_each(Bf16* first, Bf16* second, __m512i x) {
+PNF_INLINE Two load_two(const Bf16* p) { return _mm512_loadu_si512(p); }
+PNF_INLINE void store_two(Bf16* p, Two x) { _mm512_storeu_si512(p, x); }
+
+PNF_INLINE void store_each(Bf16* first, Bf16* second, Two x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(first), _mm512_castsi512_si256(x));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(second), _mm512_extracti64x4_epi64(x, 1));
 }
 
-PNF_INLINE __m512i round_two(Vec first, Vec second) {
-  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
-}
+PNF_INLINE Two round_two(Vec first, Vec second) { return reinterpret_cast<Two>(_mm512_cvtne2ps_pbh(second, first)); }
 
 // Slopes as prelu_two meets them: those of even and of odd channels, for either pixel.
 struct TwoSlopes {
@@ -34,13 +34,13 @@ PNF_INLINE __m512i in_turns(__m512i x) {
                                          5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(order, x);
 }
-PNF_INLINE __m512i prelu_two(__m512i x, const TwoSlopes& slopes) {
+PNF_INLINE Two prelu_two(Two x, const TwoSlopes& slopes) {
   const Vec even = mul(low_half(_mm512_castsi512_ps(x)), slopes.even);
   const Vec odd = mul(high_half(_mm512_castsi512_ps(x)), slopes.odd);
   return _mm512_mask_mov_epi16(x, _mm512_movepi16_mask(x), in_turns(round_two(even, odd)));
 }
 // Words of each channel of two pixels, `low` in their lower halves.
-PNF_INLINE void store_pairs_of_two(float* out, __m512i low, __m512i high) {
+PNF_INLINE void store_pairs_of_two(float* out, Two low, Two high) {
   const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
                                          5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
   const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
@@ -82,7 +82,7 @@ PNF_INLINE ThreeTimesNine three_times_nine(const short (&nine)[9]) {
   }
   return {_mm512_load_si512(two), _mm512_load_si512(three)};
 }
-PNF_INLINE __m512i gather(const ThreeTimesNine& order, const Bf16* a, const Bf16* b, const Bf16* c) {
+PNF_INLINE Two gather(const ThreeTimesNine& order, const Bf16* a, const Bf16* b, const Bf16* c) {
   constexpr __mmask16 kNine = 0x1ff;
   constexpr __mmask32 kAll = 0x7ffffff;
   const auto nine = [](const Bf16* p) { return _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(kNine, p)); };

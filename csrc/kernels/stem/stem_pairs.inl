@@ -5,6 +5,7 @@
 // Image rows are kept as Bf16, colours in turns as an interleaved image has them, zero-padded. A uint8 image is read less
 // its mean, which is exact for the usual 127.5, and its scale multiplies the weights. Taps come in one
 // order, mirrored or not, and whatever the order of colours.
+#include "kernels/assert.h"
 #include "kernels/stem/scratch.h"
 #include "kernels/stem/stem.h"
 
@@ -31,6 +32,7 @@ void stage_interleaved(const ImageStem& stem, const std::uint8_t* in, Bf16* out)
   for (; i + kPeriod <= count; i += kPeriod) period(in + i, out + i);
   if (i == count) return;
   std::uint8_t last[kPeriod] = {};
+  PNF_ASSERT(count - i < kPeriod);
   for (int j = 0; i + j < count; ++j) last[j] = in[i + j];
   period(last, out + i);
 }
@@ -43,6 +45,7 @@ void stage_planar(const ImageStem& stem, const float* in, Bf16* out) {
   }
   if (x == stem.width) return;
   float last[3][kLanes] = {};
+  PNF_ASSERT(stem.width - x < kLanes);
   for (int c = 0; c < 3; ++c) {
     for (int j = 0; x + j < stem.width; ++j) last[c][j] = in[c * plane + x + j];
   }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pocketnet_fast.ops.cell.structure import decode
+from pocketnet_fast.ops.devices import on_one_device
 from pocketnet_fast.ops.native import extension
 
 NAME = "pocketnet_fast::cell"
@@ -59,6 +60,7 @@ def _refuse(*_: Any) -> NoReturn:
 def _fake(
     inputs: list[Tensor], parameters: list[Tensor], structure: list[int], epsilon: list[float]
 ) -> tuple[list[Tensor], Tensor, Tensor]:
+    on_one_device("cell", (*inputs, *parameters))
     states = [(x.shape[1], x.shape[2], x.shape[3]) for x in inputs]
     sums: list[tuple[int, int, int]] = []
     remaining = iter(parameters)
@@ -94,6 +96,7 @@ def _fake_backward(
     structure: list[int],
     epsilon: list[float],
 ) -> list[Tensor]:
+    on_one_device("cell", (*grads, *states, *parameters, mean, variance))
     inputs = states[: len(states) - len(grads)]
     by_inputs = [torch.empty_like(x, memory_format=torch.channels_last) for x in inputs]
     return by_inputs + [p.new_empty(p.shape) for p in parameters]

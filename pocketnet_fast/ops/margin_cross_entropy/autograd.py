@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from pocketnet_fast.ops.devices import on_one_device
 from pocketnet_fast.ops.native import extension
 
 
@@ -34,6 +35,7 @@ def _refuse(*_: Any) -> NoReturn:
 
 
 def _fake(embedding: Tensor, kernel: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    on_one_device("margin_cross_entropy", (embedding, kernel, label))
     others = embedding.new_empty((embedding.shape[0],), dtype=torch.float64)
     return others, torch.empty_like(others)
 
@@ -47,6 +49,8 @@ def _fake_backward(
     grad_others: Tensor,
     grad_cosine: Tensor,
 ) -> tuple[Tensor, Tensor]:
+    tensors = (embedding, kernel, label, others, grad_others, grad_cosine)
+    on_one_device("margin_cross_entropy", tensors)
     return embedding.new_empty(embedding.shape), kernel.new_empty(kernel.shape)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pocketnet_fast.ops.devices import on_one_device
 from pocketnet_fast.ops.native import extension
 
 extension()
@@ -16,6 +17,7 @@ extension()
 def _fake(
     pixels: Tensor, program: Tensor, weights: Tensor, embedding: int, threads: int, flip: bool
 ) -> Tensor:
+    on_one_device("run_plan", (pixels, program, weights))
     return pixels.new_empty((pixels.shape[0], embedding), dtype=torch.float32)
 
 
@@ -39,7 +41,7 @@ def run_plan(
         program: int32 words, from ``Plan.encode``.
         weights: float32, from ``Plan.encode``.
         embedding: Length of an embedding.
-        threads: 0 takes torch's number of threads.
+        threads: 0 takes torch's number of threads; never more than the process has processors.
         flip: Return the sum of the embeddings of each image and of its mirror image.
 
     Returns:
