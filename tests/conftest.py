@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+
+def _is_worker() -> bool:
+    return "PYTEST_XDIST_WORKER" in os.environ
+
+
 # Beside other workers, a test has a core of its own; threads that wait for work would take it from them.
-if "PYTEST_XDIST_WORKER" in os.environ:
+if _is_worker():
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-from recordings import Golden, load_repository, load_shared, shared_folder
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,9 +25,14 @@ _ROOT = Path(__file__).resolve().parent.parent
 # some tests would find the sources instead, which lack the compiled parts.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
 
+from recordings import Golden, load_repository, load_shared, shared_folder  # noqa: E402 - needs both
 
-def pytest_sessionstart() -> None:
-    os.chdir(_ROOT / "tests")
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # Workers of pytest-xdist start where the process that directs them is, and find their files from there.
+    directs_workers = getattr(session.config.option, "dist", "no") != "no" and not _is_worker()
+    if not directs_workers:
+        os.chdir(_ROOT / "tests")
 
 
 @pytest.fixture(scope="session")

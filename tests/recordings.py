@@ -21,13 +21,15 @@ FOLDER = Path(__file__).parent / "recordings"
 NETWORKS = ("pocketnet_s128", "pocketnet_m256", "cifar_genotype_c16_l18_e128")
 _IMAGES = 4
 _MARGIN = (12, 40, 90)  # samples, dimensions, classes
+# Half of the images train, half validate.
+_SEARCH_LABELS = (0, 3, 1, 4)
 _SEARCH = {
-    "channels": "4",
+    "channels": "2",
     "layers": "4",
     "classes": "5",
     "nodes": "4",
     "stem_multiplier": "3",
-    "xi": "0.1",
+    "xi": "0.001",
     "momentum": "0.9",
     "weight_decay": "3e-4",
 }
@@ -72,7 +74,7 @@ def load_repository(name: str, *, outputs: bool = True) -> Golden:
     elif name.startswith("search"):
         metadata = _SEARCH | metadata
         network = search_network(metadata)
-        labels = torch.tensor([0, 3, 1, 4])
+        labels = torch.tensor(_SEARCH_LABELS)
         tensors = _weights(network) | {"input_rgb_u8": formula.images(name, len(labels)), "label": labels}
     else:
         samples, dimensions, classes = _MARGIN
