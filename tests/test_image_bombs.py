@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import refused, runner
 from hostile_files import hostile, png_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -136,6 +137,21 @@ def test_limits_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with monkeypatch.context() as patch:
             patch.setenv(variable, value)
             assert all(words in text for text in said())
+
+
+def test_limits_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(png(PICTURE, 8, 2))
+    for variable in ("POCKETNET_MAX_PIXELS", "POCKETNET_MAX_BYTES"):
+        monkeypatch.setenv(variable, "1000000")  # what the command sets is undone at the test's end
+    arguments = ("embed", "--untrained", "--aligned", path, "--json")
+    for limit, words in (
+        (("--max-pixels", 12543), "12,543 are read"),
+        (("--max-bytes", 1000), "1,000 are read"),
+    ):
+        assert refused(runner(monkeypatch, capsys)(*limit, *arguments), "photo.png has", words)
 
 
 def test_a_large_file_is_not_read(tmp_path: Path) -> None:
