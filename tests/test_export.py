@@ -112,9 +112,10 @@ def test_every_batch_that_does_not(
 @pytest.mark.parametrize("kernels", ["fused", "aten"])
 def test_no_trace_of_this_machine(files: dict[tuple[str, str], Path], kernels: str, input: str) -> None:
     assert traces(files[kernels, input]) == []
-    with pytest.raises((RuntimeError, torch.jit.Error)) as error:
-        torch.jit.load(files[kernels, input])(torch.zeros(1))
-    assert str(Path(__file__).parent.parent) not in str(error.value)
+    if kernels == "aten":
+        with pytest.raises((RuntimeError, torch.jit.Error)) as error:
+            torch.jit.load(files[kernels, input])(torch.zeros(1))
+        assert str(Path(__file__).parent.parent) not in str(error.value)
 
 
 @pytest.mark.parametrize("kernels", ["fused", "aten"])
