@@ -55,7 +55,7 @@ def fill_(network: nn.Module) -> None:
 
 
 def _bounds(module: nn.Module, key: str, tensor: Tensor) -> tuple[float, float]:
-    if isinstance(module, nn.Conv2d) and key == "weight":
+    if isinstance(module, nn.Conv2d | nn.Linear) and key == "weight":
         reach = (3 / tensor[0].numel()) ** 0.5
         return -reach, reach
     if isinstance(module, nn.PReLU):

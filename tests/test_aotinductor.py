@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from batches import SmallNetwork, fitting, others
+from exported_files import traces
 from helpers import random_genotype, randomize_, relative_error
 from native import cpp_host
 from torch import Tensor, nn
@@ -20,13 +23,17 @@ import pocketnet_fast
 from pocketnet_fast.cli.main import app
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.aotinductor import export_aotinductor, load_package, read_package_metadata
+from pocketnet_fast.export.archive import rewritten
 from pocketnet_fast.export.source import ExportReport
+from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import weights_sha256
 from pocketnet_fast.ops.native import library_path
 
 KINDS = [("fused", "uint8", "bgr"), ("aten", "float", "rgb")]
+# What is called with every batch there is: the kinds above, and those that are left.
+CHECKED = ["fused", "aten", "fused float", "aten uint8"]
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +49,108 @@ def reports(model: PocketNet, tmp_path_factory: pytest.TempPathFactory) -> dict[
         path = folder / f"{kernels}.pt2"
         made[kernels] = export_aotinductor(model, path, kernels=kernels, input=input, color=color)
     return made
+
+
+@pytest.fixture(scope="module")
+def checked(
+    model: PocketNet, reports: dict[str, ExportReport], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[EmbeddingModel, ExportReport]]:
+    folder = tmp_path_factory.mktemp("checked")
+    torch.manual_seed(0)
+    small = SmallNetwork().eval()
+    return {
+        **{name: (model, report) for name, report in reports.items()},
+        "fused float": (model, export_aotinductor(model, folder / "fused.pt2")),
+        "aten uint8": (
+            small,
+            export_aotinductor(small, folder / "small.pt2", kernels="aten", input="uint8"),
+        ),
+    }
+
+
+def in_torch(model: EmbeddingModel, report: ExportReport, images: Tensor) -> Tensor:
+    """What the network makes of images as the file takes them."""
+    stated = report.metadata["input"]
+    if stated["dtype"] == "uint8":
+        images = model.input_spec.normalize(images.contiguous(), color=stated["color"])
+    with torch.no_grad():
+        out: Tensor = model(images.contiguous())
+        return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CHECKED)
+def test_every_batch_that_fits(
+    checked: dict[str, tuple[EmbeddingModel, ExportReport]], kind: str, pixels: Tensor
+) -> None:
+    model, report = checked[kind]
+    images = pixels[:3]
+    if report.metadata["input"]["dtype"] != "uint8":
+        images = model.input_spec.normalize(images)
+    ours = load_package(report.path)
+    theirs = torch._inductor.aoti_load_package(str(report.path))
+    for name, batch in fitting(images):
+        expected = in_torch(model, report, batch)
+        for run in (ours, theirs):
+            found = run(batch)
+            assert found.shape == expected.shape, name
+            if len(batch):
+                assert relative_error(found, expected) < 1e-4, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CHECKED)
+def test_every_batch_that_does_not(
+    checked: dict[str, tuple[EmbeddingModel, ExportReport]], kind: str, pixels: Tensor
+) -> None:
+    model, report = checked[kind]
+    images = pixels[:3]
+    if report.metadata["input"]["dtype"] != "uint8":
+        images = model.input_spec.normalize(images)
+    ours = load_package(report.path)
+    # As a program that knows nothing of this package loads it, without torch's variable.
+    theirs = torch._inductor.aoti_load_package(str(report.path))
+    assert "AOTI_RUNTIME_CHECK_INPUTS" not in os.environ
+    for name, batch in others(images):
+        with pytest.raises(PocketNetError, match="; the file takes "):
+            ours(batch)
+        try:
+            found = theirs(batch)
+        except RuntimeError:
+            continue
+        # A shape without data is answered by a shape.
+        assert (name, found.device.type, len(found)) == ("meta", "meta", 3)
+    assert torch.isfinite(theirs(images)).all()
+    with pytest.raises(PocketNetError, match="images are a list"):
+        ours([images])  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CHECKED)
+def test_no_trace_of_this_machine(checked: dict[str, tuple[EmbeddingModel, ExportReport]], kind: str) -> None:
+    assert traces(checked[kind][1].path) == []
+
+
+@pytest.mark.slow
+def test_loading_is_silent(reports: dict[str, ExportReport]) -> None:
+    code = "import sys, torch; torch._inductor.aoti_load_package(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, reports["aten"].path], capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_package_for_another_machine(reports: dict[str, ExportReport], tmp_path: Path) -> None:
+    def elsewhere(name: str, content: bytes) -> bytes:
+        return content.replace(b"x86_64", b"pdp_11") if name.endswith("_metadata.json") else content
+
+    other = tmp_path / "m.pt2"
+    machine = os.uname().machine
+    other.write_bytes(rewritten(reports["aten"].path.read_bytes(), elsewhere))
+    if machine == "x86_64":
+        with pytest.raises(PocketNetError, match="made for pdp_11; this machine is x86_64"):
+            load_package(other)
 
 
 @pytest.fixture(scope="module")

@@ -126,21 +126,56 @@ def test_bad_input(tmp_path: Path, host: Path, files: list[Path], model: Embeddi
         ((), 2, "usage: cpp_host"),
         ((path, files[0], "--repeat", "many"), 2, "--repeat must be a whole number"),
         ((path, files[0], "--frobnicate", 1), 2, "unknown option --frobnicate"),
+        ((path, files[0], "--frobnicate"), 2, "unknown option --frobnicate"),
+        ((path, files[0], "--repeat"), 2, "--repeat needs a value"),
+        ((path, files[0], "--max-pixels", "many"), 2, "--max-pixels must be a whole number"),
+        ((path, files[0], "--max-pixels", 12543), 1, "a.png: has 112x112 pixels; at most 12543 are read"),
+        ((path, files[0], "--max-bytes", 1000), 1, "bytes; at most 1000 are read"),
         ((tmp_path / "none.pt", files[0]), 1, "none.pt: cannot be opened"),
         ((text, files[0]), 1, "text.png: is no TorchScript file"),
         ((plain, files[0]), 1, "plain.pt: was not exported by pocketnet_fast"),
         ((path, tmp_path / "none.png"), 1, "none.png: cannot be opened"),
         ((path, small), 1, "small.png: is 30x20; an aligned crop of 112x112 is needed"),
-        ((path, cut), 1, "cut.jpg: damaged JPEG file"),
-        ((path, huge), 1, "huge.png: is 60000x60000; sides of 1 to 16384 are read"),
-        ((path, tmp_path), 1, f"{tmp_path}: is a folder"),
-        ((path, text), 1, "text.png: is no JPEG, PNG or binary PPM file"),
-        ((path, files[0], "--ops", tmp_path / "none.so"), 1, "cannot load the operators"),
+        ((path, cut), 1, "cut.jpg: is damaged: the JPEG ends inside"),
+        ((path, huge), 1, "huge.png: has 60000x60000 pixels; at most 50000000 are read"),
+        ((path, tmp_path), 1, f"{tmp_path}: is a folder, not an image file"),
+        ((path, text), 1, "text.png: is a text, not an image; expected "),
+        ((path, files[0], "--ops", tmp_path / "none.so"), 1, "none.so is no file"),
+        ((path, files[0], "--ops", text), 1, "cannot load the operators: "),
     ):
         done = run(host, *arguments)
         assert done.returncode == code, (arguments, done.stderr)
         assert message in done.stderr
         assert done.stdout == ""
+        assert code == 2 or len(done.stderr.splitlines()) == 1
+
+
+def test_the_library_in_the_current_folder(
+    tmp_path: Path, host: Path, files: list[Path], model: EmbeddingModel
+) -> None:
+    path = export_torchscript(model, tmp_path / "m.pt", input="uint8").path
+    (tmp_path / "libpnf_ops.so").symlink_to(library_path())
+    done = subprocess.run(
+        [host, path, files[0], "--repeat", "1", "--ops", "libpnf_ops.so"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_file_whose_library_is_not_loaded(
+    tmp_path: Path, host: Path, files: list[Path], model: EmbeddingModel
+) -> None:
+    path = export_torchscript(model, tmp_path / "m.pt").path
+    other = Path(torch.__file__).parent / "lib" / "libtorch.so"
+    done = run(host, path, files[0], "--ops", other)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"cpp_host: {path}: calls the fused kernels, needs libpnf_ops.so of pocketnet_fast; "
+        "name the library with --ops\n"
+    )
 
 
 def test_library_names_no_python() -> None:
@@ -191,6 +226,7 @@ def test_decisions_by_the_files_threshold(
     decisions = json.loads(done.stdout)["decisions"]
     assert decisions["threshold"] == pytest.approx(threshold, abs=1e-7)
     assert decisions["flip"] is flip
+    assert ("mirror images added" in decisions["cosines_of"]) is flip
     pairs = decisions["pairs"]
     assert [(pair["a"], pair["b"]) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
     assert [pair["cosine"] for pair in pairs] == pytest.approx(expected, abs=3e-5)

@@ -79,7 +79,7 @@ def test_crops_are_not_scaled() -> None:
     np.testing.assert_array_equal(decode_crop(encode_image(crop(1), ".png"), "x"), crop(1))
     with pytest.raises(PocketNetError, match="photo has 96x96 pixels; expected an aligned crop of 112x112"):
         decode_crop(encode_image(crop(1, 96), ".png"), "photo")
-    with pytest.raises(PocketNetError, match="photo is not an image that can be decoded"):
+    with pytest.raises(PocketNetError, match="photo is a text, not an image; expected JPEG"):
         decode_crop(b"no image", "photo")
 
 

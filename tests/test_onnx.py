@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batches import SmallNetwork, fitting, others
+from exported_files import traces
 from helpers import random_genotype, randomize_, relative_error
 from torch import Tensor
 from typer.testing import CliRunner
@@ -57,6 +59,31 @@ def test_embeddings(model: PocketNet, pixels: Tensor, tmp_path: Path, input: str
     for size in (5, 1):
         found = run(report.path, images[:size])
         assert relative_error(found, expected(model, pixels[:size], color)) < 1e-4
+
+
+@pytest.mark.parametrize("input", ["float", "uint8"])
+def test_every_batch(pixels: Tensor, tmp_path: Path, input: str) -> None:
+    torch.manual_seed(0)
+    network = SmallNetwork().eval()
+    path = export_onnx(network, tmp_path / "m.onnx", input=input).path
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    images = pixels[:3] if input == "uint8" else network.input_spec.normalize(pixels[:3])
+    for name, batch in fitting(images):
+        with torch.no_grad():
+            wanted = network(network.input_spec.normalize(batch) if input == "uint8" else batch)
+        (found,) = session.run(None, {"images": batch.numpy()})
+        assert found.shape == tuple(wanted.shape), name
+        if len(batch):
+            assert relative_error(torch.from_numpy(found), wanted) < 1e-4, name
+    for name, batch in others(images):
+        if name not in ("meta", "torch.bfloat16"):  # NumPy has neither
+            with pytest.raises(Exception, match=r"INVALID_ARGUMENT|Unexpected input|Invalid rank"):
+                session.run(None, {"images": batch.numpy()})
+                pytest.fail(f"{name} was taken")
+
+
+def test_no_trace_of_this_machine(model: PocketNet, tmp_path: Path) -> None:
+    assert traces(export_onnx(model, tmp_path / "m.onnx").path) == []
 
 
 def test_another_network(pixels: Tensor, tmp_path: Path) -> None:

@@ -1,174 +1,193 @@
 #include "image.h"
 
-#include <cctype>
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <memory>
+#include <new>
 #include <stdexcept>
 
-#ifdef CPP_HOST_JPEG
-#include <csetjmp>
-#include <cstdio>  // before jpeglib.h, which uses FILE
-
-#include <jpeglib.h>
-#endif
-#ifdef CPP_HOST_PNG
-#include <png.h>
-#endif
+#include "decoders.h"
 
 namespace {
 
-using Bytes = std::vector<std::uint8_t>;
-constexpr int kMaxSide = 16384;
+constexpr std::size_t kHead = 65536;
 
 [[noreturn]] void fail(const std::string& path, const std::string& what) {
   throw std::runtime_error(path + ": " + what);
 }
 
-Bytes read_file(const std::string& path) {
-  if (std::filesystem::is_directory(path)) fail(path, "is a folder");
+std::uint64_t limit(const char* variable, std::uint64_t otherwise) {
+  const char* text = std::getenv(variable);
+  if (text == nullptr || *text == '\0') return otherwise;
+  const bool digits = std::all_of(text, text + std::strlen(text), [](char c) { return c >= '0' && c <= '9'; });
+  errno = 0;
+  const std::uint64_t value = digits ? std::strtoull(text, nullptr, 10) : 0;
+  if (value < 1 || errno != 0) {
+    throw std::runtime_error(std::string(variable) + " is '" + text + "'; expected a whole number of at least 1");
+  }
+  return value;
+}
+
+[[noreturn]] void too_many_bytes(const std::string& path, const std::string& size, std::uint64_t most) {
+  fail(path,
+       "has " + size + " bytes; at most " + std::to_string(most) + " are read (POCKETNET_MAX_BYTES changes that)");
+}
+
+Bytes read_file(const std::string& path, const ImageLimits& limits) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) fail(path, "is a folder, not an image file");
   std::ifstream file(path, std::ios::binary);
   if (!file) fail(path, "cannot be opened");
-  Bytes bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const bool regular = std::filesystem::is_regular_file(path, error);
+  const std::uint64_t size = regular ? std::filesystem::file_size(path, error) : 0;
+  Bytes bytes;
+  std::uint64_t wanted = size > limits.bytes ? std::min<std::uint64_t>(kHead, size) : size;
+  // What has no size, such as a pipe, is read up to the limit, piece by piece.
+  do {
+    const std::size_t before = bytes.size();
+    const std::size_t piece = regular ? static_cast<std::size_t>(wanted) : kHead;
+    bytes.resize(before + piece);
+    file.read(reinterpret_cast<char*>(bytes.data() + before), static_cast<std::streamsize>(piece));
+    bytes.resize(before + static_cast<std::size_t>(file.gcount()));
+  } while (!regular && file && bytes.size() <= limits.bytes);
   if (file.bad()) fail(path, "cannot be read");
+  if (size > limits.bytes || bytes.size() > limits.bytes) {
+    if (!image_kind(bytes)) read_header(bytes);  // another kind of file is called that, however large it is
+    too_many_bytes(path, regular ? std::to_string(size) : "more", limits.bytes);
+  }
   return bytes;
 }
 
-// Before memory is taken for the pixels: a few damaged bytes can announce gigabytes.
-void resize(Image& image, const std::string& path, std::uint64_t height, std::uint64_t width) {
-  if (height < 1 || width < 1 || height > kMaxSide || width > kMaxSide) {
-    fail(path, "is " + std::to_string(width) + "x" + std::to_string(height) + "; sides of 1 to " +
-                   std::to_string(kMaxSide) + " are read");
-  }
-  image.height = static_cast<int>(height);
-  image.width = static_cast<int>(width);
-  image.rgb.resize(std::size_t{3} * height * width);
-}
-
-// "P6 width height 255" and the pixels, with comments allowed between the words.
-Image read_ppm(const std::string& path, const Bytes& bytes) {
-  std::size_t at = 2;
-  const auto number = [&]() {
-    while (at < bytes.size() && (std::isspace(bytes[at]) || bytes[at] == '#')) {
-      if (bytes[at] == '#') {
-        while (at < bytes.size() && bytes[at] != '\n') ++at;
-      } else {
-        ++at;
-      }
-    }
-    int value = 0;
-    const std::size_t start = at;
-    while (at < bytes.size() && std::isdigit(bytes[at]) && value <= kMaxSide) value = value * 10 + (bytes[at++] - '0');
-    if (at == start) fail(path, "damaged PPM header");
-    return value;
-  };
-  const int width = number();
-  const int height = number();
-  if (number() != 255) fail(path, "PPM files must have 8 bits a colour");
-  ++at;  // the one white space that ends the header
-  if (bytes.size() < at || (bytes.size() - at) / 3 < static_cast<std::size_t>(width) * height) {
-    fail(path, "truncated PPM file");
-  }
-  Image image;
-  resize(image, path, height, width);
-  std::memcpy(image.rgb.data(), bytes.data() + at, image.rgb.size());
-  return image;
-}
-
+Pixels decode(View file, const ImageHeader& header) {
+  switch (header.kind) {
+    case ImageKind::kJpeg:
 #ifdef CPP_HOST_JPEG
-struct JpegErrors {
-  jpeg_error_mgr manager;
-  std::jmp_buf escape;
-  char message[JMSG_LENGTH_MAX];
-};
-
-void jpeg_escape(j_common_ptr info) {
-  auto* errors = reinterpret_cast<JpegErrors*>(info->err);
-  info->err->format_message(info, errors->message);
-  std::longjmp(errors->escape, 1);
-}
-
-// A truncated file is only a warning to libjpeg, which would fill the rest with grey.
-void jpeg_warning(j_common_ptr info, int level) {
-  if (level < 0) jpeg_escape(info);
-}
-
-// The escape from an error leaves this function without running destructors, so everything that has one, or that
-// changes on the way, belongs to the caller.
-bool decode_jpeg(const Bytes& bytes, const std::string& path, jpeg_decompress_struct& info, JpegErrors& errors,
-                 Image& image) {
-  if (setjmp(errors.escape) != 0) return false;
-  jpeg_create_decompress(&info);
-  jpeg_mem_src(&info, bytes.data(), bytes.size());
-  jpeg_read_header(&info, TRUE);
-  info.out_color_space = JCS_RGB;
-  jpeg_start_decompress(&info);
-  resize(image, path, info.output_height, info.output_width);
-  while (info.output_scanline < info.output_height) {
-    JSAMPROW row = image.rgb.data() + std::size_t{3} * info.output_width * info.output_scanline;
-    jpeg_read_scanlines(&info, &row, 1);
-  }
-  jpeg_finish_decompress(&info);
-  return true;
-}
-
-Image read_jpeg(const std::string& path, const Bytes& bytes) {
-  Image image;
-  JpegErrors errors;
-  jpeg_decompress_struct info = {};
-  info.err = jpeg_std_error(&errors.manager);
-  errors.manager.error_exit = jpeg_escape;
-  errors.manager.emit_message = jpeg_warning;
-  const auto release = [](jpeg_decompress_struct* decoder) { jpeg_destroy_decompress(decoder); };
-  const std::unique_ptr<jpeg_decompress_struct, decltype(release)> owner(&info, release);
-  if (!decode_jpeg(bytes, path, info, errors, image)) fail(path, std::string("damaged JPEG file: ") + errors.message);
-  return image;
-}
+      return decode_jpeg(file, header);
+#else
+      break;
 #endif
-
+    case ImageKind::kPng:
 #ifdef CPP_HOST_PNG
-Image read_png(const std::string& path, const Bytes& bytes) {
-  png_image header;
-  std::memset(&header, 0, sizeof(header));
-  header.version = PNG_IMAGE_VERSION;
-  if (!png_image_begin_read_from_memory(&header, bytes.data(), bytes.size())) {
-    fail(path, std::string("damaged PNG file: ") + header.message);
+      return decode_png(file, header);
+#else
+      break;
+#endif
+    case ImageKind::kWebp:
+#ifdef CPP_HOST_WEBP
+      return decode_webp(file, header);
+#else
+      break;
+#endif
+    case ImageKind::kAvif:
+#ifdef CPP_HOST_AVIF
+      return decode_avif(file, header);
+#else
+      break;
+#endif
+    case ImageKind::kTiff:
+#ifdef CPP_HOST_TIFF
+      return decode_tiff(file, header);
+#else
+      break;
+#endif
+    case ImageKind::kBmp:
+      return decode_bmp(file, header);
+    case ImageKind::kPpm:
+      return decode_ppm(file, header);
   }
-  header.format = PNG_FORMAT_RGB;
-  const std::unique_ptr<png_image, decltype(&png_image_free)> owner(&header, png_image_free);
+  throw Unread(std::string("a ") + name_of(header.kind) +
+               " image, and this program was built without a decoder for it");
+}
+
+// [height][width][3], transparency on white, which is what viewers put behind a cut-out portrait.
+Bytes on_white(const Pixels& pixels) {
+  const std::size_t count = pixels.count();
+  const int colors = pixels.channels >= 3 ? 3 : 1;
+  const bool alpha = pixels.channels % 2 == 0;
+  Bytes rgb(3 * count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint8_t* in = pixels.values.get() + i * pixels.channels;
+    const int opaque = alpha ? in[colors] : 255;
+    for (int c = 0; c < 3; ++c) {
+      const int value = in[colors == 3 ? c : 0];
+      const int shown = pixels.premultiplied ? std::min(value + 255 - opaque, 255)
+                                             : (value * opaque + 255 * (255 - opaque) + 127) / 255;
+      rgb[3 * i + c] = static_cast<std::uint8_t>(shown);
+    }
+  }
+  return rgb;
+}
+
+// Undoes the EXIF orientation: from 5 on the axes are exchanged; then mirrored or turned by 180 degrees.
+Image upright(const Pixels& pixels, const Bytes& rgb) {
+  const int orientation = pixels.orientation;
+  const bool exchanged = orientation >= 5;
+  const bool upside_down = orientation == 3 || orientation == 4 || orientation == 7 || orientation == 8;
+  const bool mirrored = orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7;
   Image image;
-  resize(image, path, header.height, header.width);
-  const png_color background = {0, 0, 0};
-  if (!png_image_finish_read(&header, &background, image.rgb.data(), 0, nullptr)) {
-    fail(path, std::string("damaged PNG file: ") + header.message);
+  image.height = exchanged ? pixels.width : pixels.height;
+  image.width = exchanged ? pixels.height : pixels.width;
+  image.rgb.resize(rgb.size());
+  std::uint8_t* out = image.rgb.data();
+  for (int y = 0; y < image.height; ++y) {
+    for (int x = 0; x < image.width; ++x, out += 3) {
+      const int row = upside_down ? image.height - 1 - y : y;
+      const int column = mirrored ? image.width - 1 - x : x;
+      const std::size_t from = exchanged ? static_cast<std::size_t>(column) * pixels.width + row
+                                         : static_cast<std::size_t>(row) * pixels.width + column;
+      std::copy_n(rgb.data() + 3 * from, 3, out);
+    }
   }
   return image;
 }
-#endif
 
 }  // namespace
 
-Image read_image(const std::string& path) {
-  const Bytes bytes = read_file(path);
-  const auto starts = [&](const char* mark, std::size_t size) {
-    return bytes.size() >= size && std::memcmp(bytes.data(), mark, size) == 0;
-  };
-  if (starts("P6", 2)) return read_ppm(path, bytes);
-  if (starts("\xff\xd8\xff", 3)) {
+ImageLimits ImageLimits::from_environment() {
+  const ImageLimits defaults;
+  return {limit("POCKETNET_MAX_PIXELS", defaults.pixels), limit("POCKETNET_MAX_BYTES", defaults.bytes)};
+}
+
+std::string readable_kinds() {
+  std::string kinds;
 #ifdef CPP_HOST_JPEG
-    return read_jpeg(path, bytes);
-#else
-    fail(path, "is a JPEG file, and this program was built without libjpeg (install libjpeg-dev, or use PPM)");
+  kinds += "JPEG, ";
 #endif
-  }
-  if (starts("\x89PNG\r\n\x1a\n", 8)) {
 #ifdef CPP_HOST_PNG
-    return read_png(path, bytes);
-#else
-    fail(path, "is a PNG file, and this program was built without libpng (install libpng-dev, or use PPM)");
+  kinds += "PNG, ";
 #endif
+#ifdef CPP_HOST_WEBP
+  kinds += "WebP, ";
+#endif
+#ifdef CPP_HOST_AVIF
+  kinds += "AVIF, ";
+#endif
+#ifdef CPP_HOST_TIFF
+  kinds += "TIFF, ";
+#endif
+  return kinds + "BMP or binary PPM";
+}
+
+Image read_image(const std::string& path, const ImageLimits& limits) {
+  try {
+    const Bytes file = read_file(path, limits);
+    if (file.empty()) fail(path, "is empty; expected an image: " + readable_kinds());
+    const ImageHeader header = read_header(file);
+    if (header.height > limits.pixels / header.width) {
+      fail(path, "has " + std::to_string(header.width) + "x" + std::to_string(header.height) + " pixels; at most " +
+                     std::to_string(limits.pixels) + " are read (POCKETNET_MAX_PIXELS changes that)");
+    }
+    const Pixels pixels = decode(file, header);
+    return upright(pixels, on_white(pixels));
+  } catch (const Unread& error) {
+    fail(path, std::string("is ") + error.what() + "; expected " + readable_kinds());
+  } catch (const Damaged& error) {
+    fail(path, std::string("is damaged: ") + error.what());
+  } catch (const std::bad_alloc&) {
+    fail(path, "needs more memory than there is");
   }
-  fail(path, "is no JPEG, PNG or binary PPM file");
 }

@@ -9,7 +9,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -26,10 +28,14 @@ constexpr const char* kUsage =
     "usage: cpp_host MODEL IMAGE... [--ops libpnf_ops.so] [--repeat N] [--threads N] [--callers N]\n"
     "       cpp_host MODEL --crops CROPS.npy --output EMBEDDINGS.npy [--flip] [--batch N] [...]\n"
     "\n"
-    "Prints the embeddings of aligned 112x112 crops (JPEG, PNG or binary PPM) and their cosine similarities, and\n"
-    "decides about each pair if the file carries a threshold; or embeds a whole file of crops into another.\n"
+    "Prints the embeddings of aligned 112x112 crops and their cosine similarities; or embeds a whole file of crops\n"
+    "into another. If the file carries a threshold, each pair is decided by it, from embeddings as they were when it\n"
+    "was calibrated: mostly with those of the mirror images added, so that the cosines of the decisions differ from\n"
+    "the similarities, which are those of the images alone.\n"
     "  --ops FILE     the operators that a file of fused kernels calls; the default is the installed one that\n"
     "                 CMake found\n"
+    "  --max-pixels N the largest image that is decoded (default 50000000, or $POCKETNET_MAX_PIXELS)\n"
+    "  --max-bytes N  the largest image file (default 67108864, or $POCKETNET_MAX_BYTES)\n"
     "  --repeat N     timed runs per image count (default 20)\n"
     "  --threads N    threads that one call may use (default 1)\n"
     "  --callers N    also call the module from N threads at once and compare (default 0)\n"
@@ -44,6 +50,7 @@ struct Options {
   std::string crops;
   std::string output;
   std::vector<std::string> images;
+  ImageLimits limits;
   bool flip = false;
   int repeat = 20;
   int threads = 1;
@@ -64,8 +71,18 @@ int parse_count(const std::string& name, const std::string& text, int low) {
   return static_cast<int>(value);
 }
 
+std::uint64_t parse_limit(const std::string& name, const std::string& text) {
+  const bool digits = !text.empty() && text.size() <= 18 && text.find_first_not_of("0123456789") == std::string::npos;
+  const std::uint64_t value = digits ? std::strtoull(text.c_str(), nullptr, 10) : 0;
+  if (value == 0) throw UsageError(name + " must be a whole number of at least 1, got '" + text + "'");
+  return value;
+}
+
 Options parse(int argc, char** argv) {
+  constexpr const char* kValued[] = {"--ops",     "--crops",   "--output",     "--batch",    "--repeat",
+                                     "--threads", "--callers", "--max-pixels", "--max-bytes"};
   Options options;
+  options.limits = ImageLimits::from_environment();
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     if (argument.rfind("--", 0) != 0) {
@@ -75,6 +92,9 @@ Options parse(int argc, char** argv) {
     if (argument == "--flip") {
       options.flip = true;
       continue;
+    }
+    if (std::find(std::begin(kValued), std::end(kValued), argument) == std::end(kValued)) {
+      throw UsageError("unknown option " + argument);
     }
     if (i + 1 == argc) throw UsageError(argument + " needs a value");
     const std::string value = argv[++i];
@@ -92,8 +112,10 @@ Options parse(int argc, char** argv) {
       options.threads = parse_count(argument, value, 1);
     } else if (argument == "--callers") {
       options.callers = parse_count(argument, value, 0);
+    } else if (argument == "--max-pixels") {
+      options.limits.pixels = parse_limit(argument, value);
     } else {
-      throw UsageError("unknown option " + argument);
+      options.limits.bytes = parse_limit(argument, value);
     }
   }
   if (options.crops.empty() != options.output.empty()) throw UsageError("--crops and --output belong together");
@@ -135,10 +157,10 @@ std::string list(const torch::Tensor& row) {
 }
 
 // uint8 [N, 112, 112, 3]
-torch::Tensor read_crops(const std::vector<std::string>& paths) {
+torch::Tensor read_crops(const std::vector<std::string>& paths, const ImageLimits& limits) {
   std::vector<torch::Tensor> crops;
   for (const std::string& path : paths) {
-    const Image image = read_image(path);
+    const Image image = read_image(path, limits);
     if (image.height != 112 || image.width != 112) {
       throw std::runtime_error(path + ": is " + std::to_string(image.width) + "x" + std::to_string(image.height) +
                                "; an aligned crop of 112x112 is needed");
@@ -209,8 +231,11 @@ std::string decisions(Network& network, const torch::Tensor& rgb, const std::str
   const Calibration calibration = calibration_of(metadata);
   if (!calibration.found) return "null";
   const torch::Tensor similarity = cosines(embed(network, rgb, metadata, calibration.flip));
+  const char* about = calibration.flip ? "cosines of embeddings with those of the mirror images added, as calibrated"
+                                       : "cosines of the embeddings above, as calibrated";
   std::string out = "{\"threshold\": " + number(static_cast<float>(calibration.threshold)) +
-                    ", \"flip\": " + (calibration.flip ? "true" : "false") + ", \"pairs\": [";
+                    ", \"flip\": " + (calibration.flip ? "true" : "false") + ", \"cosines_of\": " + quoted(about) +
+                    ", \"pairs\": [";
   for (std::int64_t a = 0; a < similarity.size(0); ++a) {
     for (std::int64_t b = a + 1; b < similarity.size(0); ++b) {
       const float cosine = similarity[a][b].item<float>();
@@ -271,9 +296,17 @@ bool callers_agree(Network& network, const torch::Tensor& input, const torch::Te
 }
 
 // Held to the end: the operators that the library registers stay in use. The installed library may be gone without
-// harm to a file of ATen operators; one that the caller names must load.
+// harm to a file of ATen operators; one that the caller names must load. The loader looks for a name without folder
+// among the system's libraries only, so it is given a whole path.
 void load_operators(const std::string& named) {
   std::string path = named;
+  if (!path.empty()) {
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(path, error)) {
+      throw std::runtime_error("cannot load the operators: " + path + " is no file");
+    }
+    path = std::filesystem::absolute(path).string();
+  }
 #ifdef CPP_HOST_OPS
   if (path.empty() && std::ifstream(CPP_HOST_OPS)) path = CPP_HOST_OPS;
 #endif
@@ -283,6 +316,9 @@ void load_operators(const std::string& named) {
 }
 
 int run(const Options& options) {
+  // First, because it is quick and fails most: loading a network takes longer.
+  torch::Tensor rgb;
+  if (options.crops.empty()) rgb = read_crops(options.images, options.limits);
   load_operators(options.ops);
   at::set_num_threads(options.threads);
   const c10::InferenceMode guard;
@@ -294,7 +330,6 @@ int run(const Options& options) {
     embed_file(network, options, metadata);
     return 0;
   }
-  const torch::Tensor rgb = read_crops(options.images);
   const torch::Tensor input = input_of(rgb, metadata);
   const torch::Tensor embedding = network.forward(input).contiguous();
   const torch::Tensor similarity = cosines(embedding);
@@ -307,7 +342,8 @@ int run(const Options& options) {
     json += (i == 0 ? "" : ",\n") + ("{\"file\": " + quoted(options.images[i])) +
             ", \"embedding\": " + list(embedding[row]) + "}";
   }
-  json += "\n],\n\"similarity\": [\n";
+  json += "\n],\n\"similarity_of\": \"the embeddings above, of the images alone\"";
+  json += ",\n\"similarity\": [\n";
   for (std::int64_t i = 0; i < similarity.size(0); ++i) json += (i == 0 ? "" : ",\n") + list(similarity[i]);
   json += "\n],\n\"decisions\": " + decisions(network, rgb, metadata);
   json += ",\n\"threads\": " + std::to_string(options.threads);
@@ -321,8 +357,20 @@ int run(const Options& options) {
   return 0;
 }
 
+// The one line of an error that says what happened. TorchScript puts the operator's message at the end of a traceback,
+// and torch its own in front of one.
+std::string one_line(std::string text) {
+  const std::string mark = "RuntimeError: ";
+  const std::size_t last = text.rfind(mark);
+  if (last != std::string::npos) text.erase(0, last + mark.size());
+  text.erase(0, text.find_first_not_of(" \n"));
+  return text.substr(0, text.find('\n'));
+}
+
 }  // namespace
 
+// What runs inside a TorchScript module, torch's own errors too, arrives as std::runtime_error; an operator that is
+// called directly throws c10::Error.
 int main(int argc, char** argv) {
   try {
     return run(parse(argc, argv));
@@ -330,10 +378,10 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "cpp_host: %s\n\n%s", error.what(), kUsage);
     return 2;
   } catch (const c10::Error& error) {
-    std::fprintf(stderr, "cpp_host: %s\n", error.what_without_backtrace());
+    std::fprintf(stderr, "cpp_host: %s\n", one_line(error.what_without_backtrace()).c_str());
     return 1;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "cpp_host: %s\n", error.what());
+    std::fprintf(stderr, "cpp_host: %s\n", one_line(error.what()).c_str());
     return 1;
   }
 }

@@ -1,5 +1,6 @@
 #include "network.h"
 
+#include <caffe2/serialize/inline_container.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/script.h>
 
@@ -10,59 +11,99 @@ namespace {
 
 constexpr const char* kMetadata = "pocketnet_fast.json";
 
-bool mentions_fused_kernels(const std::string& message) { return message.find("run_plan") != std::string::npos; }
+// The value of a key whose value is text, or nothing; the file is ours and its keys are unique.
+std::string text_of(const std::string& metadata, const std::string& key) {
+  const std::string mark = "\"" + key + "\": \"";
+  const std::size_t start = metadata.find(mark);
+  if (start == std::string::npos) return "";
+  const std::size_t value = start + mark.size();
+  return metadata.substr(value, metadata.find('"', value) - value);
+}
 
-std::runtime_error unloadable(const std::string& path, const std::string& message, const std::string& what) {
-  return std::runtime_error(path + (mentions_fused_kernels(message)
-                                        ? ": calls the fused kernels; name libpnf_ops.so with --ops"
-                                        : ": is no " + what + " that this LibTorch can read"));
+bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+// Why a file does not load: it was read so far that it says itself what it needs, or it is none.
+std::runtime_error unloadable(const std::string& path, const std::string& metadata, const std::string& message,
+                              const std::string& what) {
+  if (metadata.empty()) return std::runtime_error(path + ": is no " + what + " that this LibTorch can read");
+  if (message.find("run_plan") != std::string::npos || text_of(metadata, "kernels") == "fused") {
+    return std::runtime_error(path + ": calls the fused kernels, needs " + text_of(metadata, "needs") +
+                              "; name the library with --ops");
+  }
+  return std::runtime_error(path + ": cannot be loaded: " + message.substr(0, message.find('\n')));
+}
+
+// Reads the metadata of a TorchScript file before anything of it is loaded, so that an error can say what it needs.
+std::string script_metadata(const std::string& path) {
+  try {
+    caffe2::serialize::PyTorchStreamReader reader(path);
+    const auto [data, size] = reader.getRecord(std::string("extra/") + kMetadata);
+    return {static_cast<const char*>(data.get()), size};
+  } catch (const std::exception&) {
+    return "";
+  }
+}
+
+std::string package_metadata(const std::string& path) {
+  try {
+    return torch::inductor::AOTIModelPackageLoader::load_metadata_from_package(path, "model")[kMetadata];
+  } catch (const std::exception&) {
+    return "";
+  }
 }
 
 class ScriptedNetwork final : public Network {
  public:
   explicit ScriptedNetwork(const std::string& path) {
-    torch::jit::ExtraFilesMap extra = {{kMetadata, ""}};
+    metadata_ = script_metadata(path);
     try {
-      module_ = torch::jit::load(path, torch::kCPU, extra);
-    } catch (const c10::Error& error) {
-      throw unloadable(path, error.what(), "TorchScript file");
+      module_ = torch::jit::load(path, torch::kCPU);
+    } catch (const std::exception& error) {
+      throw unloadable(path, metadata_, error.what(), "TorchScript file");
     }
     module_.eval();
-    metadata_ = extra[kMetadata];
   }
 
-  at::Tensor forward(const at::Tensor& batch) override { return module_.forward({batch}).toTensor(); }
-
  private:
+  at::Tensor run(const at::Tensor& batch) override { return module_.forward({batch}).toTensor(); }
+
   torch::jit::Module module_;
 };
 
 class PackagedNetwork final : public Network {
  public:
   explicit PackagedNetwork(const std::string& path) {
+    metadata_ = package_metadata(path);
     try {
       loader_ = std::make_unique<torch::inductor::AOTIModelPackageLoader>(path);
-      metadata_ = loader_->get_metadata()[kMetadata];
     } catch (const std::exception& error) {
-      throw unloadable(path, error.what(), "AOTInductor package");
+      throw unloadable(path, metadata_, error.what(), "AOTInductor package");
     }
-    device_ = metadata_.find("\"device\": \"cuda\"") == std::string::npos ? torch::kCPU : torch::kCUDA;
-  }
-
-  at::Tensor forward(const at::Tensor& batch) override {
-    return loader_->run({batch.to(device_).contiguous()}).at(0).to(torch::kCPU);
+    device_ = text_of(metadata_, "device") == "cuda" ? torch::kCUDA : torch::kCPU;
   }
 
  private:
+  at::Tensor run(const at::Tensor& batch) override { return loader_->run({batch.to(device_)}).at(0).to(torch::kCPU); }
+
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> loader_;
   torch::DeviceType device_ = torch::kCPU;
 };
 
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 }  // namespace
+
+at::Tensor Network::forward(const at::Tensor& batch) {
+  const bool pixels = text_of(metadata_, "dtype") == "uint8";
+  const c10::IntArrayRef size = batch.sizes();
+  const bool fits = size.size() == 4 && (pixels ? size[1] == 112 && size[2] == 112 && size[3] == 3
+                                                : size[1] == 3 && size[2] == 112 && size[3] == 112);
+  if (!fits || batch.scalar_type() != (pixels ? torch::kUInt8 : torch::kFloat32) || !batch.device().is_cpu()) {
+    throw std::runtime_error(std::string("the network takes ") +
+                             (pixels ? "uint8 [N, 112, 112, 3]" : "float32 [N, 3, 112, 112]") + " on the CPU");
+  }
+  return run(batch.contiguous());
+}
 
 std::unique_ptr<Network> load_network(const std::string& path) {
   if (!std::ifstream(path)) throw std::runtime_error(path + ": cannot be opened");

@@ -56,8 +56,20 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Refuse larger images; default: $POCKETNET_MAX_PIXELS or 50 million."),
+    ] = None,
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Refuse larger image files; default: $POCKETNET_MAX_BYTES or 64 MiB."),
+    ] = None,
 ) -> None:
     """Small face recognition networks, run fast."""
+    # In the environment, so that the processes that load training images know them too.
+    for variable, limit in (("POCKETNET_MAX_PIXELS", max_pixels), ("POCKETNET_MAX_BYTES", max_bytes)):
+        if limit is not None:
+            os.environ[variable] = str(limit)
 
 
 info.register(app)

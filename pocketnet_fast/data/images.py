@@ -3,36 +3,68 @@
 from __future__ import annotations
 
 import os
-import re
-import struct
-import zlib
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from pocketnet_fast.data.image_header import (
+    READ_KINDS,
+    DamagedError,
+    ImageHeader,
+    UnreadError,
+    exif_orientation,
+    image_kind,
+    ppm_header,
+    read_header,
+)
+from pocketnet_fast.data.jpeg_file import check_jpeg, decode_jpeg
+from pocketnet_fast.data.png_file import check_png, with_transparent_color
 from pocketnet_fast.errors import PocketNetError
 
 ImageArray = npt.NDArray[np.uint8]
 
 BACKGROUND: Final = 255  # white, which is what viewers put behind a cut-out portrait
 
-_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-_ORIENTATION_TAG: Final = 0x0112
-# In entropy-coded data 0xFF is followed by 0x00 (a stuffed byte), by a restart marker or by fill bytes.
-_NEXT_JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-# Start of frame, which holds the size; 0xC4, 0xC8 and 0xCC mean something else.
-_JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_SOI, _JPEG_EOI, _JPEG_SOS, _JPEG_APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+MAX_PIXELS_VARIABLE: Final = "POCKETNET_MAX_PIXELS"
+MAX_BYTES_VARIABLE: Final = "POCKETNET_MAX_BYTES"
+_HEAD: Final = 1 << 16
 
 
-class _DamagedError(Exception):
-    """Why the container of an image is broken; becomes a PocketNetError that names the file."""
+@dataclass(frozen=True)
+class ImageLimits:
+    """How large an image may be; what is larger is refused by its header, before anything is decoded.
+
+    Attributes:
+        pixels: Height times width.
+        bytes: Of the file.
+    """
+
+    pixels: int = 50_000_000
+    bytes: int = 64 << 20
+
+    @classmethod
+    def from_environment(cls) -> ImageLimits:
+        """Take what ``POCKETNET_MAX_PIXELS`` and ``POCKETNET_MAX_BYTES`` say; else the defaults.
+
+        Raises:
+            PocketNetError: One of them is no whole number of at least 1.
+        """
+        return cls(_limit(MAX_PIXELS_VARIABLE, cls.pixels), _limit(MAX_BYTES_VARIABLE, cls.bytes))
 
 
-def read_image(path: str | os.PathLike[str]) -> ImageArray:
+def read_image(path: str | os.PathLike[str], limits: ImageLimits | None = None) -> ImageArray:
     """Read an image file; see ``decode_image`` for what becomes of its content.
+
+    Args:
+        path: The file.
+        limits: How large it may be; None for those of the environment.
 
     Returns:
         H x W x 3 uint8, RGB.
@@ -40,76 +72,100 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     Raises:
         PocketNetError: no such file, a folder, no permission, or what ``decode_image`` refuses.
     """
-    return decode_image(read_bytes(path), str(path))
+    return decode_image(read_bytes(path, limits), str(path), limits)
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Read a file whole.
+def read_bytes(path: str | os.PathLike[str], limits: ImageLimits | None = None) -> bytes:
+    """Read an image file whole, without decoding it.
+
+    Args:
+        path: The file.
+        limits: How large it may be; None for those of the environment.
 
     Raises:
-        PocketNetError: no such file, a folder, or no permission.
+        PocketNetError: no such file, a folder, no permission, or too large a file.
     """
+    most = (limits or ImageLimits.from_environment()).bytes
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            status = os.fstat(file.fileno())
+            size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+            if size > most:
+                # Another kind of file is called that, however large it is.
+                _refuse_other_kinds(file.read(_HEAD), str(path))
+                raise PocketNetError(_too_many_bytes(str(path), f"{size:,}", most))
+            data = file.read(size) if size else file.read(most + 1)
     except IsADirectoryError as error:
         raise PocketNetError(f"{path} is a folder, not an image file") from error
     except FileNotFoundError as error:
         raise PocketNetError(f"{path}: no such file") from error
+    except PocketNetError:
+        raise
     except (OSError, ValueError) as error:
         raise PocketNetError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > most:
+        raise PocketNetError(_too_many_bytes(str(path), f"more than {most:,}", most))
+    return data
 
 
-def decode_image(data: bytes, name: str = "image") -> ImageArray:
-    """Decode an encoded image of any format that OpenCV reads.
+def decode_image(data: bytes, name: str = "image", limits: ImageLimits | None = None) -> ImageArray:
+    """Decode an encoded image: JPEG, PNG, WebP, AVIF, TIFF, BMP, or a binary PGM or PPM.
 
-    The orientation stored as EXIF is applied (JPEG, PNG, WebP, TIFF). Grey becomes RGB; transparency is
-    composited on white; 16 bits per channel are rounded to 8.
+    The orientation stored as EXIF (JPEG, PNG, WebP, TIFF) or as ``irot`` and ``imir`` (AVIF) is applied. Grey
+    becomes RGB; transparency is composited on white; 16 bits per channel are rounded to 8; CMYK is converted
+    without its profile, as profiles are not applied at all. Animations are refused, for which of the pictures
+    is meant is not known; of a TIFF of several pages the first is read.
 
-    JPEG and PNG are checked for completeness first, because decoders fill what is missing with grey or
-    with copies of the last row: a file whose end is missing or whose segments are broken is an error.
-    JPEG has no checksum, so damage inside its compressed data that leaves every marker intact cannot be
-    told from picture content.
+    Size and kind are read from the header, and too large an image is refused before it is decoded. A file
+    whose picture is cut off or broken is an error, because decoders fill what is missing with grey or with
+    copies of the last row. A JPEG without end marker is read if its picture is whole, and bytes between
+    its segments are passed over. JPEG has no checksum, so damage inside its compressed data that is valid
+    code again cannot be told from picture content.
 
     Args:
-        data: the bytes of the file.
-        name: how errors call it.
+        data: The bytes of the file.
+        name: How errors call it.
+        limits: How large it may be; None for those of the environment.
 
     Returns:
         H x W x 3 uint8, RGB.
 
     Raises:
-        PocketNetError: empty, damaged, truncated, not an image, or with pixels that are not integers.
+        PocketNetError: empty, too large, damaged, truncated, or not an image that is read.
     """
     if not data:
-        raise PocketNetError(f"{name} is empty")
+        raise PocketNetError(f"{name} is empty; expected an image: {READ_KINDS}")
+    limits = limits or ImageLimits.from_environment()
+    if len(data) > limits.bytes:
+        raise PocketNetError(_too_many_bytes(name, f"{len(data):,}", limits.bytes))
     try:
-        orientation = _checked_orientation(data)
-    except (_DamagedError, struct.error) as error:
-        raise PocketNetError(f"{name} is damaged: {error}") from error
-    pixels = _decode(data, name)
-    return np.ascontiguousarray(_upright(_to_rgb(pixels, name), orientation))
+        header = read_header(data)
+        if header.height * header.width > limits.pixels:
+            raise PocketNetError(
+                f"{name} has {header.width}x{header.height} pixels; at most {limits.pixels:,} are read "
+                f"({MAX_PIXELS_VARIABLE} changes that)"
+            )
+        pixels, orientation = _decoded(data, header)
+        return np.ascontiguousarray(_upright(_to_rgb(pixels, header), orientation))
+    except UnreadError as error:
+        raise PocketNetError(f"{name} is {error}; expected {READ_KINDS}") from None
+    except DamagedError as error:
+        raise PocketNetError(f"{name} is damaged: {error}") from None
+    except MemoryError:
+        raise PocketNetError(f"{name} needs more memory than there is") from None
 
 
 def stated_size(data: bytes) -> tuple[int, int] | None:
-    """Read how large a PNG or JPEG says that it is, without decoding: a few bytes can announce gigabytes.
+    """Read how large an image says that it is, without decoding: a few bytes can announce gigabytes.
 
     Returns:
-        Height and width as stored, before any orientation is applied; None if it is of another kind.
+        Height and width as stored, before any orientation is applied; None if it is no image that is read.
     """
-    if data.startswith(_PNG_SIGNATURE) and data[12:16] == b"IHDR" and len(data) >= 24:
-        width, height = struct.unpack_from(">II", data, 16)
-        return height, width
-    position = 2 if data.startswith(b"\xff\xd8\xff") else len(data)
-    while position + 9 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-        elif marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return height, width
-        else:
-            position += 2 + max(int.from_bytes(data[position + 2 : position + 4], "big"), 2)
-    return None
+    try:
+        header = read_header(data)
+    except (DamagedError, UnreadError):
+        return None
+    return header.height, header.width
 
 
 def encode_image(image: ImageArray, suffix: str) -> bytes:
@@ -133,40 +189,135 @@ def encode_image(image: ImageArray, suffix: str) -> bytes:
     return bytes(data)
 
 
-def _decode(data: bytes, name: str) -> npt.NDArray[Any]:
+def _limit(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise PocketNetError(f"{variable} is {text!r:.40}; expected a whole number of at least 1")
+    return int(text)
+
+
+def _too_many_bytes(name: str, size: str, most: int) -> str:
+    return f"{name} has {size} bytes; at most {most:,} are read ({MAX_BYTES_VARIABLE} changes that)"
+
+
+def _refuse_other_kinds(data: bytes, name: str) -> None:
+    if image_kind(data) is None:
+        try:
+            read_header(data)
+        except UnreadError as error:
+            raise PocketNetError(f"{name} is {error}; expected {READ_KINDS}") from None
+
+
+def _decoded(data: bytes, header: ImageHeader) -> tuple[npt.NDArray[Any], int]:
+    """Pixels as H x W x C, grey or RGB, with alpha or without, of 8 or 16 bits, and their orientation."""
+    if header.kind == "JPEG":
+        jpeg = check_jpeg(data)
+        return decode_jpeg(jpeg), exif_orientation(jpeg.exif)
+    if header.kind == "PNG":
+        png = check_png(data)
+        pixels = _by_opencv(png.data, header.kind)
+        if png.transparent is not None:
+            pixels = with_transparent_color(pixels, png.transparent)
+        return _rgb_order(pixels), exif_orientation(png.exif)
+    if header.kind == "PPM":
+        return _decode_ppm(data), 1
+    for place, upright in header.upright:
+        # Whether this version of OpenCV would turn the picture no longer matters.
+        data = data[:place] + upright + data[place + len(upright) :]
+    return _rgb_order(_by_opencv(data, header.kind)), header.orientation
+
+
+def _decode_ppm(data: bytes) -> npt.NDArray[np.uint8]:
+    width, height, most, start = ppm_header(data)
+    channels = 3 if data[1:2] == b"6" else 1
+    values = np.frombuffer(data, ">u2" if most > 255 else "u1", width * height * channels, start)
+    pixels: npt.NDArray[Any] = values.reshape(height, width, channels)
+    if most != 255:
+        pixels = np.minimum((pixels.astype(np.uint32) * 255 + most // 2) // most, 255)
+    return pixels.astype(np.uint8)
+
+
+class _Quiet:
+    """How many callers want OpenCV's log to be silent, and its level before the first of them."""
+
+    lock = threading.Lock()
+    callers = 0
+    level = 0
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV's log off stderr: its lines would stand before the error that says the same."""
     import cv2
 
+    log = cv2.utils.logging
+    with _Quiet.lock:
+        if _Quiet.callers == 0:
+            _Quiet.level = log.setLogLevel(log.LOG_LEVEL_SILENT)
+        _Quiet.callers += 1
     try:
-        # Unchanged keeps alpha and the bit depth, and leaves the orientation to us whatever the version.
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise PocketNetError(f"{name} cannot be decoded: {error.err}") from error
+        yield
+    finally:
+        with _Quiet.lock:
+            _Quiet.callers -= 1
+            if _Quiet.callers == 0:
+                log.setLogLevel(_Quiet.level)
+
+
+def _by_opencv(data: bytes, kind: str) -> npt.NDArray[Any]:
+    """H x W x C of 8 or 16 bits, BGR, with alpha where there is any."""
+    import cv2
+
+    with _quiet_opencv():
+        try:
+            # Unchanged keeps alpha and the bit depth, and leaves the orientation to us whatever the version.
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error as error:
+            raise DamagedError(f"the {kind} cannot be decoded: {error.err}") from None
     if pixels is None or pixels.size == 0:
-        raise PocketNetError(f"{name} is not an image that can be decoded")
-    return np.asarray(pixels)
-
-
-def _to_rgb(pixels: npt.NDArray[Any], name: str) -> ImageArray:
+        hint = ", or this OpenCV cannot decode its kind" if kind == "AVIF" else ""
+        raise DamagedError(f"the {kind}'s picture is cut or broken{hint}")
     if pixels.dtype not in (np.uint8, np.uint16):
-        raise PocketNetError(f"{name} has {pixels.dtype} pixels; 8 and 16 bit integers are supported")
-    full = int(np.iinfo(pixels.dtype).max)
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channels == 3 and full == 255:
-        import cv2
+        raise UnreadError(f"a {kind} with {pixels.dtype} pixels")
+    return np.asarray(pixels if pixels.ndim == 3 else pixels[..., None])
 
-        # The usual case, where reversing the channels with numpy takes half as long as decoding a crop.
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+def _rgb_order(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    import cv2
+
+    # Reversing the channels with numpy takes half as long as decoding a crop.
+    if pixels.shape[2] == 3:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)) if pixels.shape[2] == 4 else pixels
+
+
+def _to_rgb(pixels: npt.NDArray[Any], header: ImageHeader) -> ImageArray:
+    full = int(np.iinfo(pixels.dtype).max)
+    channels = pixels.shape[2]
     if channels in (2, 4):
-        alpha = pixels[..., -1:].astype(np.uint32)
-        background = BACKGROUND * (full // 255)
-        mixed = pixels[..., :-1] * alpha + background * (full - alpha)
-        pixels = ((mixed + full // 2) // full).astype(pixels.dtype)
+        pixels = _on_white(pixels, full, header)
     if full > 255:
         # 65535 = 255 * 257
         pixels = (pixels.astype(np.uint32) + 128) // 257
     if channels <= 2:
-        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    return pixels[..., ::-1].astype(np.uint8)
+        pixels = np.repeat(pixels, 3, axis=2)
+    return pixels.astype(np.uint8, copy=False)
+
+
+def _on_white(pixels: npt.NDArray[Any], full: int, header: ImageHeader) -> npt.NDArray[Any]:
+    colors = pixels[..., :-1]
+    if header.extra == 0:
+        return colors
+    alpha = pixels[..., -1:].astype(np.uint32)
+    background = BACKGROUND * (full // 255)
+    # libtiff multiplies colours of 8 bits by an alpha of kind 2; those of kind 1 are stored so.
+    if header.extra == 1 or (header.extra == 2 and full == 255):
+        mixed = np.minimum(colors + (full - alpha), background)
+    else:
+        mixed = (colors * alpha + background * (full - alpha) + full // 2) // full
+    return mixed.astype(pixels.dtype)
 
 
 def _upright(image: ImageArray, orientation: int) -> ImageArray:
@@ -178,91 +329,3 @@ def _upright(image: ImageArray, orientation: int) -> ImageArray:
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
     return image
-
-
-def _checked_orientation(data: bytes) -> int:
-    """Return the EXIF orientation, 1 if there is none, after checking that the container is whole."""
-    exif = b""
-    if data.startswith(b"\xff\xd8\xff"):
-        exif = _jpeg_exif(data)
-    elif data.startswith(_PNG_SIGNATURE):
-        exif = _png_exif(data)
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        exif = _webp_exif(data)
-    return _orientation(exif)
-
-
-def _jpeg_exif(data: bytes) -> bytes:
-    exif = b""
-    position = 2
-    while True:
-        if position + 2 > len(data):
-            raise _DamagedError("the JPEG ends before its end marker (truncated?)")
-        if data[position] != 0xFF:
-            raise _DamagedError(f"the JPEG has no marker at byte {position}, where one belongs")
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        position += 2
-        if marker == _JPEG_EOI:
-            return exif
-        if marker < 0xC0 or marker == _JPEG_SOI or 0xD0 <= marker <= 0xD7:
-            raise _DamagedError(f"the JPEG has the marker 0x{marker:02x} at byte {position - 2}")
-        end = position + int.from_bytes(data[position : position + 2], "big")
-        if end < position + 2 or end > len(data):
-            raise _DamagedError("the JPEG ends inside a segment (truncated?)")
-        if marker == _JPEG_APP1 and data[position + 2 : position + 8] == b"Exif\0\0":
-            exif = exif or data[position + 8 : end]
-        position = end
-        if marker == _JPEG_SOS:
-            found = _NEXT_JPEG_MARKER.search(data, position)
-            if found is None:
-                raise _DamagedError("the JPEG ends inside its picture (truncated?)")
-            position = found.start()
-
-
-def _png_exif(data: bytes) -> bytes:
-    exif = b""
-    position = len(_PNG_SIGNATURE)
-    while True:
-        if position + 12 > len(data):
-            raise _DamagedError("the PNG ends before its last chunk (truncated?)")
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
-        if end > len(data):
-            raise _DamagedError("the PNG ends inside a chunk (truncated?)")
-        if zlib.crc32(data[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
-            raise _DamagedError(f"the PNG's chunk {kind.decode('latin-1')!r} fails its checksum")
-        if kind == b"IEND":
-            return exif
-        if kind == b"eXIf":
-            exif = data[position + 8 : end - 4]
-        position = end
-
-
-def _webp_exif(data: bytes) -> bytes:
-    position = 12
-    while position + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, position)
-        if kind == b"EXIF":
-            return data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0")
-        position += 8 + length + length % 2
-    return b""
-
-
-def _orientation(exif: bytes) -> int:
-    """Return the orientation tag of the first directory; EXIF that makes no sense counts as upright."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None:
-        return 1
-    try:
-        (start,) = struct.unpack_from(order + "I", exif, 4)
-        (entries,) = struct.unpack_from(order + "H", exif, start)
-        for entry in range(entries):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, start + 2 + 12 * entry)
-            if tag == _ORIENTATION_TAG:
-                return value if kind == 3 and 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1

@@ -1,24 +1,34 @@
-"""AOTInductor packages (``.pt2``): compiled ahead of time, run without Python, on the CPU or on CUDA."""
+"""AOTInductor packages (``.pt2``): compiled ahead of time, run without Python, on the CPU or on CUDA.
+
+What AOTInductor compiles believes that its input is as the example was. Here a package for the CPU checks it
+in every host: one of fused kernels by our operator, one of ATen operators by ``_CheckedInput``. A package for
+CUDA is checked by ``load_package`` and by ``examples/cpp_host``; in another program only where
+``AOTI_RUNTIME_CHECK_INPUTS=1`` stands in the environment before the first call, which makes torch compare
+dtype, sizes, strides and device. The metadata say which it is, as ``input_checks``.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.export.archive import rewritten, without_folders
 from pocketnet_fast.export.source import (
     MAX_ERRORS,
     METADATA_FILE,
     ChannelsLast,
     ExportReport,
     PixelsFirst,
+    check_batch,
     check_images,
     check_precision,
     checked_error,
@@ -28,6 +38,69 @@ from pocketnet_fast.export.source import (
 )
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.base import EmbeddingModel
+
+INPUT_CHECKS: Final = {
+    "cpu": "inside: other dtypes and shapes are errors, any strides are taken",
+    "cuda": "by the caller; torch checks with AOTI_RUNTIME_CHECK_INPUTS=1 in the environment",
+}
+
+
+class _CheckedInput(nn.Module):
+    """Gives a network its input contiguous, and refuses another shape or dtype, in programs of anyone.
+
+    AOTInductor drops assertions about its input and reads it by the strides of the example. The two operators
+    here are not compiled: they are called with the tensor as it is. Selecting by a mask of one image's shape
+    fails for what cannot be broadcast to it and counts what can; scattering demands the dtype, and as many
+    values as the batch has.
+    """
+
+    def __init__(self, network: nn.Module, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+        self.dtype = dtype
+        self.register_buffer("every", torch.ones(1, *size, dtype=torch.bool))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute embeddings of N,``size`` images of ``dtype``, of any strides."""
+        every = self.get_buffer("every")
+        count = x.size(0)
+        found = torch.scalar_tensor(torch.masked_select(x, every).size(0), dtype=torch.int64)
+        # By way of a value, because an equation of sizes would be solved for the number of images, of which
+        # the network's layers may have concluded that it is at least two.
+        torch._check((found - count * every.numel()).item() == 0)
+        blank = torch.zeros((count, *self.size), dtype=self.dtype, device=every.device)
+        out: Tensor = self.network(blank.masked_scatter(every, x))
+        return out
+
+
+class Package:
+    """A loaded package; made by ``load_package``.
+
+    Attributes:
+        metadata: What the file says of itself.
+    """
+
+    def __init__(self, run: Any, metadata: dict[str, Any]) -> None:
+        self.metadata = metadata
+        self._run = run
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Compute embeddings.
+
+        Args:
+            images: As the metadata state, on the package's device: float32 N,3,112,112 or uint8 N,112,112,3,
+                any N, any strides.
+
+        Returns:
+            float32 N,``embedding_dim``, not L2-normalised.
+
+        Raises:
+            PocketNetError: On another dtype, shape or device.
+        """
+        check_batch(images, self.metadata["input"], self.metadata["device"])
+        out: Tensor = self._run(images.contiguous())
+        return out
 
 
 def export_aotinductor(
@@ -80,10 +153,12 @@ def export_aotinductor(
         metadata["device"] = device
         metadata["torch"] = torch.__version__
         metadata["architecture"] = _architecture(device)
+        metadata["input_checks"] = INPUT_CHECKS[device]
         # The exported graph reads its weights where the module has them.
         module = _module(source, kernels, input, color, device, precision)
         package = Path(folder) / "model.pt2"
         _compile(module, check_images(source, input).to(device), package, json.dumps(metadata))
+        package.write_bytes(rewritten(package.read_bytes(), _without_traces))
         runner = load_package(package)
         error = checked_error(
             source, lambda x: runner(x.to(device)).cpu(), input, color, MAX_ERRORS[precision]
@@ -116,19 +191,26 @@ def read_package_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     raise PocketNetError(f"{path}: not an AOTInductor package of pocketnet_fast")
 
 
-def load_package(path: str | os.PathLike[str]) -> Any:
+def load_package(path: str | os.PathLike[str]) -> Package:
     """Load a package in Python: a callable from a batch of images to embeddings, on the package's device.
 
     Raises:
-        PocketNetError: If the file is no such package or cannot be loaded here.
+        PocketNetError: If the file is no such package, was made for another machine, or cannot be loaded.
     """
     metadata = read_package_metadata(path)
+    try:
+        device, architecture = metadata["device"], metadata["architecture"]
+        if device == "cpu" and architecture != platform.machine():
+            raise PocketNetError(f"{path}: made for {architecture}; this machine is {platform.machine()}")
+        tuple(metadata["input"]["shape"]), metadata["input"]["dtype"], metadata["kernels"]
+    except (KeyError, TypeError):
+        raise PocketNetError(f"{path}: damaged: its {METADATA_FILE} does not describe a network") from None
     if metadata["kernels"] == "fused" and metadata["device"] == "cpu":
         from pocketnet_fast.ops.native import extension
 
         extension()  # loads the library, which registers the operator that the package calls
     try:
-        return torch._inductor.aoti_load_package(os.fspath(path))
+        return Package(torch._inductor.aoti_load_package(os.fspath(path)), metadata)
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         raise PocketNetError(f"{path}: cannot be loaded: {reason}") from None
@@ -141,8 +223,6 @@ def _needs(kernels: str, device: str) -> str:
 
 
 def _architecture(device: str) -> str:
-    import platform
-
     if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
         return f"sm_{major}{minor}"
@@ -163,8 +243,24 @@ def _module(
     import copy
 
     network = copy.deepcopy(source)
-    module = PixelsFirst(network, color) if input == "uint8" else ChannelsLast(network)
+    module: nn.Module = PixelsFirst(network, color) if input == "uint8" else ChannelsLast(network)
+    if device == "cpu":
+        height, width = source.input_spec.size
+        pixels = input == "uint8"
+        size = (height, width, 3) if pixels else (3, height, width)
+        module = _CheckedInput(module, size, torch.uint8 if pixels else torch.float32)
     return module.to(device).eval()
+
+
+def _without_traces(name: str, content: bytes) -> bytes:
+    """Take out of a member what the machine that compiled it left there."""
+    if name.endswith(".cpp"):
+        return b"// Compiled into the library beside this file.\n"
+    if name.endswith("_metadata.json"):
+        # The code starts on any CPU of the architecture; torch would warn of every other.
+        stated = {key: value for key, value in json.loads(content).items() if key != "AOTI_CPU_ISA"}
+        return json.dumps(stated).encode()
+    return without_folders(content) if name.endswith((".so", ".cubin")) else content
 
 
 def _compile(module: nn.Module, images: Tensor, package: Path, metadata: str) -> None:
@@ -173,9 +269,13 @@ def _compile(module: nn.Module, images: Tensor, package: Path, metadata: str) ->
     portable = {"cpp.march": "", "cpp.simdlen": 1}
     known = torch._inductor.config.get_config_copy()
     configs |= {key: value for key, value in portable.items() if key in known}
-    batch = torch.export.Dim("images", min=1, max=65536)
+    batch = torch.export.Dim("images", min=0, max=65536)
+    # Otherwise nothing and one are taken to be other cases than many, and refused when the package runs.
+    any_count = torch.fx.experimental._config.patch(  # type: ignore[attr-defined]
+        backed_size_oblivious=True
+    )
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), any_count:
             warnings.simplefilter("ignore", FutureWarning)
             exported = torch.export.export(module, (images,), dynamic_shapes=({0: batch},))
             torch._inductor.aoti_compile_and_package(

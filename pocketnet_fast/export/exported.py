@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.export.source import METADATA_FILE
+from pocketnet_fast.export.source import METADATA_FILE, check_batch
 from pocketnet_fast.export.torchscript import quiet_about_torchscript, read_metadata
 from pocketnet_fast.models.base import InputSpec
 from pocketnet_fast.models.calibration import Calibration
@@ -54,7 +54,12 @@ class ExportedModel(nn.Module):
             self.calibration = Calibration.from_json(json.dumps(calibration), name)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embed uint8 N,112,112,3 RGB crops; returns float32 N,``embedding_dim``, not L2-normalised."""
+        """Embed uint8 N,112,112,3 RGB crops; returns float32 N,``embedding_dim``, not L2-normalised.
+
+        Raises:
+            PocketNetError: On another dtype, shape or device.
+        """
+        check_batch(pixels, {"dtype": "uint8", "shape": ("N", *self._spec.size, 3)}, "cpu")
         if not self._takes_pixels:
             out: Tensor = self.network(self._spec.normalize(pixels))
             return out

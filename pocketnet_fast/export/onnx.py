@@ -92,11 +92,26 @@ def _converted(module: nn.Module, images: Tensor, metadata: dict[str, Any]) -> b
         noisy.setLevel(level)
     assert program is not None
     proto = program.model_proto
+    _remove_traces(proto)
     onnx.helper.set_model_props(proto, {METADATA_FILE: json.dumps(metadata)})
     onnx.checker.check_model(proto)
     buffer = io.BytesIO()
     onnx.save_model(proto, buffer)
     return buffer.getvalue()
+
+
+def _remove_traces(proto: Any) -> None:
+    """Drop what torch notes of the sources of each node: stack traces with the paths of this machine."""
+    parts = [proto.graph, *proto.functions]
+    for part in parts:
+        del part.metadata_props[:]
+        part.doc_string = ""
+        for node in (*part.node, *part.value_info):
+            del node.metadata_props[:]
+            node.doc_string = ""
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
 
 
 def _run_by_onnxruntime(content: bytes) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import current_calibration
 
 METADATA_FILE: Final = "pocketnet_fast.json"
@@ -107,7 +108,41 @@ def checked_source(model: nn.Module, kernels: str, input: str, color: str) -> Em
         raise PocketNetError("color concerns uint8 input; float input is normalised by the caller")
     if not isinstance(model, EmbeddingModel):
         raise PocketNetError(f"a {type(model).__name__} cannot be exported; expected a model of this package")
+    if kernels == "fused" and not isinstance(model, PocketNet):
+        raise PocketNetError(
+            f"{type(model).__name__} has no fused form, only PocketNets have; "
+            "kernels='aten' (--kernels aten) exports it"
+        )
     return model
+
+
+def check_batch(images: Tensor, stated: dict[str, Any], device: str) -> None:
+    """Refuse what a file does not take, before something that would compute from it is called.
+
+    Args:
+        images: What is to be embedded.
+        stated: The entry ``input`` of the file's metadata.
+        device: Where the file runs, "cpu" or "cuda".
+
+    Raises:
+        PocketNetError: Saying what the file takes.
+    """
+    shape = tuple(stated["shape"][1:])
+    fits = (
+        isinstance(images, Tensor)
+        and images.dtype == getattr(torch, stated["dtype"])
+        and images.dim() == 4
+        and tuple(images.shape[1:]) == shape
+        and images.device.type == device
+        and images.layout == torch.strided
+    )
+    if fits:
+        return
+    found = f"a {type(images).__name__}"
+    if isinstance(images, Tensor):
+        found = f"{images.dtype} {tuple(images.shape)} on {images.device.type}".removeprefix("torch.")
+    expected = f"{stated['dtype']} (N, {', '.join(map(str, shape))}) on {device}"
+    raise PocketNetError(f"images are {found}; the file takes {expected}")
 
 
 def check_precision(precision: str, kernels: str, device: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.export.archive import rewritten
 from pocketnet_fast.export.source import (
     MAX_ERRORS,
     METADATA_FILE,
@@ -124,11 +125,17 @@ def export_torchscript(
         buffer = io.BytesIO()
         with quiet_about_torchscript():
             torch.jit.save(script, buffer, _extra_files=extra)
-            reloaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
+            content = rewritten(buffer.getvalue(), _without_debug_records)
+            reloaded = torch.jit.load(io.BytesIO(content))
         error = checked_error(source, reloaded, input, color, MAX_ERRORS[precision])
     with atomic_write(path) as file:
-        file.write(buffer.getvalue())
-    return ExportReport(Path(path), kernels, error, len(buffer.getvalue()), metadata)
+        file.write(content)
+    return ExportReport(Path(path), kernels, error, len(content), metadata)
+
+
+def _without_debug_records(name: str, content: bytes) -> bytes | None:
+    """Leave out which lines of which source files the code came from; errors name the code in the file."""
+    return None if name.endswith(".debug_pkl") else content
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

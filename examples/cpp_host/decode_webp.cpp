@@ -1,0 +1,11 @@
+#include <webp/decode.h>
+
+#include "decoders.h"
+
+Pixels decode_webp(View file, const ImageHeader& header) {
+  Pixels pixels(header, 4);
+  if (WebPDecodeRGBAInto(file.data(), file.size(), pixels.values.get(), pixels.size(), 4 * pixels.width) == nullptr) {
+    throw Damaged("the WebP's picture is cut or broken");
+  }
+  return pixels;
+}
