@@ -22,14 +22,14 @@ NETWORKS = ("pocketnet_s128", "pocketnet_m256", "cifar_genotype_c16_l18_e128")
 _IMAGES = 4
 _MARGIN = (12, 40, 90)  # samples, dimensions, classes
 # Half of the images train, half validate.
-_SEARCH_LABELS = (0, 3, 1, 4)
+_SEARCH_LABELS = (0, 3, 1, 4, 2, 0)
 _SEARCH = {
     "channels": "2",
     "layers": "4",
     "classes": "5",
     "nodes": "4",
     "stem_multiplier": "3",
-    "xi": "0.001",
+    "xi": "0.1",
     "momentum": "0.9",
     "weight_decay": "3e-4",
 }
