@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from pocketnet_fast.cli.loading import JsonOption
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.machine import processor_name
 
@@ -72,7 +72,7 @@ def doctor(
     # Last, when everything above has loaded what it loads.
     report["libraries"] = _libraries(missing)
     report["missing"] = missing
-    typer.echo(json.dumps(report, indent=2)) if as_json else _print(report)
+    print_json(report) if as_json else _print(report)
     if "error" in report["kernels"]:
         raise typer.Exit(1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from pocketnet_fast.cli.loading import (
     WeightsOption,
     load_model,
 )
+from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import waiting
 from pocketnet_fast.errors import PocketNetError
 
@@ -94,7 +94,7 @@ def export(
         )
     if as_json:
         content = {"path": str(report.path), "error": report.error, "bytes": report.size}
-        typer.echo(json.dumps({**content, "metadata": report.metadata}, indent=1))
+        print_json({**content, "metadata": report.metadata}, indent=1)
     else:
         typer.echo(str(report))
 
