@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -58,12 +58,22 @@ class FaceLoader:
         """Return the number of batches from the sampler's position to the end of the epoch."""
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
-            if isinstance(batch, PocketNetError):
-                raise batch
-            pixels, labels = map(torch.from_numpy, batch)
-            yield (pixels.pin_memory(), labels.pin_memory()) if self._pin_memory else (pixels, labels)
+    def __iter__(self) -> Generator[Batch, None, None]:
+        """Yield batches; closing the generator ends the workers.
+
+        They ignore the signal by which Python ends the processes that are left when it exits, and wait for
+        it, if an exception keeps the iterator alive until then.
+        """
+        batches = iter(self._loader)
+        try:
+            for batch in batches:
+                if isinstance(batch, PocketNetError):
+                    raise batch
+                pixels, labels = map(torch.from_numpy, batch)
+                yield (pixels.pin_memory(), labels.pin_memory()) if self._pin_memory else (pixels, labels)
+        finally:
+            # Its destructor ends them.
+            del batches
 
 
 def make_loader(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -219,8 +220,20 @@ class _Search(RunLoop[SearchProgress]):
         trains_alphas = progress.epoch + 1 >= self.recipe.architecture.begin_epoch
         for loader in (parts.train_loader, parts.val_loader):
             loader.sampler.set_position(progress.epoch, progress.step_in_epoch)
-        train_batches = iter(parts.train_loader)
-        val_batches: Iterator[Batch] | None = iter(parts.val_loader) if trains_alphas else None
+        with contextlib.ExitStack() as stack:
+            train_batches = stack.enter_context(contextlib.closing(iter(parts.train_loader)))
+            val_batches = None
+            if trains_alphas:
+                val_batches = stack.enter_context(contextlib.closing(iter(parts.val_loader)))
+            return self._steps(train_batches, val_batches, interruption)
+
+    def _steps(
+        self,
+        train_batches: Iterator[Batch],
+        val_batches: Iterator[Batch] | None,
+        interruption: Interruption,
+    ) -> bool:
+        progress, parts = self.progress, self.parts
         for _ in range(progress.step_in_epoch, parts.steps_per_epoch):
             start = time.perf_counter()
             rate = learning_rate(
@@ -304,7 +317,8 @@ class _Search(RunLoop[SearchProgress]):
     def _eigenvalue(self) -> float:
         loader = self.parts.test_loader
         loader.sampler.set_position(0)
-        batch = self.parts.stepper.prepared(next(iter(loader)))
+        with contextlib.closing(iter(loader)) as batches:
+            batch = self.parts.stepper.prepared(next(batches))
         return dominant_eigenvalue(
             self.parts.network,
             batch,

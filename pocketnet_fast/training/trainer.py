@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pocketnet_fast.data.loader import Batch
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.verification import VerificationResult
 from pocketnet_fast.training.assembly import Parts, assemble, contents, restore
@@ -165,7 +168,12 @@ class _Training(RunLoop[Progress]):
         if parts.teacher is not None:
             parts.teacher.enter_epoch(progress.epoch + 1)
         parts.loader.sampler.set_position(progress.epoch, progress.step_in_epoch * accumulate)
-        batches = iter(parts.loader)
+        with contextlib.closing(iter(parts.loader)) as batches:
+            return self._steps(batches, interruption)
+
+    def _steps(self, batches: Iterator[Batch], interruption: Interruption) -> bool:
+        progress, parts = self.progress, self.parts
+        accumulate = self.recipe.optimizer.accumulate
         for _ in range(progress.step_in_epoch, parts.steps_per_epoch):
             start = time.perf_counter()
             rate = learning_rate(self.recipe.schedule, self.rate, progress.step, parts.steps_per_epoch)
