@@ -153,9 +153,9 @@ def test_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     lowered = Lowered(network(4, 4, 16, 0))
     together = lowered.run(images(3))
     assert lowered.run(images(0)).shape == (0, 16)
-    # Rows of a product do not depend on one another.
     monkeypatch.setattr(triton_launch, "_MAX_ARENA", 2 * decode(lowered.words).image)
-    assert torch.equal(lowered.run(images(3)), together)
+    # The interpreter's products are a BLAS's, which may sum in another order for another number of rows.
+    assert relative_error(lowered.run(images(3)), together) < 1e-5
 
 
 def test_wrong_input() -> None:
