@@ -15,6 +15,7 @@ from torch.nn import functional
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel, InputSpec
 from pocketnet_fast.models.checkpoint_file import is_torchscript
+from pocketnet_fast.models.identification import load_model
 from pocketnet_fast.models.registry import create_model, list_models
 from pocketnet_fast.models.weights import load_weights
 from pocketnet_fast.training.checkpoint import RunFolder, epoch_weights
@@ -154,7 +155,8 @@ def load_teacher(
 ) -> Teacher:
     """Find and load the teacher of a recipe.
 
-    A weight file of this package names its architecture, others need ``teacher_model``. A TorchScript file of
+    A weight file of this package names its architecture; of others, keys and shapes tell, or
+    ``teacher_model``. A TorchScript file of
     this package says what input it takes; another one, and an ONNX file, gets float N,3,112,112 as
     ``teacher_mean``, ``teacher_std`` and ``teacher_color`` say, by default ``(x / 255 - 0.5) / 0.5``, RGB.
     A run's folder teaches with the weights after its last epoch; with ``multi_step``, epoch e is taught by
@@ -175,14 +177,14 @@ def load_teacher(
     if recipe.multi_step and not path.is_dir():
         raise PocketNetError(f"{path}: multi-step distillation needs a training run's folder as its teacher")
     if path.is_dir():
-        teacher = _from_run(path, recipe, embedding_dim, epochs)
+        teacher = _from_run(path, recipe, epochs)
     elif path.suffix in _TORCH_SUFFIXES and is_torchscript(path):
         teacher = _from_torchscript(path, recipe, device)
     elif path.suffix == ".onnx" and path.is_file():
         network = OnnxNetwork(path)
         teacher = Teacher(str(path), network, _stated_spec(recipe), network.embedding_dim)
     elif path.is_file():
-        teacher = _from_weights(path, recipe.teacher_model, embedding_dim)
+        teacher = _from_weights(path, recipe.teacher_model)
     elif recipe.teacher in list_models():
         model = create_model(recipe.teacher, pretrained=True)
         teacher = Teacher(recipe.teacher, model, model.input_spec, model.embedding_dim)
@@ -215,7 +217,7 @@ def build_model(recipe: ModelRecipe) -> EmbeddingModel:
     )
 
 
-def _from_run(path: Path, recipe: DistillationRecipe, embedding_dim: int, epochs: int) -> Teacher:
+def _from_run(path: Path, recipe: DistillationRecipe, epochs: int) -> Teacher:
     files = epoch_weights(path)
     if recipe.multi_step:
         gaps = [epoch for epoch in range(1, epochs + 1) if epoch not in files]
@@ -234,54 +236,14 @@ def _from_run(path: Path, recipe: DistillationRecipe, embedding_dim: int, epochs
         model = build_model(ModelRecipe(**{**vars(model_recipe), "weights": None}))
         load_weights(model, last)
     else:
-        model = _zoo_model(last, recipe.teacher_model, embedding_dim)
+        model = load_model(last, recipe.teacher_model)
     chosen = {epoch: files[epoch] for epoch in range(1, epochs + 1)} if recipe.multi_step else None
     return Teacher(str(path), model, model.input_spec, model.embedding_dim, epochs=chosen)
 
 
-def _from_weights(path: Path, name: str | None, embedding_dim: int) -> Teacher:
-    model = _zoo_model(path, name, embedding_dim)
+def _from_weights(path: Path, name: str | None) -> Teacher:
+    model = load_model(path, name)
     return Teacher(str(path), model, model.input_spec, model.embedding_dim)
-
-
-def _zoo_model(path: Path, name: str | None, embedding_dim: int) -> EmbeddingModel:
-    metadata = _metadata(path)
-    stated = name or metadata.get("model_name")
-    if stated is None:
-        raise PocketNetError(
-            f"{path} does not say which network it belongs to; name it with distillation.teacher_model"
-        )
-    options: dict[str, Any] = {}
-    if stated == "pocketnet":
-        options = {
-            "genotype": metadata.get("genotype"),
-            "channels": int(metadata["channels"]) if "channels" in metadata else None,
-            "layers": int(metadata["layers"]) if "layers" in metadata else None,
-        }
-    if "embedding_dim" in metadata:
-        return load_weights(
-            create_model(stated, embedding_dim=int(metadata["embedding_dim"]), **options), path
-        )
-    try:
-        return load_weights(create_model(stated, embedding_dim=embedding_dim, **options), path)
-    except PocketNetError as error:
-        # The pupil's length does not fit: if the network's usual one does, the lengths are what is wrong.
-        try:
-            return load_weights(create_model(stated, **options), path)
-        except PocketNetError:
-            raise error from None
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise PocketNetError(f"{path}: damaged or not a safetensors file: {error}") from None
 
 
 def _stated_spec(recipe: DistillationRecipe) -> InputSpec:
