@@ -6,8 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pocketnet_fast.faces.detector import FaceDetector
 
 
 def _is_worker() -> bool:
@@ -39,6 +43,23 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def shared_dir() -> Path:
     """The folder of recorded data that is no part of the project."""
     return shared_folder()
+
+
+@pytest.fixture(scope="session")
+def yunet(shared_dir: Path) -> Path:
+    """The detector's model file, which is no part of the project."""
+    path = shared_dir / "models" / "yunet.onnx"
+    if not path.is_file():
+        pytest.skip(f"no detector model at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def detector(yunet: Path) -> FaceDetector:
+    """The detector as every command makes it."""
+    from pocketnet_fast.faces.detector import FaceDetector
+
+    return FaceDetector(yunet)
 
 
 @pytest.fixture(scope="session", params=["repository", "shared"])

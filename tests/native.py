@@ -58,9 +58,9 @@ def cmake_build(name: str, source: Path, *options: str, target: str = "all") -> 
     return folder
 
 
-def build(name: str, *options: str) -> Path:
+def build(name: str, *options: str, target: str = "all") -> Path:
     """Build the native library and its tests without torch; returns the build folder."""
-    return cmake_build(f"native-{name}", ROOT, "-DPNF_TORCH=OFF", "-DPNF_TESTS=ON", *options)
+    return cmake_build(f"native-{name}", ROOT, "-DPNF_TORCH=OFF", "-DPNF_TESTS=ON", *options, target=target)
 
 
 def sanitized_build() -> Path:

@@ -52,14 +52,6 @@ def crops(astronaut: Path, tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def yunet(shared_dir: Path) -> Path:
-    path = shared_dir / "models" / "yunet.onnx"
-    if not path.is_file():
-        pytest.skip(f"no detector model at {path}")
-    return path
-
-
-@pytest.fixture(scope="module")
 def trained(shared_dir: Path) -> list[object]:
     """Options that choose a trained model."""
     path = shared_dir / "models" / "mobilefacenet_ms1m.safetensors"

@@ -21,7 +21,7 @@ def test_address_and_undefined_behaviour_sanitizers():
 
 @pytest.mark.slow
 def test_thread_sanitizer():
-    ctest(build("tsan", "-DPNF_SANITIZE=thread"), "--label-regex", "threads")
+    ctest(build("tsan", "-DPNF_SANITIZE=thread", target="threads_tests"), "--label-regex", "threads")
 
 
 @pytest.mark.slow
@@ -29,7 +29,8 @@ def test_neon():
     tool("aarch64-linux-gnu-g++")
     tool("qemu-aarch64")
     toolchain = ROOT / "cmake" / "aarch64-linux-gnu.cmake"
-    ctest(build("aarch64", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"), "--label-regex", "kernels")
+    folder = build("aarch64", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", target="kernels_tests")
+    ctest(folder, "--label-regex", "kernels")
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="emulates older x86-64 CPUs")

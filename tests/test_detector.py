@@ -35,14 +35,6 @@ def _no_detector_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture(scope="module")
-def detector(shared_dir: Path) -> FaceDetector:
-    model = shared_dir / "models" / "yunet.onnx"
-    if not model.is_file():
-        pytest.skip(f"no detector model at {model}")
-    return FaceDetector(model)
-
-
-@pytest.fixture(scope="module")
 def astronaut() -> np.ndarray:
     package = Path(pytest.importorskip("skimage").__file__).parent
     return read_image(package / "data" / "astronaut.png")

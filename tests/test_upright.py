@@ -159,14 +159,6 @@ class TestDoubt:
 
 
 @pytest.fixture(scope="module")
-def detector(shared_dir: Path) -> FaceDetector:
-    model = shared_dir / "models" / "yunet.onnx"
-    if not model.is_file():
-        pytest.skip(f"no detector model at {model}")
-    return FaceDetector(model)
-
-
-@pytest.fixture(scope="module")
 def astronaut() -> ImageArray:
     package = Path(pytest.importorskip("skimage").__file__).parent
     return read_image(package / "data" / "astronaut.png")
@@ -189,7 +181,7 @@ def test_an_astronaut_is_found_whichever_way_up(
     assert (expected < (left + width, top + height)).all()
 
 
-def test_without_upright_a_photo_is_taken_as_it_is(shared_dir: Path, astronaut: ImageArray) -> None:
-    detector = FaceDetector(shared_dir / "models" / "yunet.onnx", upright=False)
+def test_without_upright_a_photo_is_taken_as_it_is(yunet: Path, astronaut: ImageArray) -> None:
+    detector = FaceDetector(yunet, upright=False)
     turned = np.ascontiguousarray(np.rot90(astronaut, 2))
     assert all(face.turn == 0 for face in detector.detect(turned))
