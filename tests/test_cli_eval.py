@@ -202,7 +202,7 @@ HOSTILE = {
     "no labels": (content(GOOD.images, None), "expected two lists"),
     "no image bytes": (
         content([*GOOD.images[:3], b"text", *GOOD.images[4:]], [True] * 4),
-        "image 3 is not an image",
+        "image 3 is a text, not an image",
     ),
     "empty image": (content([*GOOD.images[:7], b""], [True] * 4), "image 7 is empty"),
     "truncated image": (content([GOOD.images[0][:99], *GOOD.images[1:]], [True] * 4), "image 0 is damaged"),

@@ -94,7 +94,7 @@ def test_refusals(run: Run, release: Release, tmp_path: Path, monkeypatch: pytes
     assert refused(absent, f"{files.pairs}, line {len(release.pairs) + 1}: template 7 has no image")
     (files.images / "2.png").write_bytes(b"no image")
     broken = run("--root", root, "--protocol", "1:N", *MODEL)
-    assert refused(broken, "2.png is not an image")
+    assert refused(broken, "2.png is a text, not an image")
 
 
 def test_without_matplotlib(

@@ -114,5 +114,5 @@ def test_errors(bin_file: Path, tmp_path: Path) -> None:
         opened(bins=(str(tmp_path / "absent.bin"),))
     broken = tmp_path / "broken.bin"
     broken.write_bytes(pickle.dumps(([b"none", b"none"] * 2, [True, False])))
-    with pytest.raises(PocketNetError, match=r"broken\.bin: image 0 is not an image"):
+    with pytest.raises(PocketNetError, match=r"broken\.bin: image 0 is a text, not an image"):
         opened(bins=(str(broken),), folds=2)(model())
