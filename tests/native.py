@@ -113,7 +113,9 @@ def network_command(
 def ctest(folder: Path, *options: str) -> str:
     """Run the tests of a build; fails the test with what they print."""
     jobs = str(os.cpu_count() or 1)
-    return run(tool("ctest"), "--test-dir", folder, "--output-on-failure", "--parallel", jobs, *options)
+    command = (tool("ctest"), "--test-dir", folder, "--output-on-failure", "--parallel", jobs, *options)
+    # Beside another worker, the sanitizers take minutes.
+    return run(*command, timeout=1800)
 
 
 def run_triton_suite(suite: Path, *, interpreted: bool) -> None:
