@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import formula
 from helpers import relative_error
-from recordings import FOLDER, NETWORKS, load_repository, load_shared, network_of, write
+from recordings import FOLDER, IMAGES, NETWORKS, load_repository, load_shared, network_of, write
 from search_cases import GOLDEN as SEARCH
 from search_cases import SearchCase, recorded_case
 
@@ -26,7 +26,6 @@ from pocketnet_fast.search.architecture import architecture_gradient
 from pocketnet_fast.search.derivation import derive_genotype
 
 MARGIN = "arcface_kd_n32_d128_c1000"
-IMAGES = 4
 
 
 def embeddings(name: str) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from pocketnet_fast.search.network import SearchNetwork
 
 FOLDER = Path(__file__).parent / "recordings"
 NETWORKS = ("pocketnet_s128", "pocketnet_m256", "cifar_genotype_c16_l18_e128")
-_IMAGES = 4
+IMAGES = 4
 _MARGIN = (12, 40, 90)  # samples, dimensions, classes
 # Half of the images train, half validate.
 _SEARCH_LABELS = (0, 3, 1, 4, 2, 0)
@@ -70,7 +70,7 @@ def load_repository(name: str, *, outputs: bool = True) -> Golden:
     metadata = dict(recorded.metadata)
     if name in NETWORKS:
         network = network_of(recorded)
-        tensors = _weights(network) | {"input_rgb_u8": formula.images(name, _IMAGES)}
+        tensors = _weights(network) | {"input_rgb_u8": formula.images(name, IMAGES)}
     elif name.startswith("search"):
         metadata = _SEARCH | metadata
         network = search_network(metadata)

@@ -78,15 +78,18 @@ def in_torch(model: EmbeddingModel, report: ExportReport, images: Tensor) -> Ten
         return out
 
 
+def input_of(model: EmbeddingModel, report: ExportReport, pixels: Tensor) -> Tensor:
+    """Images as a file takes them."""
+    return pixels if report.metadata["input"]["dtype"] == "uint8" else model.input_spec.normalize(pixels)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CHECKED)
 def test_every_batch_that_fits(
     checked: dict[str, tuple[EmbeddingModel, ExportReport]], kind: str, pixels: Tensor
 ) -> None:
     model, report = checked[kind]
-    images = pixels[:3]
-    if report.metadata["input"]["dtype"] != "uint8":
-        images = model.input_spec.normalize(images)
+    images = input_of(model, report, pixels[:3])
     ours = load_package(report.path)
     theirs = torch._inductor.aoti_load_package(str(report.path))
     for name, batch in fitting(images):
@@ -104,9 +107,7 @@ def test_every_batch_that_does_not(
     checked: dict[str, tuple[EmbeddingModel, ExportReport]], kind: str, pixels: Tensor
 ) -> None:
     model, report = checked[kind]
-    images = pixels[:3]
-    if report.metadata["input"]["dtype"] != "uint8":
-        images = model.input_spec.normalize(images)
+    images = input_of(model, report, pixels[:3])
     ours = load_package(report.path)
     # As a program that knows nothing of this package loads it, without torch's variable.
     theirs = torch._inductor.aoti_load_package(str(report.path))

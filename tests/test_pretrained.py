@@ -21,6 +21,7 @@ from pocketnet_fast.evaluation.verification import (
     judge,
     pair_distances,
 )
+from pocketnet_fast.faces.detector import FaceDetector
 from pocketnet_fast.faces.pipeline import Embedder, aligned_face, normalized
 from pocketnet_fast.models import registry
 
@@ -75,9 +76,10 @@ def test_verification_accuracy(name: str, shared_dir: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_turned_and_tilted_photos_are_decided_as_upright_ones(name: str, shared_dir: Path) -> None:
+def test_turned_and_tilted_photos_are_decided_as_upright_ones(
+    name: str, shared_dir: Path, detector: FaceDetector
+) -> None:
     """Each photo turned, mirrored or tilted in a way of its own; all pairs of people."""
-    from pocketnet_fast.faces.detector import FaceDetector
     from pocketnet_fast.faces.upright import straightened
 
     def changed(photo: ImageArray, number: int) -> ImageArray:
@@ -90,7 +92,6 @@ def test_turned_and_tilted_photos_are_decided_as_upright_ones(name: str, shared_
     assert model.calibration is not None
     threshold = model.calibration.threshold
     embedder = Embedder(model, flip=model.calibration.flip)
-    detector = FaceDetector(shared_dir / "models" / "yunet.onnx")
     paths = sorted(folder.glob("*.jpg"))
     photos = [read_image(path) for path in paths]
     accepted = []
@@ -114,15 +115,12 @@ def test_turned_and_tilted_photos_are_decided_as_upright_ones(name: str, shared_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_photos_are_decided_right(name: str, shared_dir: Path) -> None:
+def test_photos_are_decided_right(name: str, shared_dir: Path, detector: FaceDetector) -> None:
     """The whole path from 48 pairs of unaligned photos to decisions."""
-    from pocketnet_fast.faces.detector import FaceDetector
-
     photos = shared_dir / "data" / "photos"
     model = pocketnet_fast.create_model(name, pretrained=True)
     assert model.calibration is not None
     embedder = Embedder(model, flip=model.calibration.flip)
-    detector = FaceDetector(shared_dir / "models" / "yunet.onnx")
     cosine, same = photo_cosines(photos, embedder, detector)
     right = (cosine >= model.calibration.threshold) == same
     print(f"{name}: {right.sum()} of {len(right)}")

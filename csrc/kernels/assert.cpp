@@ -1,6 +1,5 @@
 #include "kernels/assert.h"
 
-#if defined(PNF_ASSERTIONS)
 #include <cstdio>
 #include <cstdlib>
 
@@ -12,4 +11,3 @@ void assertion_failed(const char* condition, const char* file, int line) {
 }
 
 }  // namespace pnf
-#endif

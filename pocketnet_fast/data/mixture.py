@@ -1,12 +1,14 @@
-"""Several datasets as one, some drawn more often than others, described by a TOML file.
+"""Several datasets as one, some drawn more often than others, described by a TOML file::
 
-[[faces]]
-source = "frontal"                   # what open_dataset takes; a path is relative to this file
-exclude = "frontal/exclude.txt"      # places in it that are left out, a number per line
+    [[faces]]
+    source = "frontal"                   # what open_dataset takes; a path is relative to this file
+    exclude = "frontal/exclude.txt"      # places in it that are left out, a number per line
 
-[[faces]]
-source = "profiles"
-repeat = 3                           # how often an epoch shows each of its images
+    [[faces]]
+    source = "profiles"
+    repeat = 3                           # how often an epoch shows each of its images
+
+An epoch shows them all, in an order that mixes them.
 """
 
 from __future__ import annotations

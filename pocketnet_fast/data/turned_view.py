@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 import cv2
 import numpy as np
 
-from pocketnet_fast.data.alignment import CROP_SIZE
-from pocketnet_fast.data.head_surface import FloatArray, crop_transform, rotation_matrix
+from pocketnet_fast.data.alignment import CROP_SIZE, TEMPLATE, similarity_transform
+from pocketnet_fast.data.head_surface import FloatArray, rotation_matrix
 from pocketnet_fast.data.images import ImageArray
 from pocketnet_fast.data.person import draw_person
 from pocketnet_fast.data.skin_map import Head
@@ -78,10 +78,9 @@ def _head(number: int) -> Head:
 @lru_cache(maxsize=1024)
 def _mapping(number: int, yaw: int, pitch: int) -> _Mapping:
     head = _head(number)
-    exact = np.zeros((5, 2))
-    frontal = crop_transform(head.landmarks[:, :2], exact)
+    frontal = similarity_transform(head.landmarks[:, :2], TEMPLATE)
     rotation = rotation_matrix(np.radians(yaw), np.radians(pitch), 0.0)
-    to_crop = crop_transform((head.landmarks @ rotation.T)[:, :2], exact)
+    to_crop = similarity_transform((head.landmarks @ rotation.T)[:, :2], TEMPLATE)
     view = head.surface.meet(rotation, to_crop)
     inverse = np.linalg.inv(to_crop[:, :2])
     y, x = np.mgrid[:CROP_SIZE, :CROP_SIZE].reshape(2, -1)

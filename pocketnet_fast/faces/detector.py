@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.faces.face import Face, examined
-from pocketnet_fast.faces.upright import upright_faces
+from pocketnet_fast.faces.upright import MAX_UPSCALING, SECOND_LOOK, upright_faces
 from pocketnet_fast.files import atomic_write
 
 DETECTOR_VARIABLE: Final = "POCKETNET_DETECTOR"
@@ -36,12 +36,10 @@ MIN_FACE: Final = 20.0
 # between these two; then, until a face shows, to each of the others.
 _FIRST_SIDES: Final = (320, 640)
 _OTHER_SIDES: Final = (640, 1920, 256)
-_MAX_UPSCALING: Final = 4.0
 # Landmarks are best on faces of about 200 pixels: with a MobileFaceNet, same and different pairs lie 5.3
 # standard deviations apart when faces are brought to 64 pixels, 6.6 at 128, 7.1 to 7.8 from 160 to 320. So a
 # face that the detector saw smaller or larger than this range is looked at again, alone, near the last size.
 _WELL_SEEN: Final = (160.0, 350.0)
-_SECOND_LOOK: Final = 224.0
 _MARGIN: Final = 0.25
 
 
@@ -108,7 +106,7 @@ class FaceDetector:
         return []
 
     def _refined(self, image: npt.NDArray[np.uint8], face: Face, scale: float) -> Face:
-        better = min(_SECOND_LOOK / face.size, _MAX_UPSCALING)
+        better = min(SECOND_LOOK / face.size, MAX_UPSCALING)
         if _WELL_SEEN[0] <= face.size * scale <= _WELL_SEEN[1] or better == scale:
             return face
         left, top, width, height = face.box
@@ -154,7 +152,7 @@ def _scales(long_side: int) -> list[float]:
     first = min(max(long_side, least), most) / long_side
     scales = [first, *(side / long_side for side in _OTHER_SIDES)]
     # Only the side for small faces is worth enlarging for.
-    limits = (_MAX_UPSCALING, _MAX_UPSCALING, 1.0, 1.0)
+    limits = (MAX_UPSCALING, MAX_UPSCALING, 1.0, 1.0)
     return list(dict.fromkeys(min(pair) for pair in zip(scales, limits, strict=True)))
 
 

@@ -63,7 +63,6 @@ class Face:
 def examined(face: Face) -> Face:
     """Return the face, with a ``doubt`` if its landmarks are where no face can have them.
 
-
     Profiles have both eyes nearly in one place and pass; an eye on the wrong side, a nose above the eyes or
     landmarks far outside the box do not.
     """

@@ -34,9 +34,9 @@ _DIAGONALS: Final = (45, 135, 225, 315)
 # Faces tilted by up to 30 degrees are aligned as well as upright ones, by the tilt that landmarks show.
 _TILTED: Final = 18.0
 _LOOKS_ALONG_TILT: Final = 2
-# As FaceDetector looks at a face again: at this size, and enlarged so far.
-_SEEN_AT: Final = 224.0
-_MAX_UPSCALING: Final = 4.0
+# The size at which a face is looked at again, and how far it is enlarged for that at most.
+SECOND_LOOK: Final = 224.0
+MAX_UPSCALING: Final = 4.0
 _AROUND: Final = 1.8
 _SAME_PLACE: Final = 0.5
 # Two ways up whose scores lie closer than this are not told apart: the least distance on photos was 0.031.
@@ -126,7 +126,7 @@ def _straightened_face(image: ImageArray, face: Face) -> tuple[ImageArray, Matri
     """The surroundings of a face without its tilt, and the 2x3 matrix from the image to them."""
     import cv2
 
-    scale = min(_SEEN_AT / face.size, _MAX_UPSCALING)
+    scale = min(SECOND_LOOK / face.size, MAX_UPSCALING)
     side = round(face.size * scale * _AROUND)
     x, y = face.landmarks.mean(0).tolist()
     matrix: Any = cv2.getRotationMatrix2D((x, y), face.tilt, scale)
