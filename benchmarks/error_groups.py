@@ -77,7 +77,7 @@ def rates(cosine: np.ndarray, same: np.ndarray, threshold: float) -> dict[str, A
     accepted = cosine >= threshold
     return {
         "pairs": len(same),
-        "errors": 100 * float((accepted != same).mean()),
+        "errors": 100 * float((accepted != same).mean()) if same.size else None,
         "rejected_same": 100 * float((~accepted[same]).mean()) if same.any() else None,
         "accepted_different": 100 * float(accepted[~same].mean()) if (~same).any() else None,
     }

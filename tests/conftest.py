@@ -74,6 +74,16 @@ def _isas(precision: str) -> list[str]:
     return available_isas(precision)
 
 
+@pytest.fixture(autouse=True)
+def isa_is_given_back() -> Iterator[None]:
+    """Fail a test that leaves its instruction set forced, as the next one would run on it unseen."""
+    from pocketnet_fast.ops.native import compiled_isa
+
+    before = [compiled_isa(precision) for precision in ("fp32", "bf16")]
+    yield
+    assert [compiled_isa(precision) for precision in ("fp32", "bf16")] == before
+
+
 @pytest.fixture(params=_isas("fp32"))
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once per instruction set that this machine has."""

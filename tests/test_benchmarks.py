@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from pair_files import drawn_pairs
@@ -59,6 +61,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_faces(folder / "train.rec", identities=8)
     write_pairs(folder / "pairs.bin", drawn_pairs(20))
+    photos = folder / "photos"
+    photos.mkdir()
+    for name in "abcd":
+        noise = np.random.default_rng(ord(name)).integers(0, 256, (14, 14, 3), dtype=np.uint8)
+        cv2.imwrite(str(photos / f"{name}.png"), cv2.resize(noise, (112, 112)))
+    (photos / "pairs.csv").write_text("left,right,same\na.png,b.png,1\nc.png,d.png,1\n")
     return folder
 
 
@@ -75,6 +83,7 @@ SMALLEST = {
     "--train-epochs 1 --latency-weights 0 --rounds 1 --out {out}/study",
     "shapes.py": "--check",
     "steps.py": "--network pocketnet_s128 --match stem --rounds 1 --json {out}/a.json",
+    "turned_photos.py": "{data}/photos",
     "training_step.py": "--batch 2 --rounds 1 --subject channels_last --json {out}/a.json",
 }
 
@@ -90,7 +99,7 @@ def test_smallest_run(
 ) -> None:
     # The groups are of pose and light, which a detector's landmarks tell; any will do.
     face = Face((0.0, 0.0, 112.0, 112.0), TEMPLATE, 0.9)
-    monkeypatch.setattr(FaceDetector, "__init__", lambda self, model=None: None)
+    monkeypatch.setattr(FaceDetector, "__init__", lambda self, model=None, upright=True: None)
     monkeypatch.setattr(FaceDetector, "detect", lambda self, image: [face])
     arguments = SMALLEST[script].format(data=data, out=tmp_path).split()
     assert start(script, *arguments) == 0, capsys.readouterr().err
