@@ -58,7 +58,7 @@ def enlarge_tiles(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
 @pytest.fixture(autouse=True)
 def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles a program still, and several programs."""
-    enlarge_tiles(monkeypatch, 128)
+    enlarge_tiles(monkeypatch, 512)
 
 
 def moved(given: Problem) -> Problem:

@@ -68,6 +68,18 @@ def sanitized_build() -> Path:
     return build("asan", "-DPNF_SANITIZE=address,undefined", "-DPNF_ASSERTIONS=ON")
 
 
+def thread_sanitized_build(target: str) -> Path:
+    """Build under ThreadSanitizer: the operators against torch, or the native tests, of the same kernels."""
+    pybind11 = pytest.importorskip("pybind11", reason="the build of the operators needs pybind11")
+    options = (
+        "-DPNF_SANITIZE=thread",
+        "-DPNF_TESTS=ON",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    )
+    return cmake_build("tsan", ROOT, *options, target=target)
+
+
 def cpp_host() -> Path:
     """Build the example host against the installed package and torch; returns the program."""
     import torch

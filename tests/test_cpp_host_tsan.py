@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import random_genotype, randomize_
-from native import ROOT, cmake_build, tool
+from native import ROOT, cmake_build, thread_sanitized_build, tool
 
 from pocketnet_fast.export.torchscript import export_torchscript
 from pocketnet_fast.models.pocketnet import PocketNet
@@ -41,13 +40,7 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def operators() -> Path:
-    pybind11 = pytest.importorskip("pybind11", reason="the build of the operators needs pybind11")
-    options = (
-        "-DPNF_SANITIZE=thread",
-        f"-DPython_EXECUTABLE={sys.executable}",
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-    )
-    return cmake_build("ops-thread", ROOT, *options, target="pnf_ops") / "libpnf_ops.so"
+    return thread_sanitized_build("pnf_ops") / "libpnf_ops.so"
 
 
 @pytest.fixture(scope="module")

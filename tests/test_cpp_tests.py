@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 import pytest
-from native import ROOT, build, ctest, run, sanitized_build, tool
+from native import ROOT, build, ctest, run, sanitized_build, thread_sanitized_build, tool
 
 
 def test_plain():
@@ -21,7 +21,7 @@ def test_address_and_undefined_behaviour_sanitizers():
 
 @pytest.mark.slow
 def test_thread_sanitizer():
-    ctest(build("tsan", "-DPNF_SANITIZE=thread", target="threads_tests"), "--label-regex", "threads")
+    ctest(thread_sanitized_build("threads_tests"), "--label-regex", "threads")
 
 
 @pytest.mark.slow
