@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calibrations import calibration_of
 from command_line import Run, refused, runner
 from faces import crop
 from helpers import randomize_
 
 from pocketnet_fast.data.images import encode_image
 from pocketnet_fast.gallery.store import Gallery
-from pocketnet_fast.models.calibration import Calibration
 from pocketnet_fast.models.genotypes import SOFTMAX_CASIA
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import save_weights, weights_sha256
@@ -133,8 +133,7 @@ def test_duplicates_are_left_out_and_said(run: Run, people: Path, built: Path) -
 
 def test_search_decides_by_the_calibrated_threshold(run: Run, people: Path, tmp_path: Path) -> None:
     model = randomize_(PocketNet(SOFTMAX_CASIA, 4, 4, 16), 3)
-    calibration = Calibration(0.9999, 1e-3, 1e-3, 0.9, 1000, 1000, "lfw", True, weights_sha256(model))
-    model.calibration = calibration
+    model.calibration = calibration_of(weights_sha256(model), {1e-3: 0.5, 1e-4: 0.9999, 1e-5: 1})
     save_weights(model, tmp_path / "w.safetensors")
     options = ("--aligned", "--weights", tmp_path / "w.safetensors")
     where = tmp_path / "g"
@@ -143,16 +142,33 @@ def test_search_decides_by_the_calibrated_threshold(run: Run, people: Path, tmp_
         "search", where, people / "ann" / "one.png", people / "bob" / "one.png", *options, "--json"
     ).json
     assert (found["threshold"], found["threshold_source"]) == (0.9999, "calibration")
+    assert (found["far"], found["far_source"]) == (1e-4, "calibration")
     first, second = found["results"]
     assert [match["name"] for match in first["matches"]] == ["one"]
     assert second["matches"] == []
     assert second["nearest"]["score"] < 0.9999
     text = run("search", where, people / "bob" / "one.png", *options)
     assert "nobody in the gallery is that similar; " in text.out
-    assert "calibrated threshold of 1.000" in text.err
+    assert "calibrated threshold of 1.000 for FAR 1e-4 on" in text.err
+    query = ("search", where, people / "bob" / "one.png", *options)
+    laxer = run(*query, "--far", 1e-3, "--json").json
+    assert (laxer["threshold"], laxer["threshold_source"]) == (0.5, "calibration")
+    assert (laxer["far"], laxer["far_source"]) == (1e-3, "option")
+    assert all(match["score"] >= 0.5 for match in laxer["results"][0]["matches"])
+    assert "calibrated threshold of 0.500 for FAR 1e-3 on" in run(*query, "--far", 1e-3).err
+    assert refused(run(*query, "--far", 1e-6), "no threshold for FAR 1e-6", "only for 1e-3, 1e-4, 1e-5")
+    assert refused(run(*query, "--far", 1e-4, "--threshold", 0.5), "exclude each other")
+    assert refused(run(*query, "--far", 0), "--far is 0; expected a rate above 0")
     shown = run("search", where, people / "bob" / "one.png", *options, "--threshold", -1, "--json").json
     assert len(shown["results"][0]["matches"]) == 2
-    assert shown["threshold_source"] == "option"
+    assert (shown["threshold_source"], shown["far"], shown["far_source"]) == ("option", None, None)
+    model.calibration = None
+    save_weights(model, tmp_path / "w.safetensors")
+    uncalibrated = run(*query, "--json").json
+    assert [uncalibrated[key] for key in ("threshold", "threshold_source", "far", "far_source")] == [None] * 4
+    assert refused(
+        run(*query, "--far", 1e-4), "carry no calibrated threshold; `pocketnet calibrate --far 1e-4`"
+    )
 
 
 def test_an_unusable_photo_stops_it_or_is_left_out(run: Run, people: Path, built: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from calibrations import calibration_of
 from faces import crop
 from helpers import random_genotype, randomize_
 
@@ -18,7 +19,6 @@ from pocketnet_fast.export.exported import is_exported, load_exported
 from pocketnet_fast.export.torchscript import METADATA_FILE, export_torchscript
 from pocketnet_fast.faces.pipeline import Embedder
 from pocketnet_fast.models.base import EmbeddingModel
-from pocketnet_fast.models.calibration import Calibration
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import weights_sha256
@@ -69,22 +69,16 @@ def test_another_normalisation(tmp_path: Path, crops: np.ndarray) -> None:
 
 
 def test_the_calibration_travels_along(tmp_path: Path, model: PocketNet) -> None:
-    calibration = Calibration(
-        threshold=0.25,
-        far=1e-3,
-        measured_far=1e-3,
-        measured_tar=0.9,
-        impostor_pairs=1000,
-        genuine_pairs=10,
-        dataset="lfw",
-        flip=True,
-        weights_sha256=weights_sha256(model),
-    )
+    calibration = calibration_of(weights_sha256(model), {1e-3: 0.25, 1e-4: 0.31, 1e-5: 0.4})
     network = PocketNet(model.genotype, 8, 4, 32)
     network.load_state_dict(model.state_dict())
     network.calibration = calibration
     report = export_torchscript(network, tmp_path / "m.pt")
     assert report.metadata["calibration"] == calibration.as_dict()
+    assert (report.metadata["calibration"]["threshold"], report.metadata["calibration"]["default_far"]) == (
+        0.31,
+        1e-4,
+    )
     assert load_exported(report.path).calibration == calibration
     assert Embedder(load_exported(report.path)).calibration == calibration
     assert Embedder(network, engine="eager").calibration == calibration

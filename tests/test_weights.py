@@ -3,12 +3,12 @@ import os
 
 import pytest
 import torch
+from calibrations import calibration_of
 from helpers import randomize_
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.models.calibration import Calibration
 from pocketnet_fast.models.genotypes import SOFTMAX_CASIA
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import (
@@ -218,17 +218,7 @@ def test_unwritable_paths_are_refused(tmp_path, source, name):
 
 
 def calibrated(model, path):
-    calibration = Calibration(
-        threshold=0.31,
-        far=1e-3,
-        measured_far=9e-4,
-        measured_tar=0.97,
-        impostor_pairs=3000,
-        genuine_pairs=2900,
-        dataset="lfw",
-        flip=True,
-        weights_sha256=weights_sha256(model),
-    )
+    calibration = calibration_of(weights_sha256(model), {1e-3: 0.31, 1e-4: 0.4})
     model.calibration = calibration
     save_weights(model, path)
     return calibration
@@ -267,11 +257,8 @@ def rewrite(path, **changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"threshold": None}, "values that none has"),
-        ({"far": 2}, "values that none has"),
-        ({"measured_far": True}, "values that none has"),
-        ({"impostor_pairs": 1.5}, "values that none has"),
-        ({"dataset": 3}, "values that none has"),
+        ({"threshold": None}, "two default thresholds"),
+        ({"default_far": 2}, "values that none has"),
         ({"more": 1}, "other fields"),
         ({"weights_sha256": "0" * 64}, "belongs to other weights"),
     ],

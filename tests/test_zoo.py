@@ -2,6 +2,7 @@ import hashlib
 
 import pytest
 import torch
+from calibrations import calibration_of
 from helpers import randomize_, relative_error
 from recordings import load_shared
 
@@ -9,7 +10,6 @@ import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models import registry
 from pocketnet_fast.models.base import InputSpec
-from pocketnet_fast.models.calibration import Calibration
 from pocketnet_fast.models.genotypes import SOFTMAX_CIFAR10, format_genotype
 from pocketnet_fast.models.iresnet import IResNet
 from pocketnet_fast.models.weights import load_weights, save_calibrated, save_weights, weights_sha256
@@ -225,17 +225,7 @@ def test_registered_weights_in_half_precision_with_a_threshold(shipped, monkeypa
     source, path = shipped
     save_weights(source, path, half=True)
     half = load_weights(pocketnet_fast.create_model("pocketnet_s128"), path)
-    calibration = Calibration(
-        threshold=0.3,
-        far=1e-3,
-        measured_far=1e-3,
-        measured_tar=0.9,
-        impostor_pairs=2100,
-        genuine_pairs=2100,
-        dataset="pairs",
-        flip=True,
-        weights_sha256=weights_sha256(half),
-    )
+    calibration = calibration_of(weights_sha256(half), {1e-3: 0.3, 1e-4: 0.4})
     save_calibrated(path, path, half, calibration)
     with pytest.raises(PocketNetError, match="SHA-256"):
         pocketnet_fast.create_model("pocketnet_s128", pretrained=True)

@@ -1,8 +1,8 @@
-"""``pocketnet calibrate``: a threshold for a false accept rate, written into the weights."""
+"""``pocketnet calibrate``: thresholds for false accept rates, written into the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -18,14 +18,17 @@ from pocketnet_fast.cli.loading import (
     weight_file,
 )
 from pocketnet_fast.cli.output import print_json
-from pocketnet_fast.cli.progress import progress
+from pocketnet_fast.cli.progress import progress, waiting
+from pocketnet_fast.cli.thresholds import check_far, show_calibration
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
-    from pocketnet_fast.data.images import ImageArray
-    from pocketnet_fast.evaluation.thresholds import Threshold
+    from pocketnet_fast.evaluation.compared_faces import ComparedFaces
+    from pocketnet_fast.evaluation.thresholds import EmbeddedComparisons
     from pocketnet_fast.faces.pipeline import Embedder
+    from pocketnet_fast.models.calibration import CalibratedPoint
 
+_FARS: Final = (1e-3, 1e-4, 1e-5)
 _FEW: Final = 10
 _POOR: Final = 0.5
 
@@ -35,7 +38,13 @@ def calibrate(
         list[Path] | None, typer.Argument(metavar="DATA", help="More data sets, as with --data.")
     ] = None,
     *,
-    far: Annotated[float, typer.Option(help="False accept rate, such as 1e-3.")],
+    far: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="False accept rate, once for each threshold; default: 1e-3, 1e-4 and 1e-5.",
+            show_default=False,
+        ),
+    ] = None,
     weights: Annotated[
         Path,
         typer.Option(help="Trained weights: .safetensors, .pth and the like, or a training run's folder."),
@@ -44,13 +53,23 @@ def calibrate(
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Verification pairs: .bin, .npz or a folder with pairs.csv; several are pooled. With "
-            "--all-pairs, one data set of identities: a .rec file or a folder of one folder per identity."
+            help="Verification pairs: .bin, .npz or a folder with pairs.csv; takes several. With --all-pairs "
+            "also data sets of identities: a .rec file or a folder of one folder per identity."
         ),
     ] = None,
     all_pairs: Annotated[
-        bool, typer.Option("--all-pairs", help="Compare every image with every other; needs identities.")
+        bool,
+        typer.Option(
+            "--all-pairs", help="Compare all images of different people, not only the listed pairs."
+        ),
     ] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="With --all-pairs, for verification pairs: the contiguous parts that show different people.",
+        ),
+    ] = None,
     model: ModelOption = None,
     flip: Annotated[
         bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
@@ -60,65 +79,53 @@ def calibrate(
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 16,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose the cosine from which two faces count as one person, and write it into a weight file.
+    """Choose the cosines from which two faces count as one person, and write them into a weight file.
 
     Of n pairs of two persons, FAR allows k = FAR * n to be accepted, rounded down; the threshold is the k-th
-    highest of their cosines, the strictest that accepts these k (equal cosines: the next higher). Nothing is
-    extrapolated: fewer than 1 / FAR pairs of two persons are refused. A file of pairs says no identities, so
-    only its own pairs are used; --all-pairs forms all pairs of a data set that does. `verify`, exported files
-    and the C++ host decide by the threshold; it holds for these weights alone.
+    highest of their cosines, the strictest that accepts these k (equal cosines: the next higher). Of several
+    data sets the strictest threshold is taken, so that the rate holds on each. Nothing is extrapolated: fewer
+    than 1 / FAR pairs of two persons are refused. What each threshold does is printed with intervals of 95 %.
 
-    Example: [bold]pocketnet calibrate --far 1e-3 --data lfw.bin --weights s128.safetensors -o
-    s128_calibrated.safetensors[/bold]
+    A file of pairs says no identities, but the folds of LFW and CFP show different people: with --all-pairs
+    and --folds all images of different folds are compared. `verify`, `gallery search`, exported files and the
+    C++ host decide by the threshold for FAR 1e-4 (else for the lowest), or by that of --far.
+
+    Example: [bold]pocketnet calibrate --far 1e-3 --far 1e-4 --data lfw.bin --data cfp_fp.bin --all-pairs
+    --folds 10 --weights s128.safetensors -o s128_calibrated.safetensors[/bold]
     """
     sources = [*(data or []), *(more or [])]
-    if not 0 < far < 1:
-        raise PocketNetError(f"--far is {far:g}; expected a rate above 0 and below 1")
-    if not sources or (all_pairs and len(sources) > 1):
-        wanted = "one data set of identities" if all_pairs else "--data FILE, at least once"
-        raise PocketNetError(f"{len(sources)} data sets given; expected {wanted}")
+    fars = _checked_fars(far or list(_FARS))
+    if not sources:
+        raise PocketNetError("no data; pass --data FILE, at least once")
+    if folds is not None and not all_pairs:
+        raise PocketNetError("--folds belongs to --all-pairs; the listed pairs alone need no folds")
     if output.suffix != ".safetensors":
         raise PocketNetError(f"{output}: weights are written as .safetensors")
     if not output.resolve().parent.is_dir():
         raise PocketNetError(f"{output}: cannot be written: its folder does not exist")
 
+    from pocketnet_fast.evaluation.thresholds import calibrated_points
     from pocketnet_fast.faces.pipeline import Embedder
     from pocketnet_fast.models.calibration import Calibration
     from pocketnet_fast.models.weights import save_calibrated
 
     # Opened, and their pairs counted, before a network is.
-    choose = _all_pairs(sources[0], far) if all_pairs else _pairs(sources, far)
+    sets = _open_all(sources, all_pairs, folds, fars)
     file = weight_file(weights)
     network = load_model(model, file, untrained=False)
     embedder = Embedder(network, engine=engine, flip=flip, threads=threads, batch_size=batch)
-    chosen = choose(embedder)
-    calibration = Calibration(
-        threshold=chosen.cosine,
-        far=far,
-        measured_far=chosen.false_accepts / chosen.impostor_pairs,
-        measured_tar=chosen.true_accepts / chosen.genuine_pairs if chosen.genuine_pairs else None,
-        impostor_pairs=chosen.impostor_pairs,
-        genuine_pairs=chosen.genuine_pairs,
-        dataset=" + ".join(source.resolve().stem for source in sources)
-        + (" (all pairs)" if all_pairs else ""),
-        flip=flip,
-        weights_sha256=embedder.weights_sha256,
+    embedded = _embed_all(sets, embedder)
+    with waiting("comparing"):
+        points = calibrated_points(embedded, fars)
+    calibration = Calibration.of(
+        points, flip=flip, weights_sha256=embedder.weights_sha256, all_pairs=all_pairs
     )
-    if chosen.false_accepts < _FEW:
-        note(
-            f"warning: the threshold rests on {chosen.false_accepts} false accepts among "
-            f"{chosen.impostor_pairs:,} pairs of two persons; at least {_FEW} make it steady"
-        )
-    if calibration.measured_tar is not None and calibration.measured_tar < _POOR:
-        note(
-            f"warning: at this threshold only {100 * calibration.measured_tar:.1f} % of the pairs of one "
-            "person are accepted; is the network trained, and are the images aligned?"
-        )
+    _remark(points)
     save_calibrated(file, output, network, calibration)
     if as_json:
         print_json(calibration.as_dict())
     else:
-        typer.echo(str(calibration))
+        show_calibration(calibration)
     note(f"wrote {output}")
 
 
@@ -127,59 +134,68 @@ def register(app: typer.Typer) -> None:
     app.command("calibrate")(calibrate)
 
 
-def _pairs(sources: list[Path], far: float) -> Callable[[Embedder], Threshold]:
-    import numpy as np
-
-    from pocketnet_fast.evaluation.pairs import open_pairs
-    from pocketnet_fast.evaluation.thresholds import allowed_false_accepts, check_distinct, threshold_of_pairs
-    from pocketnet_fast.evaluation.verification import (
-        consecutive_pairs,
-        embed_crops,
-        pair_distances,
-        unit_length,
-    )
-
-    sets = [open_pairs(source) for source in sources]
-    same = np.concatenate([pairs.same for pairs in sets])
-    allowed_false_accepts(int(np.count_nonzero(~same)), far)
-
-    def choose(embedder: Embedder) -> Threshold:
-        cosines, units = [], []
-        with progress(2 * len(same), "embedding") as advance:
-            for pairs in sets:
-                rows = embed_crops(embedder, pairs.crops(advance), batch_size=embedder.batch_size)
-                units.append(unit_length(rows))
-                distance = pair_distances(units[-1], consecutive_pairs(len(pairs)))
-                cosines.append(1 - distance / 2)
-        check_distinct(np.concatenate(units))
-        return threshold_of_pairs(np.concatenate(cosines), same, far)
-
-    return choose
+def _checked_fars(fars: list[float]) -> list[float]:
+    for index, far in enumerate(fars):
+        check_far(far)
+        if far in fars[:index]:
+            raise PocketNetError(f"--far {far:g} is given twice")
+    return fars
 
 
-def _all_pairs(source: Path, far: float) -> Callable[[Embedder], Threshold]:
-    from pocketnet_fast.data.dataset import open_dataset
-    from pocketnet_fast.evaluation.thresholds import (
-        allowed_false_accepts,
-        check_distinct,
-        count_pairs,
-        threshold_of_all_pairs,
-    )
+def _open_all(
+    sources: list[Path], all_pairs: bool, folds: int | None, fars: Sequence[float]
+) -> list[ComparedFaces]:
+    """The data sets; what cannot answer is an error before anything is embedded."""
+    from pocketnet_fast.evaluation.compared_faces import open_compared_faces
+    from pocketnet_fast.evaluation.pairs import is_pairs
+    from pocketnet_fast.evaluation.thresholds import allowed_false_accepts
+
+    if folds is not None and not any(is_pairs(source) for source in sources):
+        raise PocketNetError("--folds is about files of pairs, and no data set is one")
+    sets: dict[str, ComparedFaces] = {}
+    for source in sources:
+        name = source.resolve().stem
+        if name in sets:
+            raise PocketNetError(f"{source}: another data set is called {name} too")
+        faces = sets[name] = open_compared_faces(source, name, all_pairs=all_pairs, folds=folds)
+        try:
+            allowed_false_accepts(name, faces.comparisons.impostor_pairs, min(fars))
+        except PocketNetError as error:
+            advice = "" if all_pairs else "; --all-pairs compares more than the listed ones"
+            raise PocketNetError(f"{error}{advice}") from None
+    return list(sets.values())
+
+
+def _embed_all(sets: list[ComparedFaces], embedder: Embedder) -> list[EmbeddedComparisons]:
+    from pocketnet_fast.evaluation.thresholds import EmbeddedComparisons, check_distinct
     from pocketnet_fast.evaluation.verification import embed_crops, unit_length
 
-    dataset = open_dataset(source)
-    allowed_false_accepts(count_pairs(dataset.labels)[1], far)
+    embedded = []
+    with progress(sum(len(faces) for faces in sets), "embedding") as advance:
+        for faces in sets:
+            rows = embed_crops(embedder, faces.crops(advance), batch_size=embedder.batch_size)
+            unit = unit_length(rows)
+            check_distinct(unit)
+            embedded.append(EmbeddedComparisons(faces.comparisons, unit.astype("float32")))
+    return embedded
 
-    def choose(embedder: Embedder) -> Threshold:
-        with progress(len(dataset), "embedding") as advance:
 
-            def crops() -> Iterator[ImageArray]:
-                for index in range(len(dataset)):
-                    yield dataset.image(index)
-                    advance()
+def _remark(points: Sequence[CalibratedPoint]) -> None:
+    """Say which thresholds are unsteady, and whether the network finds anybody."""
+    from pocketnet_fast.models.calibration import far_text
 
-            rows = unit_length(embed_crops(embedder, crops(), batch_size=embedder.batch_size))
-        check_distinct(rows)
-        return threshold_of_all_pairs(rows.astype("float32"), dataset.labels, far)
-
-    return choose
+    for point in points:
+        # The data set that the threshold was chosen on accepts the most of what the rate allows.
+        decisive = max(point.measured, key=lambda rates: rates.far)
+        if decisive.false_accepts < _FEW:
+            note(
+                f"warning: the threshold for FAR {far_text(point.far)} rests on {decisive.false_accepts} "
+                f"false accepts among {decisive.impostor_pairs:,} pairs of {decisive.dataset}, "
+                f"and at least {_FEW} make it steady"
+            )
+    best = max((rates.tar for rates in points[0].measured if rates.tar is not None), default=None)
+    if best is not None and best < _POOR:
+        note(
+            f"warning: at the threshold for FAR {far_text(points[0].far)} at most {100 * best:.1f} % of the "
+            "pairs of one person are accepted; is the network trained, and are the images aligned?"
+        )

@@ -16,6 +16,7 @@ from pocketnet_fast.cli.loading import (
 )
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import waiting
+from pocketnet_fast.cli.thresholds import check_far, uncalibrated
 from pocketnet_fast.errors import PocketNetError
 
 _SUFFIXES = {"torchscript": ".pt", "aotinductor": ".pt2", "onnx": ".onnx"}
@@ -46,11 +47,19 @@ def export(
     color: Annotated[str, typer.Option(help="Channel order of uint8 images: rgb or bgr.")] = "rgb",
     device: Annotated[str, typer.Option(help="aotinductor: cpu or cuda.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fused: fp32 or bf16; for cuda tf32 and fp16 too.")] = "fp32",
+    far: Annotated[
+        float | None,
+        typer.Option(
+            help="The false accept rate that the file decides at by default, one of those that the weights "
+            "were calibrated for; default: the weights' own. The file carries all.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the network as a file for other programs, check it against the source model and print the error.
 
-    Example: [bold]pocketnet export --input uint8 -o s128.pt[/bold], or for a GPU
+    Example: [bold]pocketnet export --input uint8 --far 1e-5 -o s128.pt[/bold], or for a GPU
     [bold]pocketnet export --device cuda --precision bf16 -o s128.pt2[/bold]
     """
     kind = format or next((kind for kind, suffix in _SUFFIXES.items() if output.suffix == suffix), None)
@@ -68,7 +77,12 @@ def export(
         raise PocketNetError(
             "an ONNX file has standard operators only; --kernels fused is for the other formats"
         )
+    check_far(far)
     network = load_model(model, weights, untrained)
+    if far is not None:
+        if network.calibration is None:
+            raise uncalibrated(far)
+        network.calibration = network.calibration.with_default(far)
     if kind == "onnx":
         from pocketnet_fast.export.onnx import export_onnx
 

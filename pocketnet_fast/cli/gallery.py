@@ -28,6 +28,7 @@ from pocketnet_fast.cli.loading import (
 )
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress, waiting
+from pocketnet_fast.cli.thresholds import FarOption, check_options, decide, decision_fields
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def search(
             show_default=False,
         ),
     ] = None,
+    far: FarOption = None,
     use_index: Annotated[
         bool, typer.Option("--index", help="Search the faiss index, which may miss matches.")
     ] = False,
@@ -203,10 +205,12 @@ def search(
     """Find whom the most prominent face of each photo looks most like.
 
     The search is exact unless --index is given. Scores are cosine similarities. A threshold that was
-    calibrated for pairs accepts a stranger more often the more people the gallery holds.
+    calibrated for pairs accepts a stranger more often the more people the gallery holds; --far chooses a
+    stricter one, for a false accept rate that the weights were calibrated for.
 
-    Example: [bold]pocketnet gallery search gallery who.jpg --threshold 0.3[/bold]
+    Example: [bold]pocketnet gallery search gallery who.jpg --far 1e-5[/bold]
     """
+    check_options(threshold, far)
     if probes is not None and not use_index:
         raise PocketNetError("--probes is about the index; pass --index too")
 
@@ -220,6 +224,7 @@ def search(
     finder = load_detector(aligned, detector, upright)
     embedder = load_embedder(model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=32)
     gallery.space.require_same(_space(embedder), where)
+    decided = decide(embedder.calibration, flip, threshold, far)
     several = SeveralFaces()
     rows, faces = [], []
     with progress(len(queries), "embedding") as advance:
@@ -228,14 +233,11 @@ def search(
             faces.append(len(face.faces))
             rows.append(row)
     several.say()
-    source = None if threshold is None else "option"
-    if threshold is None and embedder.calibration is not None:
-        threshold, source = embedder.calibration.threshold, "calibration"
     if indexed is not None:
         ranked = indexed.search(rows, top=top)
     else:
         ranked = gallery.search(rows, top=top, threads=threads)
-    least = -1.0 if threshold is None else threshold
+    least = -1.0 if decided is None else decided.threshold
     found = [[match for match in matches if match.score >= least] for matches in ranked]
     if as_json:
         results = [
@@ -247,15 +249,20 @@ def search(
             }
             for query, count, matches, nearest in zip(queries, faces, found, ranked, strict=True)
         ]
-        about = {"gallery": str(where), "rows": len(gallery), "threshold": threshold, "exact": not use_index}
-        print_json(about | {"threshold_source": source, "results": results})
+        about = {
+            "gallery": str(where),
+            "rows": len(gallery),
+            **decision_fields(decided),
+            "exact": not use_index,
+        }
+        print_json(about | {"results": results})
         return
     for query, matches, nearest in zip(queries, found, ranked, strict=True):
         typer.echo(f"{query}:" + ("" if matches else _nobody(nearest, least)))
         for match in matches:
             typer.echo(f"  {match.score:7.4f}  {_described_match(match)}")
-    if source == "calibration":
-        note(f"matches are those from the weights' calibrated threshold of {least:.3f} on")
+    if decided is not None and decided.source == "calibration":
+        note(f"matches are those from the weights' calibrated threshold of {least:.3f}{decided.of_far} on")
 
 
 @_app.command()

@@ -9,6 +9,7 @@ import typer
 
 from pocketnet_fast.cli.loading import JsonOption, WeightsOption, load_model, weight_file
 from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.thresholds import show_calibration
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _print_one(model: EmbeddingModel, plan: bool, as_json: bool) -> None:
     )
     typer.echo(f"weights: {source}")
     if model.calibration is not None:
-        typer.echo(f"threshold: {model.calibration}")
+        show_calibration(model.calibration)
     for title, parts in (("operation", count.by_operation), ("layer", count.by_layer)):
         table = _table(title, "parameters", "MACs, M", "FLOPs, M")
         for name, part in parts.items():

@@ -23,10 +23,11 @@ from pocketnet_fast.cli.loading import (
     note,
 )
 from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.thresholds import Decision, FarOption, check_options, decide, decision_fields
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
-    from pocketnet_fast.faces.pipeline import AlignedFace, Embedder
+    from pocketnet_fast.faces.pipeline import AlignedFace
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _THRESHOLD = 0.3
@@ -45,6 +46,7 @@ def verify(
             f"else {_THRESHOLD}.",
         ),
     ] = None,
+    far: FarOption = None,
     show: Annotated[
         Path | None, typer.Option(help="Draw boxes, landmarks, crops and result to this .png or .jpg.")
     ] = None,
@@ -65,11 +67,13 @@ def verify(
 
     Prints the cosine similarity, the squared distance of the normalised embeddings (cosine = 1 - distance/2),
     and the decision. The right threshold depends on the model and on how costly each kind of error is:
-    `pocketnet calibrate` writes one into the weights. Without it, 0.3 accepts 0.14 % of different and 97.9 %
-    of equal pairs of LFW with a MobileFaceNet trained on MS1M.
+    `pocketnet calibrate` writes thresholds for false accept rates into the weights, and --far chooses among
+    them. Without any, 0.3 accepts 0.14 % of different and 97.9 % of equal pairs of LFW with a MobileFaceNet
+    trained on MS1M.
 
-    Example: [bold]pocketnet verify a.jpg b.jpg --show result.png[/bold]
+    Example: [bold]pocketnet verify a.jpg b.jpg --far 1e-5 --show result.png[/bold]
     """
+    check_options(threshold, far)
     if show is not None and show.suffix.lower() not in _PICTURES:
         raise PocketNetError(f"{show}: unknown kind of picture; expected one of {', '.join(_PICTURES)}")
 
@@ -88,19 +92,17 @@ def verify(
         embedder = load_embedder(
             model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=2
         )
+        decided = decide(embedder.calibration, flip, threshold, far) or _uncalibrated()
         crops = np.stack([face.crop for face in faces])
         pair = normalized(embedder(crops, [face.path for face in faces])).astype(np.float64)
         cosine = float(np.clip(pair[0] @ pair[1], -1, 1))
         distance = 2 - 2 * cosine
-        source = "option"
-        if threshold is None:
-            threshold, source = _default_threshold(embedder)
-        same = cosine >= threshold
+        same = cosine >= decided.threshold
         decision = "same person" if same else "different people"
         if stream is not None and show is not None:
             lines = [
                 decision,
-                f"cosine {cosine:.3f}, threshold {threshold:.3f}",
+                f"cosine {cosine:.3f}, threshold {decided.threshold:.3f}{decided.of_far}",
                 f"squared distance {distance:.3f}",
             ]
             if untrained:
@@ -111,8 +113,7 @@ def verify(
         result = {
             "cosine": cosine,
             "squared_distance": distance,
-            "threshold": threshold,
-            "threshold_source": source,
+            **decision_fields(decided),
             "same": same,
             "a": _described(faces[0]),
             "b": _described(faces[1]),
@@ -128,7 +129,10 @@ def verify(
         typer.echo(f"{face.path}: {_summary(face)}")
     typer.echo(f"cosine similarity: {cosine:.4f}")
     typer.echo(f"squared distance:  {distance:.4f}")
-    typer.echo(f"{decision} (threshold: cosine {threshold:.3f}, squared distance {2 - 2 * threshold:.3f})")
+    cut = 2 - 2 * decided.threshold
+    typer.echo(
+        f"{decision} (threshold: cosine {decided.threshold:.3f}{decided.of_far}, squared distance {cut:.3f})"
+    )
 
 
 def register(app: typer.Typer) -> None:
@@ -136,15 +140,9 @@ def register(app: typer.Typer) -> None:
     app.command("verify")(verify)
 
 
-def _default_threshold(embedder: Embedder) -> tuple[float, str]:
-    """The threshold, and where it is from."""
-    calibration = embedder.calibration
-    if calibration is None:
-        note(f"these weights carry no calibrated threshold; deciding at a cosine of {_THRESHOLD}")
-        return _THRESHOLD, "default"
-    if calibration.flip != embedder.flip:
-        note(f"the threshold was calibrated with {'--flip' if calibration.flip else '--no-flip'}")
-    return calibration.threshold, "calibration"
+def _uncalibrated() -> Decision:
+    note(f"these weights carry no calibrated threshold; deciding at a cosine of {_THRESHOLD}")
+    return Decision(_THRESHOLD, "default")
 
 
 def _summary(face: AlignedFace) -> str:

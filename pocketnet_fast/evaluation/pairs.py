@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,19 +37,28 @@ class VerificationPairs:
     def __len__(self) -> int:
         return len(self.same)
 
-    def crops(self, on_image: Callable[[], None] = lambda: None) -> Iterator[ImageArray]:
+    def crops(
+        self, on_image: Callable[[], None] = lambda: None, numbers: Iterable[int] | None = None
+    ) -> Iterator[ImageArray]:
         """Yield the images one by one, 112 x 112 x 3 uint8, RGB; none is kept.
 
         Args:
             on_image: Called after each image, for progress.
+            numbers: Which images; None for all.
 
         Raises:
             PocketNetError: If an image is damaged or of another size; the message names it.
         """
-        for index, data in enumerate(self.images):
+        for index in range(len(self.images)) if numbers is None else numbers:
             place = f"{self.name}: image {index}" if self.files is None else self.files[index]
-            yield decode_crop(data, place)
+            yield decode_crop(self.images[index], place)
             on_image()
+
+
+def is_pairs(path: str | os.PathLike[str]) -> bool:
+    """Whether a path looks like what ``open_pairs`` takes; nothing is read."""
+    path = Path(path)
+    return path.suffix in (".bin", ".npz") or (path / PAIRS_NAME).is_file()
 
 
 def open_pairs(path: str | os.PathLike[str]) -> VerificationPairs:

@@ -4,66 +4,66 @@ Among n pairs of two persons a rate FAR allows ``k = floor(FAR * n)`` to be acce
 k-th highest of their cosines: the strictest of all thresholds that accept these k. If more than k pairs reach
 it, because cosines are equal, the next higher cosine is taken. A new draw exceeds the k-th highest of n with
 probability k / (n + 1), so that new pairs of the same kind are accepted at a rate of at most FAR on average.
+
+On several data sets the strictest of their own thresholds is taken, so that the rate holds on each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.evaluation.bootstrap import RateIntervals
+from pocketnet_fast.evaluation.comparisons import Comparisons, Indices, Rows
 from pocketnet_fast.evaluation.rates import acceptable
-from pocketnet_fast.evaluation.verification import Flags, Floats
-
-_BLOCK = 1024
+from pocketnet_fast.evaluation.verification import Floats
+from pocketnet_fast.models.calibration import CalibratedPoint, MeasuredRates, far_text
 
 COLLAPSED: Final = 0.99
 """Mean cosine of two images beyond which no threshold tells people apart; a trained network's is small."""
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A threshold and what it does on the pairs that it was chosen on.
+@dataclass(frozen=True, eq=False)
+class EmbeddedComparisons:
+    """A data set's comparisons with the embeddings of its images.
 
     Attributes:
-        cosine: From which a pair is accepted.
-        false_accepts: Pairs of two persons that it accepts.
-        impostor_pairs: Pairs of two persons.
-        true_accepts: Pairs of one person that it accepts.
-        genuine_pairs: Pairs of one person.
+        comparisons: Which images are compared.
+        rows: N,D, of length 1.
     """
 
-    cosine: float
-    false_accepts: int
-    impostor_pairs: int
-    true_accepts: int
-    genuine_pairs: int
+    comparisons: Comparisons
+    rows: Rows
 
 
-def allowed_false_accepts(impostors: int, far: float) -> int:
+def allowed_false_accepts(name: str, impostors: int, far: float) -> int:
     """Return how many of ``impostors`` pairs of two persons a false accept rate allows to be accepted.
+
+    Args:
+        name: How the error calls the data set.
+        impostors: Number of pairs.
+        far: The rate, above 0, below 1.
 
     Raises:
         PocketNetError: If it allows none, so that the pairs say nothing about the rate.
     """
     allowed = acceptable(impostors, far)
     if allowed < 1:
-        least = int(np.ceil(1 / far * (1 - 1e-12)))
+        least = ceil(1 / far * (1 - 1e-12))
+        answers = (
+            f"these answer down to FAR {_rounded_up(1 / impostors)}" if impostors > 1 else "they answer none"
+        )
         raise PocketNetError(
-            f"{impostors:,} pairs of two persons say nothing about a false accept rate of {far:g}; "
-            f"at least {least:,} are needed"
+            f"{name}: {impostors:,} pairs of two persons say nothing about a false accept rate of "
+            f"{far_text(far)}; at least {least:,} are needed, {answers}"
         )
     return allowed
-
-
-def count_pairs(labels: npt.NDArray[np.int64]) -> tuple[int, int]:
-    """Return how many pairs of one person and of two persons images with these labels form."""
-    sizes = np.unique(labels, return_counts=True)[1].astype(int)
-    genuine = int((sizes * (sizes - 1) // 2).sum())
-    return genuine, len(labels) * (len(labels) - 1) // 2 - genuine
 
 
 def check_distinct(embeddings: npt.NDArray[np.floating]) -> None:
@@ -87,100 +87,91 @@ def check_distinct(embeddings: npt.NDArray[np.floating]) -> None:
         )
 
 
-def threshold_of_pairs(cosine: Floats, same: Flags, far: float) -> Threshold:
-    """Choose the threshold on given pairs.
+def calibrated_points(
+    sets: Sequence[EmbeddedComparisons], fars: Sequence[float]
+) -> tuple[CalibratedPoint, ...]:
+    """Choose the threshold of each false accept rate, and measure what it does on each data set.
 
     Args:
-        cosine: N.
-        same: N: whether it is one person.
-        far: Above 0, below 1.
+        sets: At least one.
+        fars: Rates above 0 and below 1, in any order, none twice.
+
+    Returns:
+        One point a rate, by falling rate.
 
     Raises:
-        PocketNetError: If there are fewer than ``1 / far`` pairs of two persons, or more than ``far`` of them
-            are as alike as two pictures can be.
+        PocketNetError: If a data set has fewer than ``1 / far`` pairs of two persons, or more than ``far`` of
+            them are as alike as two pictures can be.
     """
-    impostors, genuine = cosine[~same], cosine[same]
-    top = _Highest(allowed_false_accepts(len(impostors), far))
-    top.add(impostors)
-    return _counted(top, len(impostors), int(np.count_nonzero(genuine >= top.threshold)), len(genuine))
+    fars = sorted(fars, reverse=True)
+    tops = []
+    for one in sets:
+        allowed = [
+            allowed_false_accepts(one.comparisons.name, one.comparisons.impostor_pairs, far) for far in fars
+        ]
+        # One more than is allowed, which may equal the last.
+        tops.append(
+            _Top(one.comparisons.name, allowed, *one.comparisons.highest(one.rows, allowed[0] + 1).falling())
+        )
+    thresholds = np.max([top.thresholds() for top in tops], axis=0).tolist()
+    measured = [_measured(one, top, thresholds) for one, top in zip(sets, tops, strict=True)]
+    return tuple(
+        CalibratedPoint(far, threshold, tuple(rates[index] for rates in measured))
+        for index, (far, threshold) in enumerate(zip(fars, thresholds, strict=True))
+    )
 
 
-def threshold_of_all_pairs(
-    embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], far: float
-) -> Threshold:
-    """Choose the threshold on all pairs of different images.
+@dataclass(frozen=True, eq=False)
+class _Top:
+    """The most similar pairs of two persons of a data set, falling, and how many each rate allows."""
 
-    Memory: a block of 1024 rows of the matrix of cosines at a time, and the ``far`` highest of all.
+    name: str
+    allowed: list[int]
+    cosine: Floats
+    pairs: Indices
 
-    Args:
-        embeddings: N,D, rows of length 1.
-        labels: N: who it is.
-        far: Above 0, below 1.
+    def thresholds(self) -> list[float]:
+        """The strictest threshold of each rate: it accepts as many as are allowed, fewer if some tie."""
+        return [self._threshold(allowed) for allowed in self.allowed]
 
-    Raises:
-        PocketNetError: As ``threshold_of_pairs``.
-    """
-    order = np.argsort(labels, kind="stable")
-    rows, people = embeddings[order].astype(np.float32), labels[order]
-    count = len(rows)
-    genuine_pairs, impostor_pairs = count_pairs(labels)
-    top = _Highest(allowed_false_accepts(impostor_pairs, far))
-    for start in range(0, count, _BLOCK):
-        block = slice(start, min(start + _BLOCK, count))
-        cosine = rows[block] @ rows[start:].T
-        # Rows are sorted by person, so those of others that follow are all beyond the person's last.
-        ends = np.searchsorted(people, people[block], side="right") - start
-        top.add(cosine[np.arange(cosine.shape[1]) >= ends[:, None]])
-    threshold = top.threshold
-    true_accepts = 0
-    sizes = np.unique(people, return_counts=True)[1]
-    for first, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
-        person = rows[first : first + size]
-        for start in range(0, size, _BLOCK):
-            cosine = person[start : start + _BLOCK] @ person[start:].T
-            later = np.triu(np.ones(cosine.shape, bool), 1)
-            true_accepts += int(np.count_nonzero(cosine[later] >= threshold))
-    return _counted(top, impostor_pairs, true_accepts, genuine_pairs)
-
-
-class _Highest:
-    """The highest of all numbers added: as many as are allowed, and one more, which may equal the last."""
-
-    def __init__(self, allowed: int) -> None:
-        self._allowed = allowed
-        self._kept: Floats = np.empty(0)
-
-    def add(self, numbers: npt.NDArray[np.floating]) -> None:
-        """Take numbers into account."""
-        size = self._allowed + 1
-        # Rounding takes the product of equal rows beyond 1.
-        numbers = np.minimum(numbers, 1)
-        if len(self._kept) >= size:
-            numbers = numbers[numbers >= self._kept.min()]
-        kept = np.concatenate([self._kept, numbers.astype(np.float64)])
-        if len(kept) > size:
-            kept = np.partition(kept, len(kept) - size)[-size:]
-        self._kept = kept
-
-    @property
-    def threshold(self) -> float:
-        """The strictest threshold that accepts as many as are allowed, or fewer if some are equal."""
-        ranked = np.sort(self._kept)[::-1]
-        chosen = ranked[self._allowed - 1]
-        if len(ranked) > self._allowed and ranked[self._allowed] == chosen:
-            higher = ranked[ranked > chosen]
+    def _threshold(self, allowed: int) -> float:
+        chosen = self.cosine[allowed - 1]
+        if len(self.cosine) > allowed and self.cosine[allowed] == chosen:
+            higher = self.cosine[self.cosine > chosen]
             chosen = higher[-1] if len(higher) else np.nextafter(chosen, np.inf)
+        if chosen > 1:
+            raise PocketNetError(
+                f"{self.name}: more pairs of two persons than the rate allows have a cosine of 1: are they "
+                "marked wrongly?"
+            )
         return float(chosen)
 
-    def count(self) -> int:
-        """How many reach the threshold."""
-        return int(np.count_nonzero(self._kept >= self.threshold))
 
-
-def _counted(top: _Highest, impostor_pairs: int, true_accepts: int, genuine_pairs: int) -> Threshold:
-    cosine = top.threshold
-    if cosine > 1:
-        raise PocketNetError(
-            "more pairs of two persons than the rate allows have a cosine of 1: are they marked wrongly?"
+def _measured(one: EmbeddedComparisons, top: _Top, thresholds: list[float]) -> list[MeasuredRates]:
+    comparisons = one.comparisons
+    false_accepts = [int(np.count_nonzero(top.cosine >= threshold)) for threshold in thresholds]
+    genuine = comparisons.genuine_pairs()
+    accepted = comparisons.accepted_genuine(one.rows, thresholds)
+    intervals = RateIntervals(comparisons, [top.pairs[:count] for count in false_accepts], accepted)
+    return [
+        MeasuredRates(
+            dataset=comparisons.name,
+            impostor_pairs=comparisons.impostor_pairs,
+            false_accepts=count,
+            far=count / comparisons.impostor_pairs,
+            far_low=far[0],
+            far_high=far[1],
+            genuine_pairs=int(genuine.sum()),
+            true_accepts=int(true.sum()),
+            tar=int(true.sum()) / int(genuine.sum()) if genuine.any() else None,
+            tar_low=None if tar is None else tar[0],
+            tar_high=None if tar is None else tar[1],
         )
-    return Threshold(cosine, top.count(), impostor_pairs, true_accepts, genuine_pairs)
+        for count, true, far, tar in zip(false_accepts, accepted, intervals.far, intervals.tar, strict=True)
+    ]
+
+
+def _rounded_up(rate: float) -> str:
+    """A rate with two digits that is not below it."""
+    unit = 10.0 ** (np.floor(np.log10(rate)) - 1)
+    return far_text(float(f"{ceil(rate / unit * (1 - 1e-12)) * unit:.2g}"))

@@ -25,7 +25,7 @@ class ExportedModel(nn.Module):
         kernels: ``"fused"`` or ``"aten"``.
         embedding_dim: Length of an embedding.
         weights_sha256: Of the weights that were exported.
-        calibration: The threshold that the file carries, if it does.
+        calibration: The thresholds that the file carries, if it does.
     """
 
     def __init__(self, name: str, network: torch.jit.ScriptModule, metadata: dict[str, Any]) -> None:

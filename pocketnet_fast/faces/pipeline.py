@@ -90,7 +90,7 @@ class Embedder:
         embedding_dim: length of an embedding.
         weights_sha256: of the model's weights when this was made (``models.weights.weights_sha256``): which
             embeddings may be compared.
-        calibration: the threshold that came with the weights, if one did.
+        calibration: the thresholds that came with the weights, if any did.
 
     Raises:
         PocketNetError: an unknown engine, or one that cannot run this model or not in this installation.

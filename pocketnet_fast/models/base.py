@@ -81,7 +81,7 @@ class EmbeddingModel(nn.Module):
         embedding_dim: Length of an embedding.
         model_name: The registry's name of the architecture.
         weights_source: What ``load_weights`` or ``pretrained=True`` read; None if neither was used.
-        calibration: The threshold that came with the weights, if one did.
+        calibration: The thresholds that came with the weights, if any did.
     """
 
     # Annotated in the constructor only: torch.jit.script cannot read postponed class annotations.

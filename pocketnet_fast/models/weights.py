@@ -71,7 +71,7 @@ def load_checkpoint(model: ModelT, file: CheckpointFile) -> ModelT:
     calibration = None
     if _CALIBRATION_KEY in file.metadata:
         calibration = Calibration.from_json(file.metadata[_CALIBRATION_KEY], str(path))
-        # The threshold was measured in single precision, whatever the file's and the model's.
+        # The thresholds were measured in single precision, whatever the file's and the model's.
         single = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
         if calibration.weights_sha256 != _sha256(single):
             raise PocketNetError(f"{path}: its calibration belongs to other weights; calibrate these again")
