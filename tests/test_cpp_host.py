@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from calibrations import calibration_of
 from faces import png_of_size
 from helpers import randomize_, relative_error
 from native import cpp_host, tool
@@ -190,16 +191,12 @@ def test_library_names_no_python() -> None:
 
 def calibrated(model: EmbeddingModel, threshold: float, flip: bool) -> EmbeddingModel:
     network = copy.deepcopy(model)
-    network.calibration = Calibration(
-        threshold=threshold,
-        far=1e-2,
-        measured_far=1e-2,
-        measured_tar=None,
-        impostor_pairs=100,
-        genuine_pairs=0,
-        dataset='odd "flip": true {}',
+    network.calibration = calibration_of(
+        weights_sha256(model),
+        {1e-3: -1.0, 1e-4: threshold, 1e-5: 2.0},
         flip=flip,
-        weights_sha256=weights_sha256(model),
+        tar=None,
+        dataset='odd "flip": true {} "far": 0.5, "threshold": 0.5',
     )
     return network
 
@@ -225,6 +222,7 @@ def test_decisions_by_the_files_threshold(
     assert done.returncode == 0, done.stderr
     decisions = json.loads(done.stdout)["decisions"]
     assert decisions["threshold"] == pytest.approx(threshold, abs=1e-7)
+    assert (decisions["far"], decisions["far_source"]) == (1e-4, "calibration")
     assert decisions["flip"] is flip
     assert ("mirror images added" in decisions["cosines_of"]) is flip
     pairs = decisions["pairs"]
@@ -232,6 +230,60 @@ def test_decisions_by_the_files_threshold(
     assert [pair["cosine"] for pair in pairs] == pytest.approx(expected, abs=3e-5)
     assert [pair["same"] for pair in pairs] == [cosine >= threshold for cosine in expected]
     assert sum(pair["same"] for pair in pairs) == 2
+    for far, limit, accepted in (("1e-3", -1, 3), ("0.0001", threshold, 2), ("1e-5", 2, 0)):
+        asked = json.loads(run(host, path, *files[:3], "--repeat", 1, "--far", far).stdout)["decisions"]
+        assert (asked["far"], asked["far_source"]) == (float(far), "option")
+        assert asked["threshold"] == pytest.approx(limit, abs=1e-7)
+        assert [pair["cosine"] for pair in asked["pairs"]] == pytest.approx(expected, abs=3e-5)
+        assert sum(pair["same"] for pair in asked["pairs"]) == accepted
+
+
+def test_rates_that_the_file_does_not_carry(
+    tmp_path: Path, host: Path, model: EmbeddingModel, files: list[Path]
+) -> None:
+    network = calibrated(model, 0.5, flip=True)
+    path = export_torchscript(network, tmp_path / "m.pt", input="uint8").path
+    plain = export_torchscript(model, tmp_path / "plain.pt", input="uint8").path
+    for arguments, code, message in (
+        ((path, files[0], "--far", 1e-6), 1, "m.pt: the file carries no threshold for FAR 1e-06, only for "),
+        ((path, files[0], "--far", 1e-6), 1, "only for 0.001, 0.0001, 1e-05"),
+        ((plain, files[0], "--far", 1e-4), 1, "plain.pt: carries no threshold that --far could choose"),
+        ((path, files[0], "--far", 1), 2, "--far must be a rate above 0 and below 1, got '1'"),
+        ((path, files[0], "--far", "low"), 2, "--far must be a rate above 0 and below 1, got 'low'"),
+        ((path, files[0], "--far"), 2, "--far needs a value"),
+        ((path, "--crops", files[0], "--output", "x.npy", "--far", 0.1), 2, "--far belongs to images"),
+    ):
+        done = run(host, *arguments)
+        assert done.returncode == code, (arguments, done.stderr)
+        assert message in done.stderr
+        assert done.stdout == ""
+        assert code == 2 or len(done.stderr.splitlines()) == 1
+
+
+def test_a_file_of_one_threshold(
+    tmp_path: Path, host: Path, model: EmbeddingModel, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As files were written before they carried several."""
+    single = {
+        "threshold": -0.75,
+        "far": 3e-3,
+        "measured_far": 1e-3,
+        "measured_tar": None,
+        "impostor_pairs": 1000,
+        "genuine_pairs": 0,
+        "dataset": "lfw",
+        "flip": True,
+        "weights_sha256": weights_sha256(model),
+    }
+    network = calibrated(model, 0.5, flip=True)
+    monkeypatch.setattr(Calibration, "as_dict", lambda self: single)
+    path = export_torchscript(network, tmp_path / "m.pt", input="uint8").path
+    for options in ((), ("--far", 3e-3)):
+        done = run(host, path, *files[:2], "--repeat", 1, *options)
+        assert done.returncode == 0, done.stderr
+        decisions = json.loads(done.stdout)["decisions"]
+        assert (decisions["threshold"], decisions["far"], decisions["flip"]) == (-0.75, 3e-3, True)
+    assert "only for 0.003" in run(host, path, files[0], "--far", 1e-4).stderr
 
 
 @pytest.mark.parametrize("kernels", ["fused", "aten"])

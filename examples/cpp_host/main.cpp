@@ -13,11 +13,13 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "calibration.h"
 #include "image.h"
 #include "network.h"
 #include "npy.h"
@@ -25,13 +27,14 @@
 namespace {
 
 constexpr const char* kUsage =
-    "usage: cpp_host MODEL IMAGE... [--ops libpnf_ops.so] [--repeat N] [--threads N] [--callers N]\n"
+    "usage: cpp_host MODEL IMAGE... [--far F] [--ops libpnf_ops.so] [--repeat N] [--threads N] [--callers N]\n"
     "       cpp_host MODEL --crops CROPS.npy --output EMBEDDINGS.npy [--flip] [--batch N] [...]\n"
     "\n"
     "Prints the embeddings of aligned 112x112 crops and their cosine similarities; or embeds a whole file of crops\n"
-    "into another. If the file carries a threshold, each pair is decided by it, from embeddings as they were when it\n"
+    "into another. If the file carries thresholds, each pair is decided by one, from embeddings as they were when it\n"
     "was calibrated: mostly with those of the mirror images added, so that the cosines of the decisions differ from\n"
     "the similarities, which are those of the images alone.\n"
+    "  --far F        decide at this false accept rate, one of those that the file carries (default: the file's)\n"
     "  --ops FILE     the operators that a file of fused kernels calls; the default is the installed one that\n"
     "                 CMake found\n"
     "  --max-pixels N the largest image that is decoded (default 50000000, or $POCKETNET_MAX_PIXELS)\n"
@@ -51,6 +54,7 @@ struct Options {
   std::string output;
   std::vector<std::string> images;
   ImageLimits limits;
+  std::optional<double> far;
   bool flip = false;
   int repeat = 20;
   int threads = 1;
@@ -71,6 +75,15 @@ int parse_count(const std::string& name, const std::string& text, int low) {
   return static_cast<int>(value);
 }
 
+double parse_far(const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0' || !(value > 0 && value < 1)) {
+    throw UsageError("--far must be a rate above 0 and below 1, got '" + text + "'");
+  }
+  return value;
+}
+
 std::uint64_t parse_limit(const std::string& name, const std::string& text) {
   const bool digits = !text.empty() && text.size() <= 18 && text.find_first_not_of("0123456789") == std::string::npos;
   const std::uint64_t value = digits ? std::strtoull(text.c_str(), nullptr, 10) : 0;
@@ -79,8 +92,8 @@ std::uint64_t parse_limit(const std::string& name, const std::string& text) {
 }
 
 Options parse(int argc, char** argv) {
-  constexpr const char* kValued[] = {"--ops",     "--crops",   "--output",     "--batch",    "--repeat",
-                                     "--threads", "--callers", "--max-pixels", "--max-bytes"};
+  constexpr const char* kValued[] = {"--ops",     "--crops",   "--output",     "--batch",     "--repeat",
+                                     "--threads", "--callers", "--max-pixels", "--max-bytes", "--far"};
   Options options;
   options.limits = ImageLimits::from_environment();
   for (int i = 1; i < argc; ++i) {
@@ -112,6 +125,8 @@ Options parse(int argc, char** argv) {
       options.threads = parse_count(argument, value, 1);
     } else if (argument == "--callers") {
       options.callers = parse_count(argument, value, 0);
+    } else if (argument == "--far") {
+      options.far = parse_far(value);
     } else if (argument == "--max-pixels") {
       options.limits.pixels = parse_limit(argument, value);
     } else {
@@ -119,6 +134,7 @@ Options parse(int argc, char** argv) {
     }
   }
   if (options.crops.empty() != options.output.empty()) throw UsageError("--crops and --output belong together");
+  if (options.far && !options.crops.empty()) throw UsageError("--far belongs to images, --crops decides nothing");
   if (options.flip && options.crops.empty()) throw UsageError("--flip belongs to --crops");
   if (options.model.empty() || options.images.empty() == options.crops.empty()) {
     throw UsageError("a model, and either images or --crops, are needed");
@@ -143,7 +159,7 @@ std::string quoted(const std::string& text) {
   return out + "\"";
 }
 
-std::string number(float value) {
+std::string number(double value) {
   if (!std::isfinite(value)) return "null";
   char text[32];
   std::snprintf(text, sizeof(text), "%.9g", value);
@@ -207,40 +223,42 @@ torch::Tensor cosines(const torch::Tensor& embedding) {
   return unit.mm(unit.t());
 }
 
-// From which cosine two embeddings are one person's, if the file carries a threshold.
-struct Calibration {
-  bool found = false;
-  bool flip = false;  // whether the embeddings must be the sums with those of the mirror images
-  double threshold = 0;
+// What the pairs of images are decided by.
+struct Decider {
+  CalibratedPoint point;
+  bool flip = false;
+  bool chosen = false;  // whether by --far
 };
 
-Calibration calibration_of(const std::string& metadata) {
-  Calibration calibration;
-  const std::size_t at = metadata.find("\"calibration\": {");
-  if (at == std::string::npos) return calibration;
-  const std::string key = "\"threshold\": ";
-  const std::size_t threshold = metadata.find(key, at);
-  if (threshold == std::string::npos) throw std::runtime_error("the file's calibration has no threshold");
-  calibration.found = true;
-  calibration.threshold = std::stod(metadata.substr(threshold + key.size(), 32));
-  calibration.flip = metadata.find("\"flip\": true", at) != std::string::npos;
-  return calibration;
+std::optional<Decider> decider(const Options& options, const std::string& metadata) {
+  const std::optional<Calibration> calibration = calibration_of(metadata);
+  if (!calibration && options.far) {
+    throw std::runtime_error(options.model + ": carries no threshold that --far could choose; calibrate the weights " +
+                             "(pocketnet calibrate) and export them again");
+  }
+  if (!calibration) return std::nullopt;
+  try {
+    return Decider{calibration->at(options.far), calibration->flip, options.far.has_value()};
+  } catch (const std::exception& error) {
+    throw std::runtime_error(options.model + ": " + error.what());
+  }
 }
 
-std::string decisions(Network& network, const torch::Tensor& rgb, const std::string& metadata) {
-  const Calibration calibration = calibration_of(metadata);
-  if (!calibration.found) return "null";
-  const torch::Tensor similarity = cosines(embed(network, rgb, metadata, calibration.flip));
-  const char* about = calibration.flip ? "cosines of embeddings with those of the mirror images added, as calibrated"
-                                       : "cosines of the embeddings above, as calibrated";
-  std::string out = "{\"threshold\": " + number(static_cast<float>(calibration.threshold)) +
-                    ", \"flip\": " + (calibration.flip ? "true" : "false") + ", \"cosines_of\": " + quoted(about) +
+std::string decisions(Network& network, const torch::Tensor& rgb, const std::string& metadata,
+                      const std::optional<Decider>& by) {
+  if (!by) return "null";
+  const torch::Tensor similarity = cosines(embed(network, rgb, metadata, by->flip));
+  const char* about = by->flip ? "cosines of embeddings with those of the mirror images added, as calibrated"
+                               : "cosines of the embeddings above, as calibrated";
+  std::string out = "{\"threshold\": " + number(by->point.threshold) + ", \"far\": " + number(by->point.far) +
+                    ", \"far_source\": " + (by->chosen ? "\"option\"" : "\"calibration\"") +
+                    ", \"flip\": " + (by->flip ? "true" : "false") + ", \"cosines_of\": " + quoted(about) +
                     ", \"pairs\": [";
   for (std::int64_t a = 0; a < similarity.size(0); ++a) {
     for (std::int64_t b = a + 1; b < similarity.size(0); ++b) {
       const float cosine = similarity[a][b].item<float>();
       out += (a == 0 && b == 1 ? "\n" : ",\n") + ("{\"a\": " + std::to_string(a)) + ", \"b\": " + std::to_string(b) +
-             ", \"cosine\": " + number(cosine) + ", \"same\": " + (cosine >= calibration.threshold ? "true" : "false") +
+             ", \"cosine\": " + number(cosine) + ", \"same\": " + (cosine >= by->point.threshold ? "true" : "false") +
              "}";
     }
   }
@@ -330,6 +348,7 @@ int run(const Options& options) {
     embed_file(network, options, metadata);
     return 0;
   }
+  const std::optional<Decider> by = decider(options, metadata);
   const torch::Tensor input = input_of(rgb, metadata);
   const torch::Tensor embedding = network.forward(input).contiguous();
   const torch::Tensor similarity = cosines(embedding);
@@ -345,7 +364,7 @@ int run(const Options& options) {
   json += "\n],\n\"similarity_of\": \"the embeddings above, of the images alone\"";
   json += ",\n\"similarity\": [\n";
   for (std::int64_t i = 0; i < similarity.size(0); ++i) json += (i == 0 ? "" : ",\n") + list(similarity[i]);
-  json += "\n],\n\"decisions\": " + decisions(network, rgb, metadata);
+  json += "\n],\n\"decisions\": " + decisions(network, rgb, metadata, by);
   json += ",\n\"threads\": " + std::to_string(options.threads);
   json += ",\n\"milliseconds\": " + number(static_cast<float>(one));
   json += ",\n\"milliseconds_per_image\": " + number(static_cast<float>(all / static_cast<double>(input.size(0))));
