@@ -89,6 +89,9 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--detector", type=Path, help="default: as the commands find it")
     parser.add_argument("--model", default="pocketnet_s128")
+    parser.add_argument(
+        "--far", type=float, help="which of the weights' thresholds decides; default: the weights' own"
+    )
     parser.add_argument("--no-upright", action="store_true", help="take photos as they are given")
     arguments = parser.parse_args()
 
@@ -97,9 +100,10 @@ def main() -> None:
     detector = FaceDetector(arguments.detector, upright=not arguments.no_upright)
     model = pocketnet_fast.create_model(arguments.model, pretrained=True)
     assert model.calibration is not None
-    embedder, threshold = Embedder(model, flip=model.calibration.flip), model.calibration.threshold
+    embedder, point = Embedder(model, flip=model.calibration.flip), model.calibration.at(arguments.far)
+    threshold = point.threshold
 
-    print(f"{len(photos)} photos, threshold {threshold:.3f}\n")
+    print(f"{len(photos)} photos, {point}\n")
     print("| | refused | genuine accepted, of those as given | impostors accepted | CPU s |")
     print("|---|---:|---:|---:|---:|")
     reference: set[tuple[str, str]] | None = None

@@ -257,6 +257,11 @@ def draw(
     plt.close(figure)
 
 
+def false_accepts(far: float) -> str:
+    """What a false accept rate means, in words."""
+    return f"which takes 1 of {round(1 / far):,} pairs of two people for one"
+
+
 def tables(results: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Return title, header and rows of each table."""
     decisions = results["decisions"]
@@ -275,9 +280,10 @@ def tables(results: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]
         ]
         for row in results["milliseconds_per_image"]
     ]
+    rate = false_accepts(decisions["far"])
     return [
         (
-            f"Decisions of the C++ host at cosine {decisions['threshold']:.3f}",
+            f"Decisions of the C++ host at cosine {decisions['threshold']:.3f}, {rate}",
             ["pairs of", "pairs", "lowest cosine", "highest cosine", "decided right"],
             decided,
         ),
@@ -308,7 +314,7 @@ def summarize(answer: dict[str, Any], expected: list[bool]) -> dict[str, Any]:
             "highest": max(cosines),
             "right": sum(pair["same"] == wanted for pair in chosen),
         }
-    return {"threshold": answer["threshold"], "groups": groups}
+    return {"threshold": answer["threshold"], "far": answer["far"], "groups": groups}
 
 
 def measure(out: Path, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -362,8 +368,9 @@ def measure(out: Path, rounds: int, progress: Callable[[str], None]) -> dict[str
         "crops": [str(file) for file in files],
         "similarity": similarity.tolist(),
     }
-    title = f"framed: one person, by the threshold {decisions['threshold']:.3f} of the weights"
-    draw(out / "demo.png", labels, crops, similarity, decisions["threshold"], title)
+    threshold, rate = decisions["threshold"], false_accepts(decisions["far"])
+    title = f"framed: one person, by the weights' threshold {threshold:.3f}, {rate}"
+    draw(out / "demo.png", labels, crops, similarity, threshold, title)
     return results
 
 

@@ -72,8 +72,9 @@ def test_decisions_are_right(demo: ModuleType, crops: dict[str, np.ndarray]) -> 
     unit = demo.normalized(embedder(np.stack(list(crops.values()))))
     cosines = [float(unit[a] @ unit[b]) for a, b in itertools.combinations(range(len(unit)), 2)]
     pairs = [{"cosine": value, "same": value >= model.calibration.threshold} for value in cosines]
-    answer = {"threshold": model.calibration.threshold, "pairs": pairs}
+    answer = {"threshold": model.calibration.threshold, "far": model.calibration.default_far, "pairs": pairs}
     summary = demo.summarize(answer, demo.expected_decisions(list(crops)))
+    assert demo.false_accepts(summary["far"]) == "which takes 1 of 10,000 pairs of two people for one"
     assert [row["pairs"] for row in summary["groups"].values()] == [20, 25]
     assert [row["right"] for row in summary["groups"].values()] == [20, 25]
     assert summary["groups"]["two people"]["highest"] < summary["groups"]["one person"]["lowest"]
