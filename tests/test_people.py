@@ -7,6 +7,7 @@ import pytest
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.compared_faces import given_pairs, pairs_across_folds
+from pocketnet_fast.evaluation.comparisons import FIRST, SECOND
 from pocketnet_fast.evaluation.pairs import VerificationPairs
 from pocketnet_fast.evaluation.people import folds_of, known_people
 
@@ -47,7 +48,14 @@ def test_folds() -> None:
 def test_what_is_compared() -> None:
     pairs = pairs_of(TEXT)
     across = pairs_across_folds(pairs, "text", 2).comparisons
-    assert across.impostor_pairs == 5 * 4
+    # Of 5 * 4: two that are first ones only, and two that are second ones only, are not compared.
+    assert across.side is not None
+    alike = sum(
+        np.count_nonzero(across.side[across.group == 0] == side)
+        * np.count_nonzero(across.side[across.group == 1] == side)
+        for side in (FIRST, SECOND)
+    )
+    assert (across.impostor_pairs, alike) == (17, 3)
     # f=g stands twice, and counts once.
     assert across.genuine_pairs().sum() == 4
     listed = given_pairs(pairs, "text").comparisons

@@ -11,9 +11,9 @@ import numpy as np
 from pocketnet_fast.data.dataset import FaceDataset, open_dataset
 from pocketnet_fast.data.images import ImageArray
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.evaluation.comparisons import Comparisons, Indices
+from pocketnet_fast.evaluation.comparisons import BOTH, FIRST, SECOND, Comparisons, Indices
 from pocketnet_fast.evaluation.pairs import VerificationPairs, is_pairs, open_pairs
-from pocketnet_fast.evaluation.people import folds_of, known_people
+from pocketnet_fast.evaluation.people import KnownPeople, folds_of, known_people
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +67,17 @@ def given_pairs(pairs: VerificationPairs, name: str) -> ComparedFaces:
 def pairs_across_folds(pairs: VerificationPairs, name: str, folds: int) -> ComparedFaces:
     """Compare all images of different folds as of two persons, and as of one the different pairs listed so.
 
+    As in the pairs that are listed, one image is a first and the other a second one: where the first are
+    frontal and the second in profile, as in CFP-FP, two profiles are not compared, and the threshold is one
+    for that comparison.
+
     Raises:
         PocketNetError: See ``folds_of``.
     """
     people = known_people(pairs)
     fold = folds_of(pairs, people, folds)
-    comparisons = Comparisons(name, people.person, fold, genuine=_distinct(people.pairs[pairs.same]))
+    genuine = _distinct(people.pairs[pairs.same])
+    comparisons = Comparisons(name, people.person, fold, genuine=genuine, side=_sides(people))
     return ComparedFaces(comparisons, lambda on_image: pairs.crops(on_image, people.first.tolist()))
 
 
@@ -86,6 +91,12 @@ def pairs_of_identities(dataset: FaceDataset, name: str) -> ComparedFaces:
             on_image()
 
     return ComparedFaces(Comparisons(name, person, person), crops)
+
+
+def _sides(people: KnownPeople) -> Indices:
+    count = len(people.first)
+    is_first, is_second = (np.bincount(column, minlength=count) > 0 for column in people.pairs.T)
+    return np.where(is_first & is_second, BOTH, np.where(is_first, FIRST, SECOND))
 
 
 def _distinct(pairs: Indices) -> Indices:

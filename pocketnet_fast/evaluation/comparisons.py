@@ -14,6 +14,10 @@ from pocketnet_fast.evaluation.verification import Floats
 Indices = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.float32]
 
+FIRST: Final = 0
+SECOND: Final = 1
+BOTH: Final = 2
+
 # Cosines that are computed at a time.
 _BLOCK: Final = 1 << 22
 
@@ -26,8 +30,11 @@ class Comparisons:
         name: How messages call the data set.
         person: N: whom each image shows, 0 to the number of people less one, as far as that is known.
         group: N: images of different groups show different people; a person's are all in one group.
-        impostors: Pairs of two persons, M,2; None: all pairs of images of different groups.
+        impostors: Pairs of two persons, M,2; None: all pairs of images of different groups, of the kind that
+            ``side`` says.
         genuine: Pairs of one person, M,2; None: all pairs of images of one person.
+        side: N: where the images stand in the listed pairs: ``FIRST``, ``SECOND``, or ``BOTH`` in some pair
+            each. Two images that stand on one side alone, the same one, are not compared. None: all are.
     """
 
     name: str
@@ -35,6 +42,7 @@ class Comparisons:
     group: Indices
     impostors: Indices | None = None
     genuine: Indices | None = None
+    side: Indices | None = None
 
     @property
     def people(self) -> int:
@@ -46,8 +54,7 @@ class Comparisons:
         """Number of pairs of two persons."""
         if self.impostors is not None:
             return len(self.impostors)
-        sizes = np.bincount(self.group)
-        return (int(sizes.sum()) ** 2 - int(np.square(sizes).sum())) // 2
+        return round(float(self._pairs_across(np.ones((1, self.people)))[0]))
 
     def genuine_pairs(self) -> Indices:
         """Number of pairs of one person, by person."""
@@ -72,6 +79,7 @@ class Comparisons:
             return kept
         order = np.argsort(self.group, kind="stable")
         ordered, group = rows[order], self.group[order]
+        side = None if self.side is None else self.side[order]
         # Sorted by group, an image's partners are all those beyond its group's last.
         ends = np.searchsorted(group, group, side="right")
         start = 0
@@ -80,6 +88,8 @@ class Comparisons:
             beyond = int(ends[start])
             cosine = ordered[start:stop] @ ordered[beyond:].T
             cosine[np.arange(beyond, len(ordered)) < ends[start:stop, None]] = -np.inf
+            if side is not None:
+                cosine[_on_one_side(side[start:stop, None], side[beyond:])] = -np.inf
             # No cosine is below -2, so while there is room all are taken but those left out.
             chosen = np.flatnonzero(cosine >= max(kept.floor, -2))
             one, other = np.divmod(chosen, cosine.shape[1])
@@ -98,11 +108,24 @@ class Comparisons:
         """
         if self.impostors is not None:
             return pair_weights(weight, self.person[self.impostors])
-        group = np.empty(self.people, np.int64)
+        return self._pairs_across(weight)
+
+    def _pairs_across(self, weight: Floats) -> Floats:
+        """Sum the weights of all pairs of images of different groups that ``side`` lets compare."""
+        every = np.ones(len(self.person), bool)
+        total = self._pairs_among(every, weight)
+        if self.side is not None:
+            for side in (FIRST, SECOND):
+                total -= self._pairs_among(self.side == side, weight)
+        return total
+
+    def _pairs_among(self, chosen: npt.NDArray[np.bool_], weight: Floats) -> Floats:
+        """The same of all pairs among the chosen images."""
+        group = np.zeros(self.people, np.int64)
         group[self.person] = self.group
         order = np.argsort(group, kind="stable")
         first = np.unique(group[order], return_index=True)[1]
-        images = weight * np.bincount(self.person, minlength=self.people)
+        images = weight * np.bincount(self.person[chosen], minlength=self.people)
         groups = np.add.reduceat(images[:, order], first, axis=1)
         return np.asarray((np.square(groups.sum(1)) - np.square(groups).sum(1)) / 2)
 
@@ -126,6 +149,11 @@ class Comparisons:
                 later = cosine[np.triu(np.ones(cosine.shape, bool), 1)]
                 accepted[:, person] += [np.count_nonzero(later >= limit) for limit in limits]
         return accepted
+
+
+def _on_one_side(one: Indices, other: Indices) -> npt.NDArray[np.bool_]:
+    same: npt.NDArray[np.bool_] = (one == other) & (one != BOTH)
+    return same
 
 
 def pair_weights(weight: Floats, people: Indices) -> Floats:
