@@ -29,8 +29,11 @@ def tool(name: str) -> str:
     return found
 
 
-def run(*command: str | Path, timeout: float = 600) -> str:
-    """Output of a command, both streams; fails the test with it if the command fails."""
+def run(*command: str | Path, timeout: float = 1800) -> str:
+    """Output of a command, both streams; fails the test with it if the command fails.
+
+    Beside another worker, builds and tests under sanitizers take minutes.
+    """
     result = subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
@@ -126,8 +129,7 @@ def ctest(folder: Path, *options: str) -> str:
     """Run the tests of a build; fails the test with what they print."""
     jobs = str(os.cpu_count() or 1)
     command = (tool("ctest"), "--test-dir", folder, "--output-on-failure", "--parallel", jobs, *options)
-    # Beside another worker, the sanitizers take minutes.
-    return run(*command, timeout=1800)
+    return run(*command)
 
 
 def run_triton_suite(suite: Path, *, interpreted: bool) -> None:

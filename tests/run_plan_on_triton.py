@@ -90,13 +90,14 @@ def normalized(pixels: Tensor) -> Tensor:
 @pytest.mark.parametrize(("channels", "layers", "embedding", "seed"), NETWORKS)
 def test_random_genotypes(channels: int, layers: int, embedding: int, seed: int) -> None:
     lowered = Lowered(network(channels, layers, embedding, seed))
-    assert relative_error(lowered.run(images(2)), lowered.exact(images(2))) < TOLERANCE
+    pixels = images(1 if INTERPRETED and channels > 4 else 2)
+    assert relative_error(lowered.run(pixels), lowered.exact(pixels)) < TOLERANCE
 
 
 def test_float_input_of_any_strides() -> None:
     lowered = Lowered(network(4, 4, 16, 0))
-    x = normalized(images(2))
-    spread = torch.zeros(2, 6, 112, 224)[:, ::2, :, ::2].copy_(x)
+    x = normalized(images(1))
+    spread = torch.zeros(1, 6, 112, 224)[:, ::2, :, ::2].copy_(x)
     result = lowered.run(x.contiguous(memory_format=torch.channels_last))
     assert relative_error(result, lowered.exact(x)) < TOLERANCE
     assert torch.equal(lowered.run(spread), result)
@@ -117,7 +118,7 @@ def test_colour_order_and_flip() -> None:
 def test_low_precision_is_as_good_as_eagers(precision: str) -> None:
     model = network(10, 5, 33, 1)
     dtype = PRECISIONS[precision][0]
-    pixels = images(2)
+    pixels = images(1 if INTERPRETED else 2)
     exact = copy.deepcopy(model).double()(normalized(pixels).double()).detach()
     eager = copy.deepcopy(model).to(dtype)(normalized(pixels).to(dtype)).detach()
     ours = Lowered(model).run(pixels, precision)
@@ -129,12 +130,12 @@ def test_low_precision_is_as_good_as_eagers(precision: str) -> None:
 
 def test_a_broken_pixel_stays_in_its_image() -> None:
     lowered = Lowered(network(4, 4, 16, 0))
-    x = normalized(images(3))
+    x = normalized(images(2))
     clean = lowered.run(x)
-    x[1, 2, 50, 60] = float("nan")
+    x[0, 2, 50, 60] = float("nan")
     broken = lowered.run(x)
-    assert not broken[1].isfinite().any()
-    assert torch.equal(broken[[0, 2]], clean[[0, 2]])
+    assert not broken[0].isfinite().any()
+    assert torch.equal(broken[1], clean[1])
 
 
 def test_nothing_is_read_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
