@@ -238,6 +238,25 @@ class TestVerify:
             run("verify", crops[0], tmp_path / "none.jpg", "--aligned", "--untrained"), "no such file"
         )
         assert run("verify", *pair, "--untrained", "--threshold", 2).code == 2
+        untrained = ["verify", *pair, "--untrained", "--far"]
+        assert refused(run(*untrained, 1e-4, "--threshold", 0.3), "--threshold and --far exclude each other")
+        assert refused(run(*untrained, 0), "--far is 0; expected a rate above 0 and below 1")
+        assert refused(run(*untrained, 1e-4), "carry no calibrated threshold")
+
+    def test_the_shipped_weights_decide_at_any_of_their_rates(self, run: Run, crops: list[Path]) -> None:
+        command = ["verify", crops[0], crops[2], "--aligned"]
+        default = run(*command, "--json").json
+        assert (default["far"], default["far_source"]) == (1e-4, "calibration")
+        text = run(*command).out
+        assert f"(threshold: cosine {default['threshold']:.3f} for FAR 1e-4, squared distance " in text
+        thresholds = []
+        for far in (1e-3, 1e-4, 1e-5):
+            result = run(*command, "--far", far, "--json").json
+            assert (result["far"], result["far_source"]) == (far, "option")
+            assert result["threshold_source"] == "calibration"
+            thresholds.append(result["threshold"])
+        assert thresholds == sorted(set(thresholds))
+        assert refused(run(*command, "--far", 1e-6), "FAR 1e-6 is carried, only for 1e-3, 1e-4, 1e-5")
 
 
 @pytest.mark.slow

@@ -50,6 +50,9 @@ def test_one_model_is_broken_down():
     out = run("pocketnet_s128")
     assert "weights: pretrained pocketnet_s128, SHA-256 " in out
     assert "threshold: cosine " in out
+    for text in (" for FAR 1e-4, of embeddings with flip", "1e-4 (default)", "1e-3", "1e-5", "TAR, %"):
+        assert text in out
+    assert "intervals of 95 %" in out
     assert "weights: none; no trained weights ship for it" in run("pocketnet_s256")
     for part in ("pre-processing", "dw_conv_5x5", "max_pool_3x3", "depthwise 7x7", "conv 1x1", "total"):
         assert part in out

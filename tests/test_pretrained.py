@@ -57,8 +57,17 @@ def test_calibration(name: str) -> None:
     model = pocketnet_fast.create_model(name, pretrained=True)
     calibration = model.calibration
     assert calibration is not None
-    assert 0 < calibration.threshold < 1
-    assert calibration.measured_far <= calibration.far
+    assert [point.far for point in calibration.points] == [1e-3, 1e-4, 1e-5]
+    assert (calibration.default_far, calibration.all_pairs) == (1e-4, True)
+    for point in calibration.points:
+        assert 0 < point.threshold < 1
+        assert len(point.measured) >= 2
+        for rates in point.measured:
+            assert rates.impostor_pairs > 1e6
+            assert rates.far <= point.far
+            assert rates.far_low is not None
+            assert rates.far_high is not None
+            assert rates.far_low <= rates.far <= rates.far_high
     assert Embedder(model).calibration == calibration
 
 

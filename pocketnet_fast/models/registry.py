@@ -36,7 +36,7 @@ class PretrainedFile:
 PRETRAINED: dict[str, PretrainedFile] = {
     "pocketnet_s128": PretrainedFile(
         path="pretrained/pocketnet_s128.safetensors",
-        sha256="aecce3cb631c0859da2ba953dcdb73deda3a5253aa58744dafb61e54e653a0f1",
+        sha256="39f3ddef2a1a3744d41198dad0a39abdc4055e55990a11355b70f4256e7c0144",
         embedding_dim=128,
     ),
 }
