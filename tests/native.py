@@ -125,10 +125,23 @@ def network_command(
     return [str(part) for part in (host, folder / "program", folder / "weights", isa, folder / "pixels")]
 
 
-def ctest(folder: Path, *options: str) -> str:
-    """Run the tests of a build; fails the test with what they print."""
+def ctest(folder: Path, *options: str, isa: str = "") -> str:
+    """Run the tests of a build, the larger ones for one instruction set only if it is named.
+
+    Fails the test with what they print.
+    """
     jobs = str(os.cpu_count() or 1)
-    command = (tool("ctest"), "--test-dir", folder, "--output-on-failure", "--parallel", jobs, *options)
+    chosen = ("env", f"PNF_TEST_ISA={isa}") if isa else ()
+    command = (
+        *chosen,
+        tool("ctest"),
+        "--test-dir",
+        folder,
+        "--output-on-failure",
+        "--parallel",
+        jobs,
+        *options,
+    )
     return run(*command)
 
 

@@ -163,12 +163,16 @@ def test_a_tiny_gradient_is_scaled():
     assert all(bool(value.isfinite().all()) and bool(value.any()) for value in found.values())
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("no memory"), KeyboardInterrupt()])
 @pytest.mark.parametrize(
-    ("options", "passes"),
-    [({"order": 1}, 1), ({}, 4), ({"hessian": "published"}, 4), ({"hessian": "exact"}, 3)],
+    ("options", "passes", "failure"),
+    [
+        ({"order": 1}, 1, RuntimeError("no memory")),
+        ({}, 4, KeyboardInterrupt()),
+        ({"hessian": "published"}, 4, RuntimeError("no memory")),
+        ({"hessian": "exact"}, 3, KeyboardInterrupt()),
+    ],
 )
-def test_nothing_is_changed_by_a_failure_at_any_pass(failure, options, passes, monkeypatch):
+def test_nothing_is_changed_by_a_failure_at_any_pass(options, passes, failure, monkeypatch):
     case = small_case(7, torch.float32)
     cross_entropy(case.network(case.train_batch[0]), case.train_batch[1]).backward()
     case.optimizer.step()

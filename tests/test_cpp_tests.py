@@ -37,7 +37,7 @@ def test_neon():
     tool("qemu-aarch64")
     toolchain = ROOT / "cmake" / "aarch64-linux-gnu.cmake"
     folder = build("aarch64", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", target="kernels_tests")
-    ctest(folder, "--label-regex", "kernels")
+    ctest(folder, "--label-regex", "kernels", isa="neon")
 
 
 # Nehalem has no AVX at all, Haswell AVX2 and no AVX-512: an instruction too new ends the process.

@@ -274,7 +274,7 @@ void run_in(const NodeCase& test, std::vector<TermData> data, const std::vector<
   Guarded scratch_memory(node_scratch(sized), layout.misaligned);
 
   for (const auto& set : kernel_sets(State{})) {
-    if (!set.available) continue;
+    if (!is_tested(set)) continue;
     const std::string name = std::string(set.name) + (halvings > 0 ? " half " : " ") + test.describe();
     const auto rows = [&](RowsOf<State>& output, int begin, int end) {
       output.write(scratch_memory, name, [&](State* out, float* scratch) {

@@ -89,7 +89,7 @@ void run_in(const StemCase& test, const StemData& data, Random& random) {
   Guarded scratch_memory(stem_scratch(sized), test.misaligned);
 
   for (const auto& set : kernel_sets(State{})) {
-    if (!set.available) continue;
+    if (!is_tested(set)) continue;
     const std::string name = std::string(set.name) + (halvings > 0 ? " half " : " ") + test.describe();
     const auto rows = [&](RowsOf<State>& output, int begin, int end) {
       output.write(scratch_memory, name, [&](State* out, float* scratch) {

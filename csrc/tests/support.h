@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -63,6 +64,13 @@ template <typename State>
 std::vector<float> rounded(std::vector<float> values) {
   for (float& value : values) value = to_float(to_state<State>(value));
   return values;
+}
+
+// Under an emulator, PNF_TEST_ISA names the one set to test: the others are tested where they are fast.
+template <typename Set>
+bool is_tested(const Set& set) {
+  const char* const only = std::getenv("PNF_TEST_ISA");
+  return set.available && (only == nullptr || std::strcmp(only, set.name) == 0);
 }
 
 inline const std::vector<KernelSet>& kernel_sets(float) { return compiled_kernels(); }

@@ -36,7 +36,7 @@ class PretrainedFile:
 PRETRAINED: dict[str, PretrainedFile] = {
     "pocketnet_s128": PretrainedFile(
         path="pretrained/pocketnet_s128.safetensors",
-        sha256="39f3ddef2a1a3744d41198dad0a39abdc4055e55990a11355b70f4256e7c0144",
+        sha256="e1c3718128699fcc706402f102760e32d880a27d320a81accb4daa8289c13e32",
         embedding_dim=128,
     ),
 }
