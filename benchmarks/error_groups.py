@@ -1,13 +1,15 @@
-"""Where a model errs: error rates of verification pairs by pose, light and sharpness of their faces.
+"""Where a model errs: error rates of verification pairs by pose, tilt, light, sharpness and size of the faces.
 
     python benchmarks/error_groups.py lfw.bin --weights s128.safetensors
+    python benchmarks/error_groups.py lfw.bin --side 56 --side 28 --side 20 --side 14
     python benchmarks/error_groups.py lfw.bin --model mobilefacenet --weights t.safetensors --threshold 0.3
 
 Verification files carry no attributes, so they are measured on the crops: pose from YuNet's landmarks (how
 far the nose lies from the middle between the eyes, in distances of the eyes: 0 is frontal, 0.5 about a half
-profile), light as the mean luma, sharpness as the deviation of the Laplacian. Of a pair, the more turned, the
-darker and the less sharp face counts, and the difference of the lumas. Groups are quarters of the pairs. A
-pair with a crop in which the detector finds no face belongs to a group of its own.
+profile), tilt from the line of the eyes, light as the mean luma, sharpness as the deviation of the Laplacian.
+Of a pair, the more turned, the more tilted, the darker and the less sharp face counts, and the difference of
+the lumas. Groups are quarters of the pairs. A pair with a crop in which the detector finds no face belongs to
+a group of its own. With --side, all crops are reduced to that many pixels a side and enlarged again, too.
 """
 
 from __future__ import annotations
@@ -35,30 +37,38 @@ GROUPS = 4
 BORDER = 28
 
 
-def measure(crop: np.ndarray, detector: FaceDetector) -> tuple[float, float, float]:
-    """Pose, luma and sharpness of a crop; the pose is NaN where no face is found."""
+def measure(crop: np.ndarray, detector: FaceDetector) -> tuple[float, float, float, float]:
+    """Pose, tilt, luma and sharpness of a crop; pose and tilt are NaN where no face is found."""
     luma = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
     sharpness = float(cv2.Laplacian(luma, cv2.CV_64F).std())
     around = cv2.copyMakeBorder(crop, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REPLICATE)
     faces = detector.detect(around)
     if not faces:
-        return float("nan"), float(luma.mean()), sharpness
+        return float("nan"), float("nan"), float(luma.mean()), sharpness
     left, right, nose = faces[0].landmarks[:3]
     axis = right - left
     turned = abs(float((nose - (left + right) / 2) @ axis / (axis @ axis)))
-    return turned, float(luma.mean()), sharpness
+    tilt = abs(float(np.degrees(np.arctan2(axis[1], axis[0]))))
+    return turned, tilt, float(luma.mean()), sharpness
 
 
 def attributes(crops: list[np.ndarray], detector: FaceDetector, console: Console) -> dict[str, np.ndarray]:
     """An attribute of each pair."""
     rows = [measure(crop, detector) for crop in track(crops, "measuring", console=console, transient=True)]
-    turned, luma, sharpness = np.array(rows).reshape(-1, 2, 3).transpose(2, 0, 1)
+    turned, tilt, luma, sharpness = np.array(rows).reshape(-1, 2, 4).transpose(2, 0, 1)
     return {
         "pose (nose from the middle, in eye distances)": turned.max(axis=1),
+        "tilt (degrees)": tilt.max(axis=1),
         "light of the darker face (luma)": luma.min(axis=1),
         "difference of light (luma)": np.abs(luma[:, 0] - luma[:, 1]),
         "sharpness of the less sharp face": sharpness.min(axis=1),
     }
+
+
+def reduced(crop: np.ndarray, side: int) -> np.ndarray:
+    """The crop as it comes from a face of so many pixels."""
+    small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def quarters(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -106,6 +116,9 @@ def main() -> None:
     parser.add_argument(
         "--detector", type=Path, help="YuNet's model file; default: as the command line finds it"
     )
+    parser.add_argument(
+        "--side", type=int, action="append", default=[], help="reduce all crops to it and back; repeatable"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     console = Console()
@@ -120,14 +133,24 @@ def main() -> None:
     detector = FaceDetector(arguments.detector, upright=False)
     crops = list(pairs.crops())
     embedder = Embedder(model, batch_size=64)
-    embeddings, _ = embed_both_ways(
-        embedder, track(crops, "embedding", console=console, transient=True), batch_size=64
-    )
-    cosine = 1 - pair_distances(embeddings, consecutive_pairs(len(pairs))) / 2
+
+    def cosines(images: list[np.ndarray], what: str) -> np.ndarray:
+        turns = track(images, what, console=console, transient=True)
+        embeddings, _ = embed_both_ways(embedder, turns, batch_size=64)
+        return 1 - pair_distances(embeddings, consecutive_pairs(len(pairs))) / 2
+
+    cosine = cosines(crops, "embedding")
     report = {"all": {"all": rates(cosine, pairs.same, threshold)}}
     for name, values in attributes(crops, detector, console).items():
         report[name] = {
             group: rates(cosine[member], pairs.same[member], threshold) for group, member in quarters(values)
+        }
+    if arguments.side:
+        report["size of the face (pixels a side)"] = {
+            str(side): rates(
+                cosines([reduced(crop, side) for crop in crops], f"{side} pixels"), pairs.same, threshold
+            )
+            for side in arguments.side
         }
     show(console, threshold, report)
     if arguments.json is not None:

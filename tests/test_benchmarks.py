@@ -72,7 +72,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SMALLEST = {
     "data_loading.py": "--records {data}/train.rec --images 12 --batch 6 --rounds 2 --json {out}/a.json",
-    "error_groups.py": "{data}/pairs.bin --json {out}/a.json",
+    "error_groups.py": "{data}/pairs.bin --side 28 --json {out}/a.json",
     "half_precision.py": "{data} --images 4",
     "identification.py": "--rows 600 --dims 16 --probes 160 --scale 0.0005 --threads 1 --rounds 2",
     "int8_fidelity.py": "{data} --images 4 --calibration 4",
