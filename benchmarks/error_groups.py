@@ -1,4 +1,4 @@
-"""Where a model errs: error rates of verification pairs by pose, tilt, light, sharpness and size of the faces.
+"""Where a model errs: error rates of verification pairs by pose, tilt, light, sharpness and size of faces.
 
     python benchmarks/error_groups.py lfw.bin --weights s128.safetensors
     python benchmarks/error_groups.py lfw.bin --side 56 --side 28 --side 20 --side 14
