@@ -8,12 +8,13 @@ set(PNF_ISAS
     "amx_bf16|x86_64|node stem probe|-mamx-tile -mamx-bf16 -mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
     "neon|aarch64|all|")
 
-# Those of AVX-512, which csrc/tests/emulated_avx512 has a vocabulary in plain C++ of.
-set(PNF_EMULATED avx512 avx512_bf16 amx_bf16)
+# Those that csrc/tests/emulated_avx512 has a vocabulary in plain C++ of, and the others.
+set(PNF_WIDE_ISAS avx512 avx512_bf16 amx_bf16)
+set(PNF_NARROW_ISAS scalar avx2 neon)
 
-# Adds <op>/<op>_<isa>.cpp of every set of the target processor to `target`, each with its own flags. Kernels throw
-# nothing, and the personality of exceptions would be a symbol that objects share. With EMULATED, the sets above are
-# compiled without their flags.
+# Adds <op>/<op>_<isa>.cpp to `target`, of those of the sets named that the target processor has, each with its own
+# flags; with EMULATED without them. Kernels throw nothing, and the personality of exceptions would be a symbol that
+# objects share.
 function(pnf_add_kernels target)
   cmake_parse_arguments(ARG "EMULATED" "" "" ${ARGN})
   foreach(entry IN LISTS PNF_ISAS)
@@ -21,10 +22,11 @@ function(pnf_add_kernels target)
     list(POP_FRONT fields isa processor operations)
     separate_arguments(operations)
     separate_arguments(flags UNIX_COMMAND "${fields}")
-    if(ARG_EMULATED AND isa IN_LIST PNF_EMULATED)
+    if(ARG_EMULATED)
       set(flags -Wno-psabi)
     endif()
-    if(NOT processor STREQUAL "any" AND NOT processor STREQUAL CMAKE_SYSTEM_PROCESSOR)
+    if(NOT isa IN_LIST ARG_UNPARSED_ARGUMENTS
+       OR (NOT processor STREQUAL "any" AND NOT processor STREQUAL CMAKE_SYSTEM_PROCESSOR))
       continue()
     endif()
     foreach(op node stem tail margin_cross_entropy cell probe)

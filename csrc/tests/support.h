@@ -16,12 +16,6 @@
 #include "kernels/dispatch.h"
 #include "kernels/layout.h"
 
-#if defined(PNF_EMULATED_AVX512)
-namespace pnf {
-bool emulated_tiles_in_use();  // csrc/tests/emulated_avx512
-}
-#endif
-
 namespace pnf::test {
 
 inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -160,18 +154,9 @@ class RowsOf : public GuardedOf<State> {
 };
 using Rows = RowsOf<float>;
 
-// Whether a kernel has left tile registers configured; only where there are any.
-#if defined(PNF_EMULATED_AVX512)
-inline bool tiles_in_use() { return emulated_tiles_in_use(); }
-#else
-inline bool tiles_in_use() {
-  alignas(64) unsigned char shapes[64] = {};
-#if defined(__x86_64__)
-  asm volatile(".byte 0xc4, 0xe2, 0x79, 0x49, 0x00" : : "a"(shapes) : "memory");  // sttilecfg (%rax)
-#endif
-  return shapes[0] != 0;
-}
-#endif
+// Whether a kernel has left tile registers configured; only where there are any. Those of the CPU (tile_registers.cpp), or
+// what takes their place.
+bool tiles_in_use();
 
 template <typename State>
 bool same_bits(const State* a, const State* b, std::size_t count) {

@@ -20,7 +20,11 @@ const CpuFeatures& cpu_features() {
   return features;
 }
 
-// Whether a kernel has left tile registers configured.
-bool emulated_tiles_in_use() { return amx_bf16::emulated_tiles.shapes.palette != 0; }
+namespace test {
+
+// As csrc/tests/support.h declares it.
+bool tiles_in_use() { return amx_bf16::emulated_tiles.shapes.palette != 0; }
+
+}  // namespace test
 
 }  // namespace pnf
