@@ -47,7 +47,7 @@ def operators() -> Path:
 def host() -> Path:
     options = (
         f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}",
-        "-DCMAKE_CXX_FLAGS=-fsanitize=thread -g",
+        "-DCMAKE_CXX_FLAGS=-fsanitize=thread -g1",
         "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
     )
     return cmake_build("cpp_host-thread", ROOT / "examples" / "cpp_host", *options) / "cpp_host"

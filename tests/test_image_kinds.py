@@ -103,7 +103,7 @@ def test_embeddings(table: Table, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_under_sanitizers(table: Table, tmp_path: Path) -> None:
-    flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1"
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -g1 -O1"
     options = ("-DCPP_HOST_TORCH=OFF", f"-DCMAKE_CXX_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=Debug")
     program = cmake_build("cpp-host-images-asan", ROOT / "examples" / "cpp_host", *options) / "read_images"
     bombs = []
