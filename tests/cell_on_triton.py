@@ -144,6 +144,7 @@ def test_mixed_edges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tiles_of_a_mixed_edge_have_all_its_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enlarge_tiles(monkeypatch, 128)  # Narrow tiles are candidates beside tiles of few pixels alone.
     monkeypatch.setenv("POCKETNET_CACHE", str(tmp_path))
     monkeypatch.setattr(triton_tuning.tables, "_tables", {})
     with (
