@@ -25,12 +25,12 @@ x86_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-
 @pytest.fixture(scope="module")
 def objects() -> Path:
     """Folder of the object files of the kernels and the plan."""
-    return build("release") / "CMakeFiles" / "pnf_kernels.dir" / "csrc"
+    return build("release") / "CMakeFiles"
 
 
 def objects_of(objects: Path, isa: str) -> list[Path]:
     """The object of every operation that is compiled for an instruction set."""
-    found = sorted(objects.glob(f"kernels/*/*_{isa}.cpp.o"))
+    found = sorted(objects.glob(f"pnf_*.dir/csrc/kernels/*/*_{isa}.cpp.o"))
     assert {"node", "stem", "tail", "probe"} <= {obj.parent.name for obj in found}
     return found
 
@@ -71,7 +71,7 @@ def test_half_precision_has_objects_of_its_own(objects: Path, isa: str, product:
         "probe": "probe_fma(long",
     }
     for op, entry in entries.items():
-        obj = objects / "kernels" / op / f"{op}_{isa}.cpp.o"
+        (obj,) = objects.glob(f"pnf_*.dir/csrc/kernels/{op}/{op}_{isa}.cpp.o")
         symbols = run(tool("nm"), "--demangle", "--defined-only", obj)
         shared = [line for line in symbols.splitlines() if re.search(r" [A-Zuvw] ", line)]
         assert len(shared) == 1, obj.name
