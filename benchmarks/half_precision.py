@@ -18,7 +18,7 @@ from rich.table import Table
 
 import pocketnet_fast
 from pocketnet_fast.data.records import RecordDataset
-from pocketnet_fast.ops.native import available_isas, force_isa
+from pocketnet_fast.ops.native import available_isas, forced_isa
 
 
 def faces(path: Path, count: int) -> torch.Tensor:
@@ -45,11 +45,8 @@ def main() -> None:
     for isa in available_isas("bf16"):
         if isa == "scalar" and arguments.images > 100:
             continue  # minutes, for what AVX2 computes as well
-        force_isa(isa)
-        try:
+        with forced_isa(isa):
             half = pocketnet_fast.compile(network, precision="bf16")(pixels).double()
-        finally:
-            force_isa("")
         cosine = torch.cosine_similarity(half, exact).sort().values
         table.add_row(isa, f"{cosine.mean():.6f}", f"{cosine[0]:.5f}")
     Console().print(table)

@@ -92,23 +92,21 @@ def isa_is_given_back() -> Iterator[None]:
 @pytest.fixture(params=_isas("fp32"))
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once per instruction set that this machine has."""
-    from pocketnet_fast.ops.native import compiled_isa, force_isa
+    from pocketnet_fast.ops.native import compiled_isa, forced_isa
 
-    force_isa(request.param)
-    assert compiled_isa() == request.param
-    yield request.param
-    force_isa("")
+    with forced_isa(request.param):
+        assert compiled_isa() == request.param
+        yield request.param
 
 
 @pytest.fixture(params=_isas("bf16"))
 def bf16_isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once per instruction set that half precision has on this machine."""
-    from pocketnet_fast.ops.native import compiled_isa, force_isa
+    from pocketnet_fast.ops.native import compiled_isa, forced_isa
 
-    force_isa(request.param)
-    assert compiled_isa("bf16") == request.param
-    yield request.param
-    force_isa("")
+    with forced_isa(request.param):
+        assert compiled_isa("bf16") == request.param
+        yield request.param
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

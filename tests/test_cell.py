@@ -29,7 +29,7 @@ from pocketnet_fast.ops.cell import Kind, Operation
 from pocketnet_fast.ops.cell.cpu import cell
 from pocketnet_fast.ops.cell.reference import cell_reference
 from pocketnet_fast.ops.cell.structure import decode, encode
-from pocketnet_fast.ops.native import available_isas, force_isa
+from pocketnet_fast.ops.native import available_isas, force_isa, forced_isa
 
 
 def evaluate(given: Problem) -> list[Tensor]:
@@ -93,13 +93,12 @@ def cells(draw: st.DrawFn) -> Problem:
 def test_random_cells(given_cell: Problem, threads: int, isa: str) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    force_isa(isa)
     try:
         # Normalising a handful of values, again and again, magnifies the rounding of float32.
-        assert_agrees(given_cell, tolerance=1e-4)
+        with forced_isa(isa):
+            assert_agrees(given_cell, tolerance=1e-4)
     finally:
         torch.set_num_threads(before)
-        force_isa("")
 
 
 def test_as_good_as_eager_at_the_networks_size(isa: str) -> None:
@@ -207,9 +206,8 @@ def test_threads(isa: str, name: str) -> None:
 def test_isas_differ_in_rounding_only() -> None:
     results = []
     for isa in available_isas():
-        force_isa(isa)
-        results.append(evaluate(CELLS["chain"]))
-    force_isa("")
+        with forced_isa(isa):
+            results.append(evaluate(CELLS["chain"]))
     for other in results[1:]:
         assert all(distance(a, b.double()) < TOLERANCE for a, b in zip(other, results[0], strict=True))
 

@@ -20,7 +20,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.losses import distillation_loss, margin_cross_entropy
 from pocketnet_fast.ops.margin_cross_entropy import MarginOptions, cpu
 from pocketnet_fast.ops.margin_cross_entropy.reference import margin, margin_cross_entropy_reference
-from pocketnet_fast.ops.native import available_isas, force_isa
+from pocketnet_fast.ops.native import available_isas, forced_isa
 
 
 @pytest.mark.parametrize("implementation", ["reference", "fused"])
@@ -139,14 +139,13 @@ def test_random_problems(
 ) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    force_isa(isa)
     try:
         inputs = problem(samples, dims, classes, seed)
         teacher = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(seed))
-        assert_agree(*inputs, margins=margins, scale=scale, teacher=teacher, kd_weight=kd_weight)
+        with forced_isa(isa):
+            assert_agree(*inputs, margins=margins, scale=scale, teacher=teacher, kd_weight=kd_weight)
     finally:
         torch.set_num_threads(before)
-        force_isa("")
 
 
 @pytest.mark.parametrize("implementation", ["reference", "fused"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -125,3 +127,13 @@ def force_isa(name: str) -> None:
         RuntimeError: If this build or CPU lacks the set.
     """
     extension().force_isa(name)
+
+
+@contextmanager
+def forced_isa(name: str) -> Iterator[None]:
+    """Use the named kernels in this process, and afterwards the default again; see ``force_isa``."""
+    force_isa(name)
+    try:
+        yield
+    finally:
+        force_isa("")
