@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-# The installed package is what is timed. From the project's root, `python -m pytest` would find the sources
-# instead, which lack the compiled parts.
-_ROOT = Path(__file__).resolve().parent.parent
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
-
-import pytest  # noqa: E402 - after the path
-import torch  # noqa: E402
-from subjects import limit_threads  # noqa: E402
+import pytest
+import torch
+from subjects import limit_threads
 
 
 @pytest.fixture(autouse=True)

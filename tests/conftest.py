@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +29,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-# The installed package is what is tested. From the project's root, `python -m pytest` and the `python -c` of
-# some tests would find the sources instead, which lack the compiled parts.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
-
+import installed_package  # noqa: E402, F401 - before what imports it
 from recordings import Golden, load_repository, load_shared, shared_folder  # noqa: E402 - needs both
 
 

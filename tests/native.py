@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from pocketnet_fast.models.pocketnet import PocketNet
 
@@ -123,6 +124,15 @@ def network_command(
         array.tofile(folder / name)
     host = (built or build("release")) / "csrc" / "tests" / program
     return [str(part) for part in (host, folder / "program", folder / "weights", isa, folder / "pixels")]
+
+
+def embeddings_of(done: subprocess.CompletedProcess[bytes], images: int) -> Tensor:
+    """What a ``network_command`` that ended well has written: float32 ``images``,D."""
+    import numpy as np
+    import torch
+
+    assert done.returncode == 0, done.stderr.decode()
+    return torch.from_numpy(np.frombuffer(done.stdout, np.float32).reshape(images, -1).copy())
 
 
 def ctest(folder: Path, *options: str, isa: str = "") -> str:

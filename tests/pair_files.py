@@ -9,6 +9,12 @@ from pocketnet_fast.data.images import encode_image
 from pocketnet_fast.evaluation.pairs import VerificationPairs
 
 
+def every_nth(pairs: VerificationPairs, step: int) -> VerificationPairs:
+    """The first pair, and each that stands a multiple of ``step`` behind it."""
+    images = [pairs.images[2 * pair + side] for pair in range(0, len(pairs), step) for side in (0, 1)]
+    return VerificationPairs(images, pairs.same[::step])
+
+
 def drawn_pairs(count: int, suffix: str = ".png") -> VerificationPairs:
     """Pairs of drawn crops, every other one of a picture and a slightly brighter copy of it."""
     images = []

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
+from faces import crop
 from pair_files import drawn_pairs
 from training_runs import write_faces
 
 from pocketnet_fast.data.alignment import TEMPLATE
+from pocketnet_fast.data.images import encode_image
 from pocketnet_fast.evaluation.pairs import write_pairs
 from pocketnet_fast.faces.detector import Face, FaceDetector
 
@@ -63,9 +63,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pairs(folder / "pairs.bin", drawn_pairs(20))
     photos = folder / "photos"
     photos.mkdir()
-    for name in "abcd":
-        noise = np.random.default_rng(ord(name)).integers(0, 256, (14, 14, 3), dtype=np.uint8)
-        cv2.imwrite(str(photos / f"{name}.png"), cv2.resize(noise, (112, 112)))
+    for number, name in enumerate("abcd"):
+        (photos / f"{name}.png").write_bytes(encode_image(crop(number), ".png"))
     (photos / "pairs.csv").write_text("left,right,same\na.png,b.png,1\nc.png,d.png,1\n")
     return folder
 

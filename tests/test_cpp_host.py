@@ -58,6 +58,14 @@ def run(host: Path, *arguments: object, isa: str = "") -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
+def check_refused(done: subprocess.CompletedProcess[str], code: int, message: str) -> None:
+    """Nothing was printed but why: in one line, with the usage where the command was wrong."""
+    assert done.returncode == code, (done.args, done.stderr)
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert code == 2 or len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("input", ["float", "uint8"])
 @pytest.mark.parametrize("kernels", ["fused", "aten"])
 def test_embeddings_equal_pythons(
@@ -144,11 +152,7 @@ def test_bad_input(tmp_path: Path, host: Path, files: list[Path], model: Embeddi
         ((path, files[0], "--ops", tmp_path / "none.so"), 1, "none.so is no file"),
         ((path, files[0], "--ops", text), 1, "cannot load the operators: "),
     ):
-        done = run(host, *arguments)
-        assert done.returncode == code, (arguments, done.stderr)
-        assert message in done.stderr
-        assert done.stdout == ""
-        assert code == 2 or len(done.stderr.splitlines()) == 1
+        check_refused(run(host, *arguments), code, message)
 
 
 def test_the_library_in_the_current_folder(
@@ -253,11 +257,7 @@ def test_rates_that_the_file_does_not_carry(
         ((path, files[0], "--far"), 2, "--far needs a value"),
         ((path, "--crops", files[0], "--output", "x.npy", "--far", 0.1), 2, "--far belongs to images"),
     ):
-        done = run(host, *arguments)
-        assert done.returncode == code, (arguments, done.stderr)
-        assert message in done.stderr
-        assert done.stdout == ""
-        assert code == 2 or len(done.stderr.splitlines()) == 1
+        check_refused(run(host, *arguments), code, message)
 
 
 def test_a_file_of_one_threshold(

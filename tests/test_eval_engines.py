@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 from command_line import Run, runner
 from native import cpp_host
+from pair_files import every_nth
 
-from pocketnet_fast.evaluation.pairs import VerificationPairs, open_pairs, write_pairs
+from pocketnet_fast.evaluation.pairs import open_pairs, write_pairs
 from pocketnet_fast.evaluation.verification import consecutive_pairs, judge, pair_distances, unit_length
 
 PAIRS, FOLDS = 140, 7
@@ -32,12 +33,10 @@ def pairs(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = shared_dir / "data" / "lfw_dev.bin"
     if not path.is_file():
         pytest.skip(f"no recorded file {path}")
-    whole = open_pairs(path)
-    chosen = np.arange(0, len(whole), 30)
-    images = [whole.images[2 * index + side] for index in chosen for side in (0, 1)]
+    chosen = every_nth(open_pairs(path), 30)
     part = tmp_path_factory.mktemp("pairs") / "lfw_part.bin"
-    write_pairs(part, VerificationPairs(images, whole.same[chosen]))
-    assert (len(chosen), whole.same[chosen].sum()) == (PAIRS, PAIRS // 2)
+    write_pairs(part, chosen)
+    assert (len(chosen), chosen.same.sum()) == (PAIRS, PAIRS // 2)
     return part
 
 

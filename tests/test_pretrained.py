@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from faces import photo_cosines
+from pair_files import every_nth
 from safetensors import safe_open
 
 import pocketnet_fast
 from pocketnet_fast.data.images import ImageArray, read_image
-from pocketnet_fast.evaluation.pairs import VerificationPairs, open_pairs
+from pocketnet_fast.evaluation.pairs import open_pairs
 from pocketnet_fast.evaluation.verification import (
     consecutive_pairs,
     embed_both_ways,
@@ -75,10 +76,7 @@ def test_calibration(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_verification_accuracy(name: str, shared_dir: Path) -> None:
     """On every fifth pair of seven folds: a tenth of a percent is one of them."""
-    whole = open_pairs(shared_dir / "data" / "lfw_dev.bin")
-    chosen = range(0, len(whole), 5)
-    images = [whole.images[2 * pair + side] for pair in chosen for side in (0, 1)]
-    pairs = VerificationPairs(images, whole.same[::5])
+    pairs = every_nth(open_pairs(shared_dir / "data" / "lfw_dev.bin"), 5)
     embedder = Embedder(pocketnet_fast.create_model(name, pretrained=True), batch_size=64)
     embeddings, xnorm = embed_both_ways(embedder, pairs.crops())
     distance = pair_distances(embeddings, consecutive_pairs(len(pairs)))
