@@ -6,7 +6,7 @@
 
 Verification files carry no attributes, so they are measured on the crops: pose from YuNet's landmarks (how
 far the nose lies from the middle between the eyes, in distances of the eyes: 0 is frontal, 0.5 about a half
-profile), tilt from the line of the eyes, light as the mean luma, sharpness as the deviation of the Laplacian.
+profile), tilt from eyes to mouth, light as the mean luma, sharpness as the deviation of the Laplacian.
 Of a pair, the more turned, the more tilted, the darker and the less sharp face counts, and the difference of
 the lumas. Groups are quarters of the pairs. A pair with a crop in which the detector finds no face belongs to
 a group of its own. With --side, all crops are reduced to that many pixels a side and enlarged again, too.
@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from pocketnet_fast.data.augment import reduced
 from pocketnet_fast.evaluation.pairs import open_pairs
 from pocketnet_fast.evaluation.verification import consecutive_pairs, embed_both_ways, pair_distances
 from pocketnet_fast.faces.detector import FaceDetector
@@ -48,8 +49,7 @@ def measure(crop: np.ndarray, detector: FaceDetector) -> tuple[float, float, flo
     left, right, nose = faces[0].landmarks[:3]
     axis = right - left
     turned = abs(float((nose - (left + right) / 2) @ axis / (axis @ axis)))
-    tilt = abs(float(np.degrees(np.arctan2(axis[1], axis[0]))))
-    return turned, tilt, float(luma.mean()), sharpness
+    return turned, abs(faces[0].tilt), float(luma.mean()), sharpness
 
 
 def attributes(crops: list[np.ndarray], detector: FaceDetector, console: Console) -> dict[str, np.ndarray]:
@@ -63,12 +63,6 @@ def attributes(crops: list[np.ndarray], detector: FaceDetector, console: Console
         "difference of light (luma)": np.abs(luma[:, 0] - luma[:, 1]),
         "sharpness of the less sharp face": sharpness.min(axis=1),
     }
-
-
-def reduced(crop: np.ndarray, side: int) -> np.ndarray:
-    """The crop as it comes from a face of so many pixels."""
-    small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def quarters(values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -145,13 +139,10 @@ def main() -> None:
         report[name] = {
             group: rates(cosine[member], pairs.same[member], threshold) for group, member in quarters(values)
         }
-    if arguments.side:
-        report["size of the face (pixels a side)"] = {
-            str(side): rates(
-                cosines([reduced(crop, side) for crop in crops], f"{side} pixels"), pairs.same, threshold
-            )
-            for side in arguments.side
-        }
+    for side in arguments.side:
+        small = cosines([reduced(crop, side, side) for crop in crops], f"{side} pixels")
+        sizes = report.setdefault("size of the face (pixels a side)", {})
+        sizes[str(side)] = rates(small, pairs.same, threshold)
     show(console, threshold, report)
     if arguments.json is not None:
         content = {"data": arguments.data.name, "model": arguments.model, "threshold": threshold}

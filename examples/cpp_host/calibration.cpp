@@ -65,8 +65,7 @@ std::optional<Calibration> calibration_of(const std::string& metadata) {
   for (std::size_t threshold = value_after(metadata, "threshold", points); threshold != std::string::npos;
        threshold = value_after(metadata, "threshold", threshold)) {
     const std::size_t far = metadata.rfind("\"far\": ", threshold);
-    calibration.points.push_back(
-        {number_at(metadata, "far", value_after(metadata, "far", far)), number_at(metadata, "threshold", threshold)});
+    calibration.points.push_back({number_after(metadata, "far", far), number_at(metadata, "threshold", threshold)});
   }
   return calibration;
 }

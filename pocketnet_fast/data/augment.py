@@ -116,6 +116,18 @@ def _color(image: ImageArray, rng: np.random.Generator) -> ImageArray:
     return _uint8(cv2.transform(image, matrix))
 
 
+def reduced(image: ImageArray, width: int, height: int) -> ImageArray:
+    """The image as it comes from one of so few pixels: shrunk and enlarged again.
+
+    Args:
+        image: H,W,C uint8.
+        width: From 1 to W.
+        height: From 1 to H.
+    """
+    shrunk = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return _uint8(cv2.resize(shrunk, image.shape[1::-1], interpolation=cv2.INTER_LINEAR))
+
+
 def _blur(image: ImageArray, rng: np.random.Generator) -> ImageArray:
     height, width = image.shape[:2]
     kind = rng.integers(3)
@@ -123,9 +135,7 @@ def _blur(image: ImageArray, rng: np.random.Generator) -> ImageArray:
         return _uint8(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.6)))
     if kind == 1:
         scale = rng.uniform(0.25, 0.5)
-        small = (max(1, round(width * scale)), max(1, round(height * scale)))
-        shrunk = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-        return _uint8(cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR))
+        return reduced(image, max(1, round(width * scale)), max(1, round(height * scale)))
     # The encoder is told that the channels are BGR, as is the decoder: the order cancels, and the chroma
     # subsampling falls on slightly other weights.
     done, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 81))))

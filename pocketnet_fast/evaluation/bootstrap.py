@@ -20,8 +20,8 @@ from typing import Final
 
 import numpy as np
 
-from pocketnet_fast.evaluation.comparisons import Comparisons, Indices, pair_weights
-from pocketnet_fast.evaluation.verification import Floats
+from pocketnet_fast.evaluation.comparisons import Comparisons, pair_weights
+from pocketnet_fast.evaluation.verification import Floats, Indices
 
 REPLICATES: Final = 1000
 _SEED: Final = 0

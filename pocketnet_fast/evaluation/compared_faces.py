@@ -11,9 +11,10 @@ import numpy as np
 from pocketnet_fast.data.dataset import FaceDataset, open_dataset
 from pocketnet_fast.data.images import ImageArray
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.evaluation.comparisons import BOTH, FIRST, SECOND, Comparisons, Indices
+from pocketnet_fast.evaluation.comparisons import BOTH, FIRST, SECOND, Comparisons
 from pocketnet_fast.evaluation.pairs import VerificationPairs, is_pairs, open_pairs
 from pocketnet_fast.evaluation.people import KnownPeople, folds_of, known_people
+from pocketnet_fast.evaluation.verification import Indices
 
 
 @dataclass(frozen=True, eq=False)

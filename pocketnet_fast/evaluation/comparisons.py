@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.evaluation.highest import HighestPairs
-from pocketnet_fast.evaluation.verification import Floats
+from pocketnet_fast.evaluation.verification import Flags, Floats, Indices
 
-Indices = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.float32]
 
 FIRST: Final = 0
@@ -119,7 +118,7 @@ class Comparisons:
                 total -= self._pairs_among(self.side == side, weight)
         return total
 
-    def _pairs_among(self, chosen: npt.NDArray[np.bool_], weight: Floats) -> Floats:
+    def _pairs_among(self, chosen: Flags, weight: Floats) -> Floats:
         """The same of all pairs among the chosen images."""
         group = np.zeros(self.people, np.int64)
         group[self.person] = self.group
@@ -151,8 +150,8 @@ class Comparisons:
         return accepted
 
 
-def _on_one_side(one: Indices, other: Indices) -> npt.NDArray[np.bool_]:
-    same: npt.NDArray[np.bool_] = (one == other) & (one != BOTH)
+def _on_one_side(one: Indices, other: Indices) -> Flags:
+    same: Flags = (one == other) & (one != BOTH)
     return same
 
 

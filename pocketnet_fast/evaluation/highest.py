@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pocketnet_fast.evaluation.verification import Floats
-
-Indices = npt.NDArray[np.int64]
+from pocketnet_fast.evaluation.verification import Floats, Indices
 
 
 class HighestPairs:

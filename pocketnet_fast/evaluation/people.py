@@ -6,13 +6,10 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.pairs import VerificationPairs
-from pocketnet_fast.evaluation.verification import consecutive_pairs, fold_ranges
-
-Indices = npt.NDArray[np.int64]
+from pocketnet_fast.evaluation.verification import Indices, consecutive_pairs, fold_ranges
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.bootstrap import RateIntervals
-from pocketnet_fast.evaluation.comparisons import Comparisons, Indices, Rows
+from pocketnet_fast.evaluation.comparisons import Comparisons, Rows
 from pocketnet_fast.evaluation.rates import acceptable
-from pocketnet_fast.evaluation.verification import Floats
+from pocketnet_fast.evaluation.verification import Floats, Indices
 from pocketnet_fast.models.calibration import CalibratedPoint, MeasuredRates, far_text
 
 COLLAPSED: Final = 0.99
@@ -106,13 +106,10 @@ def calibrated_points(
     fars = sorted(fars, reverse=True)
     tops = []
     for one in sets:
-        allowed = [
-            allowed_false_accepts(one.comparisons.name, one.comparisons.impostor_pairs, far) for far in fars
-        ]
+        name, impostors = one.comparisons.name, one.comparisons.impostor_pairs
+        allowed = [allowed_false_accepts(name, impostors, far) for far in fars]
         # One more than is allowed, which may equal the last.
-        tops.append(
-            _Top(one.comparisons.name, allowed, *one.comparisons.highest(one.rows, allowed[0] + 1).falling())
-        )
+        tops.append(_Top(name, allowed, *one.comparisons.highest(one.rows, allowed[0] + 1).falling()))
     thresholds = np.max([top.thresholds() for top in tops], axis=0).tolist()
     measured = [_measured(one, top, thresholds) for one, top in zip(sets, tops, strict=True)]
     return tuple(
@@ -148,7 +145,7 @@ class _Top:
 
 
 def _measured(one: EmbeddedComparisons, top: _Top, thresholds: list[float]) -> list[MeasuredRates]:
-    comparisons = one.comparisons
+    comparisons, impostors = one.comparisons, one.comparisons.impostor_pairs
     false_accepts = [int(np.count_nonzero(top.cosine >= threshold)) for threshold in thresholds]
     genuine = comparisons.genuine_pairs()
     accepted = comparisons.accepted_genuine(one.rows, thresholds)
@@ -156,9 +153,9 @@ def _measured(one: EmbeddedComparisons, top: _Top, thresholds: list[float]) -> l
     return [
         MeasuredRates(
             dataset=comparisons.name,
-            impostor_pairs=comparisons.impostor_pairs,
+            impostor_pairs=impostors,
             false_accepts=count,
-            far=count / comparisons.impostor_pairs,
+            far=count / impostors,
             far_low=far[0],
             far_high=far[1],
             genuine_pairs=int(genuine.sum()),

@@ -20,6 +20,7 @@ Crops = npt.NDArray[np.uint8]
 Embed = Callable[[Crops], npt.NDArray[np.float32]]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
 
 ACCURACY_THRESHOLDS: Final[Floats] = np.arange(0, 4, 0.01)
 VAL_THRESHOLDS: Final[Floats] = np.arange(0, 4, 0.001)
