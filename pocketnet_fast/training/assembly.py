@@ -20,7 +20,7 @@ from pocketnet_fast.training.checkpoint import Contents, Progress, RunFolder
 from pocketnet_fast.training.distributed import Processes
 from pocketnet_fast.training.ema import AveragedModel
 from pocketnet_fast.training.embedding_fit import fit_embedding
-from pocketnet_fast.training.maps import MapObjective, copy_tail, make_pupil, map_weights
+from pocketnet_fast.training.maps import MapObjective, MapPupil, copy_tail, make_pupil, map_weights
 from pocketnet_fast.training.objective import make_objective
 from pocketnet_fast.training.optimizer import (
     Parameters,
@@ -48,7 +48,7 @@ class Parts:
         loader: Its batches for this process.
         model: The backbone.
         head: This process's class centres; None without a margin.
-        projections: Of feature maps; None without their regression.
+        projections: Of feature maps and embeddings; None where none are learned.
         ema: The running average, or None.
         teacher: Or None.
         optimizer: Over ``parameters``.
@@ -127,11 +127,11 @@ def assemble(
         if recipe.distillation.fit_tail and not resumed:
             fit_embedding(model, teacher, dataset)
     network: nn.Module = model
-    weights = map_weights(recipe.distillation)
     projections = map_objective = None
-    if weights and teacher is not None:
-        pupil = make_pupil(model, teacher, tuple(weights), recipe.run.seed)
-        network, projections, map_objective = pupil, pupil.projections, MapObjective(weights)
+    pupil = None if teacher is None else _pupil(recipe, model, teacher)
+    if pupil is not None:
+        network, projections = pupil, pupil.projections
+        map_objective = MapObjective(map_weights(recipe.distillation))
 
     ema = AveragedModel(model, recipe.optimizer.ema_decay) if recipe.optimizer.ema_decay else None
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -242,6 +242,19 @@ def restore(parts: Parts, folder: RunFolder, progress: Progress) -> None:
         return tensor[:, head.first : head.first + head.kernel.shape[1]]
 
     load_state_tensors(parts.optimizer, parts.parameters, folder.optimizer_tensors(step), part)
+
+
+def _pupil(recipe: Recipe, model: EmbeddingModel, teacher: Teacher) -> MapPupil | None:
+    """The network with what is learned beside it to compare it with the teacher; None: nothing is."""
+    names, start = tuple(map_weights(recipe.distillation)), None
+    if recipe.distillation.compares_whole_embeddings:
+        # Its fewer dimensions were for fitting the pupil's last layers, and are where the matrix starts.
+        projection = teacher.unproject()
+        if recipe.distillation.match == "linear":
+            start = torch.eye(model.embedding_dim) if projection is None else projection
+    if not names and start is None:
+        return None
+    return make_pupil(model, teacher, names, recipe.run.seed, start)
 
 
 def _loader(recipe: Recipe, dataset: FaceDataset, processes: Processes) -> FaceLoader:

@@ -1,10 +1,11 @@
-"""Regression of a teacher's feature maps, which teaches a network layer by layer.
+"""Regression of a teacher's feature maps, which teaches a network layer by layer, and of longer embeddings.
 
 The maps of given heights are compared after a learned pointwise projection of the pupil's, each channel of
 the teacher's brought to mean 0 and deviation 1 over the batch, as their scales differ by layer (hints, arXiv
 1412.6550, with a projection per map). The map "tail", which the global depthwise convolution reads, is
 compared as it is, relative to the teacher's mean square: with the teacher's own layers after it
-(``copy_tail``) a pupil that gives the teacher's map gives the teacher's embedding.
+(``copy_tail``) a pupil that gives the teacher's map gives the teacher's embedding. Embeddings that differ in
+length are compared after a learned matrix, too, where the recipe says so (``match`` "linear").
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from pocketnet_fast.training.teacher import Teacher
 Maps = dict[str, Tensor]
 
 TAIL: Final = "tail"
+EMBEDDING: Final = "embedding"
 _EPSILON: Final = 1e-6
 
 
 class MapPupil(nn.Module):
-    """A network and the projections of its maps.
+    """A network and the projections of its maps and embeddings, which are for training alone.
 
     Args:
         model: The network.
-        projections: A module per map other than "tail".
+        projections: A module per map other than "tail", and "embedding" where embeddings have one.
         names: The maps.
     """
 
@@ -40,10 +42,12 @@ class MapPupil(nn.Module):
         self.model, self.projections, self.names = model, projections, names
 
     def forward(self, x: Tensor) -> tuple[Tensor, Maps]:
-        """The embeddings, and the maps after their projections."""
+        """The embeddings and the maps, after their projections."""
         embedding, maps = self.model.forward_maps(x, self.names)
-        for name, projection in self.projections.items():
-            maps[name] = projection(maps[name])
+        for name in maps.keys() & self.projections.keys():
+            maps[name] = self.projections[name](maps[name])
+        if EMBEDDING in self.projections:
+            embedding = self.projections[EMBEDDING](embedding)
         return embedding, maps
 
 
@@ -73,7 +77,7 @@ class MapObjective(nn.Module):
             else:
                 variance, mean = torch.var_mean(target, (0, 2, 3), correction=0, keepdim=True)
                 parts[name] = (found - (target - mean) * (variance + _EPSILON).rsqrt()).square().mean()
-        loss = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
+        loss = sum((self.weights[name] * part for name, part in parts.items()), start=torch.zeros(()))
         return loss, {f"map {name}": part.detach() for name, part in parts.items()}
 
 
@@ -83,14 +87,22 @@ def map_weights(recipe: DistillationRecipe) -> dict[str, float]:
     return weights | ({TAIL: recipe.tail_weight} if recipe.tail_weight else {})
 
 
-def make_pupil(model: EmbeddingModel, teacher: Teacher, names: tuple[str, ...], seed: int) -> MapPupil:
+def make_pupil(
+    model: EmbeddingModel,
+    teacher: Teacher,
+    names: tuple[str, ...],
+    seed: int,
+    embedding: Tensor | None = None,
+) -> MapPupil:
     """Build the projections from the pupil's maps to the teacher's.
 
     Args:
         model: The pupil; its mode is kept.
-        teacher: Of this package's networks.
+        teacher: Any; of this package's networks or an ONNX file if there are maps.
         names: The maps.
         seed: Of the projections' weights.
+        embedding: Where the embeddings' projection starts, float32 teacher's dimensions,pupil's; None: they
+            have none.
 
     Raises:
         PocketNetError: If one of the two has no such map, a map has another size in the other network, or the
@@ -116,6 +128,10 @@ def make_pupil(model: EmbeddingModel, teacher: Teacher, names: tuple[str, ...], 
         if name != TAIL:
             norm = nn.BatchNorm2d(theirs[0], track_running_stats=False)
             projections[name] = nn.Sequential(nn.Conv2d(ours[0], theirs[0], 1, bias=False), norm)
+    if embedding is not None:
+        linear = nn.Linear(embedding.shape[1], embedding.shape[0], bias=False)
+        linear.weight.data.copy_(embedding)
+        projections[EMBEDDING] = linear
     return MapPupil(model, projections.to(device), names)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pocketnet_fast.losses import ShardedMargin, distillation_loss
 from pocketnet_fast.training.recipe import DistillationRecipe
@@ -62,8 +64,36 @@ class FeatureObjective(nn.Module):
         return loss, {"loss": loss.detach(), "unit": unit.detach(), "feature": feature.detach()}
 
 
+class RelationalObjective(nn.Module):
+    """Regression of the cosines between a batch's images, which need no embeddings of the teacher's length.
+
+    Args:
+        weight: Factor of the mean squared difference over the pairs of different images.
+    """
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, embedding: Tensor, label: Tensor, teacher: Tensor | None) -> tuple[Tensor, Parts]:
+        """The loss of this process's samples, and its parts "loss" and "relation" (not weighted)."""
+        assert teacher is not None
+        difference = _cosines(embedding) - _cosines(teacher)
+        pairs = max(1, len(embedding) * (len(embedding) - 1))
+        relation = (difference - torch.diag(difference.diagonal())).square().sum() / pairs
+        loss = self.weight * relation
+        return loss, {"loss": loss.detach(), "relation": relation.detach()}
+
+
+def _cosines(rows: Tensor) -> Tensor:
+    unit = functional.normalize(rows)
+    return unit @ unit.T
+
+
 def make_objective(head: ShardedMargin | None, distillation: DistillationRecipe, kind: str) -> nn.Module:
     """The objective of a recipe's ``loss.objective``; "features" has no head."""
+    if head is None and distillation.match == "relational":
+        return RelationalObjective(distillation.unit_weight)
     if head is None:
         return FeatureObjective(distillation.unit_weight, distillation.feature_weight)
     return MarginObjective(head, distillation.weight if kind == "margin_kd" else 0.0)

@@ -154,11 +154,14 @@ class DistillationRecipe:
         teacher_std: By what they are divided then.
         teacher_color: Its channel order.
         match: How longer embeddings of a teacher are compared with the pupil's: "pca": after an uncentred
-            principal component analysis on the transfer set (``training.projection``); "equal": not at all;
-            "auto": by "pca" where they are longer.
+            principal component analysis on the transfer set (``training.projection``); "linear": with those
+            that a matrix, learned beside the pupil and dropped after it, makes of the pupil's; "relational":
+            by the cosines between the images of a batch; "equal": not at all; "auto": by "pca" where they are
+            longer. "linear" and "relational" are for "features", and compare embeddings of equal length, too.
         multi_step: Epoch e is taught by the teacher as it was after its own epoch e.
         weight: "margin_kd": factor of the mean squared difference of the L2-normalised embeddings.
-        unit_weight: "features": factor of the same term.
+        unit_weight: "features": factor of the same term; with ``match`` "relational", of the mean squared
+            difference of cosines.
         feature_weight: "features": factor of the mean squared difference of the embeddings themselves.
         maps: "features": heights of the feature maps that are regressed, too; see ``training.maps``.
         map_weight: "features": factor of each one's difference; 0: none is.
@@ -175,7 +178,7 @@ class DistillationRecipe:
     teacher_mean: float = 0.5
     teacher_std: float = limited(0.5, 0, above=True)
     teacher_color: Literal["rgb", "bgr"] = "rgb"
-    match: Literal["auto", "equal", "pca"] = "auto"
+    match: Literal["auto", "equal", "pca", "linear", "relational"] = "auto"
     multi_step: bool = False
     weight: float = limited(100.0, 0)
     unit_weight: float = limited(100.0, 0)
@@ -187,6 +190,11 @@ class DistillationRecipe:
     fit_tail: bool = False
     mixup: float = limited(0.0, 0, 1)
     cutmix: float = limited(0.0, 0, 1)
+
+    @property
+    def compares_whole_embeddings(self) -> bool:
+        """Whether the teacher's embeddings are compared at their own length, whatever the pupil's is."""
+        return self.match in ("linear", "relational")
 
 
 @dataclass(frozen=True)
@@ -274,6 +282,30 @@ class Recipe(TomlRecipe):
             )
         if len(self.loss.margins) != 3:
             raise PocketNetError(f"loss.margins must be three numbers m1, m2, m3, got {[*self.loss.margins]}")
+        self._check_distillation()
+
+    def check_complete(self) -> None:
+        """Raise unless what only the user can know is there: the data, and a teacher where one is needed.
+
+        Raises:
+            PocketNetError: Naming the missing value.
+        """
+        if self.data.source is None:
+            raise PocketNetError(
+                "no training data: pass --data with a .rec file, a folder of identities, or synthetic:..."
+            )
+        if self.loss.objective != "margin" and self.distillation.teacher is None:
+            kind = (
+                "the teacher run's folder"
+                if self.distillation.multi_step
+                else "a weight file, a run's folder"
+            )
+            raise PocketNetError(
+                f"the objective {self.loss.objective!r} needs a teacher: pass --teacher with {kind}"
+                + ("" if self.distillation.multi_step else " or a TorchScript file")
+            )
+
+    def _check_distillation(self) -> None:
         distillation = self.distillation
         if self.loss.objective == "features" and distillation.unit_weight + distillation.feature_weight == 0:
             raise PocketNetError(
@@ -301,26 +333,23 @@ class Recipe(TomlRecipe):
             raise PocketNetError("distillation.copy_tail would replace a part of model.weights; choose one")
         if distillation.mixup + distillation.cutmix > 1:
             raise PocketNetError("distillation.mixup and cutmix are probabilities with a sum of at most 1")
+        self._check_match()
 
-    def check_complete(self) -> None:
-        """Raise unless what only the user can know is there: the data, and a teacher where one is needed.
-
-        Raises:
-            PocketNetError: Naming the missing value.
-        """
-        if self.data.source is None:
+    def _check_match(self) -> None:
+        distillation = self.distillation
+        if distillation.compares_whole_embeddings:
+            if self.loss.objective != "features":
+                raise PocketNetError(
+                    f"distillation.match {distillation.match!r} needs loss.objective 'features'"
+                )
+            if distillation.multi_step:
+                raise PocketNetError(
+                    f"distillation.match {distillation.match!r} and multi_step: choose one, for what is "
+                    "matched would change with every epoch"
+                )
+        if distillation.match == "relational" and distillation.feature_weight > 0:
             raise PocketNetError(
-                "no training data: pass --data with a .rec file, a folder of identities, or synthetic:..."
-            )
-        if self.loss.objective != "margin" and self.distillation.teacher is None:
-            kind = (
-                "the teacher run's folder"
-                if self.distillation.multi_step
-                else "a weight file, a run's folder"
-            )
-            raise PocketNetError(
-                f"the objective {self.loss.objective!r} needs a teacher: pass --teacher with {kind}"
-                + ("" if self.distillation.multi_step else " or a TorchScript file")
+                "distillation.feature_weight compares embeddings one by one, and match 'relational' does not"
             )
 
 

@@ -95,6 +95,13 @@ class Teacher:
         self._projection = projection
         self.embedding_dim = projection.shape[1]
 
+    def unproject(self) -> Tensor | None:
+        """Give embeddings as the network does again; returns the matrix of ``project``, if there was one."""
+        projection, self._projection = self._projection, None
+        if projection is not None:
+            self.embedding_dim = projection.shape[0]
+        return projection
+
     def _projected(self, embedding: Tensor) -> Tensor:
         if self._projection is None:
             return embedding
@@ -108,6 +115,8 @@ class Teacher:
             PocketNetError: If the network is neither one of this package nor an ONNX file, or it has no
                 such map.
         """
+        if not names:
+            return self(images), {}
         if not isinstance(self.network, EmbeddingModel | OnnxNetwork):
             raise PocketNetError(
                 f"{self.name} shows no feature maps: it is neither a network of this package nor an ONNX file"
