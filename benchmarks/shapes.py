@@ -35,7 +35,7 @@ def shape_of(plan: Plan, step: Step) -> StepShape:
     if isinstance(step, GlobalDepthwiseStep):
         return StepShape("global_depthwise", (state(step.source),), state(step.output), step.macs)
     if isinstance(step, LinearStep):
-        return StepShape("linear", (state(step.source),), StateShape(plan.embedding_dim, 1, 1), step.macs)
+        return StepShape("linear", (state(step.source),), StateShape(plan.results, 1, 1), step.macs)
     assert isinstance(step, NodeStep)
     sources = list(dict.fromkeys(term.source for term in step.terms))
     terms = tuple(

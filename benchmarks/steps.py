@@ -53,7 +53,7 @@ class Ours:
         size = (1, plan.height, plan.width, 3)
         pixels = torch.randint(126, 131, size, dtype=torch.uint8, generator=generator)
         expected = run_plan_reference(pixels, program, weights)
-        if not torch.equal(run_plan(pixels, program, weights, plan.embedding_dim).double(), expected):
+        if not torch.equal(run_plan(pixels, program, weights, plan.results).double(), expected):
             raise RuntimeError(f"wrong result, not timed: {shape}")
         self._arguments = (program.numpy(), weights.numpy(), pixels.numpy())
 

@@ -266,7 +266,7 @@ def build_plan(shape: StepShape, rows: int = 0, seed: int = 0) -> tuple[Plan, in
         height=height,
         width=width,
         bgr=False,
-        embedding_dim=shape.output.channels,
+        results=shape.output.channels,
         buffers=builder.buffers,
         groups=builder.groups,
         weights=builder.store.finish(),

@@ -35,7 +35,7 @@ def test_step(isa: str, shape: StepShape) -> None:
         if rows > 0 and shape.kind not in ("stem", "node"):
             continue
         plan, _ = build_plan(shape, rows)
-        found = run_plan(pixels, *plan.encode(), plan.embedding_dim, threads=1)
+        found = run_plan(pixels, *plan.encode(), plan.results, threads=1)
         assert torch.equal(found.double(), expected)
 
 

@@ -42,7 +42,7 @@ Tensor run_plan(const Tensor& input, const Tensor& program, const Tensor& weight
     // Before anything is allocated: what the words ask for is theirs to justify.
     const PreparedProgram prepared(words, constants);
     const ProgramInfo info = prepared.info();
-    PNF_CHECK(info.embedding == embedding, kName, "the program computes embeddings of ", info.embedding, ", not ",
+    PNF_CHECK(info.results == embedding, kName, "the program computes embeddings of ", info.results, ", not ",
               embedding);
     const bool is_float = input.scalar_type() == ScalarType::Float;
     PNF_CHECK(is_float || input.scalar_type() == ScalarType::Byte, kName,

@@ -1,15 +1,21 @@
 #include "plan/executor.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstddef>
 #include <limits>
+#include <stdexcept>
 
 #include "kernels/dispatch.h"
+#include "plan/resize.h"
 #include "plan/thread_pool.h"
 
 namespace pnf {
 namespace {
+
+float as_float(float x) { return x; }
+float as_float(Bf16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
 
 // One image on its way through the program, as one of `threads` threads sees it.
 template <typename State>
@@ -23,12 +29,14 @@ class ImageRun {
         band_(reinterpret_cast<State*>(scratch)),
         scratch_(scratch + program.band_words()) {}
 
-  void run(const Image& image, float* embedding, bool accumulate, int thread, int threads, Barrier* barrier,
+  void run(const Image& image, float* result, bool accumulate, int thread, int threads, Barrier* barrier,
            double* seconds) {
     for (const Group& group : program_.groups) {
-      if (group.steps == 1 && program_.steps[group.first_step].kind != StepKind::kNode &&
-          program_.steps[group.first_step].kind != StepKind::kStem) {
-        vector_step(program_.steps[group.first_step], embedding, accumulate, thread, threads, seconds);
+      const StepKind kind = program_.steps[group.first_step].kind;
+      if (kind == StepKind::kGlobalDepthwise || kind == StepKind::kLinear) {
+        vector_step(program_.steps[group.first_step], result, accumulate, thread, threads, seconds);
+      } else if (kind == StepKind::kMap) {
+        map_step(program_.steps[group.first_step], result, thread, threads, seconds);
       } else {
         const int begin = group.height * thread / threads;
         const int end = group.height * (thread + 1) / threads;
@@ -85,9 +93,7 @@ class ImageRun {
       for (int t = 0; t < step.terms; ++t) node.term[t] = term(program_.terms[step.first_term + t], begin);
       set_.node_rows(node, begin, end, scratch_);
     }
-    if (seconds != nullptr) {
-      seconds[index] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    }
+    add_time(step, start, seconds);
   }
 
   TermOf<State> term(const ProgramTerm& t, int band_begin) const {
@@ -96,7 +102,22 @@ class ImageRun {
     const auto at = [this](int offset) { return offset < 0 ? nullptr : weights_ + offset; };
     return {t.kind,          t.kernel,        t.stride,     t.shift,     in.height,           in.width,
             in.blocks,       t.first_out,     t.out_blocks, source.data, source.block_stride, at(t.slope),
-            at(t.depthwise), at(t.pointwise), at(t.scale)};
+            at(t.depthwise), at(t.pointwise), at(t.scale),  at(t.cap),   at(t.middle)};
+  }
+
+  void map_step(const Step& step, float* result, int thread, int threads, double* seconds) {
+    const auto start = seconds != nullptr ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
+    const Buffer& in = program_.buffers[step.input];
+    const View source = view(in, 0);
+    const std::ptrdiff_t pixels = std::ptrdiff_t{in.height} * in.width;
+    const std::ptrdiff_t begin = pixels * thread / threads, end = pixels * (thread + 1) / threads;
+    for (std::ptrdiff_t pixel = begin; pixel < end; ++pixel) {
+      float* const out = result + step.first_result + pixel * step.channels;
+      for (int c = 0; c < step.channels; ++c) {
+        out[c] = as_float(source.data[c / kBlock * source.block_stride + pixel * kBlock + c % kBlock]);
+      }
+    }
+    add_time(step, start, seconds);
   }
 
   void vector_step(const Step& step, float* embedding, bool accumulate, int thread, int threads, double* seconds) {
@@ -111,19 +132,23 @@ class ImageRun {
                                              weights_ + step.slope,
                                              weights_ + step.weights,
                                              weights_ + step.bias,
-                                             view(program_.buffers[step.output], 0).data};
+                                             view(program_.buffers[step.output], 0).data,
+                                             step.cap < 0 ? nullptr : weights_ + step.cap};
       set_.global_depthwise(args, share(in.blocks, thread), share(in.blocks, thread + 1));
     } else {
       const LinearOf<State> args = {
-          in.blocks * kBlock, source.data, weights_ + step.weights, weights_ + step.bias, program_.embedding,
+          in.blocks * kBlock, source.data, weights_ + step.weights, weights_ + step.bias, program_.results,
           embedding,          accumulate};
-      const int blocks = (program_.embedding + kBlock - 1) / kBlock;
+      const int blocks = (program_.results + kBlock - 1) / kBlock;
       set_.linear(args, share(blocks, thread), share(blocks, thread + 1));
     }
-    if (seconds != nullptr) {
-      seconds[&step - program_.steps.data()] +=
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    }
+    add_time(step, start, seconds);
+  }
+
+  void add_time(const Step& step, std::chrono::steady_clock::time_point start, double* seconds) const {
+    if (seconds == nullptr) return;
+    seconds[&step - program_.steps.data()] +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
 
   const Program& program_;
@@ -141,7 +166,7 @@ struct Call {
   const StepKernels<State>& set;
   const Batch& batch;
   bool flip;
-  float* embedding;
+  float* result;
   std::vector<Lane>& lanes;
   Barrier& barrier;
   double* seconds;
@@ -153,7 +178,7 @@ struct Call {
     for (int mirror = 0; mirror < (flip ? 2 : 1); ++mirror) {
       const Image view = {batch.planar == nullptr ? nullptr : batch.planar + index * pixels,
                           batch.interleaved == nullptr ? nullptr : batch.interleaved + index * pixels, mirror == 1};
-      run.run(view, embedding + index * program.embedding, mirror == 1, thread, threads, sync, seconds);
+      run.run(view, result + index * program.results, mirror == 1, thread, threads, sync, seconds);
     }
   }
 
@@ -173,10 +198,9 @@ struct Call {
 
 template <typename State>
 void run(const StepKernels<State>& set, std::span<const float> weights, const Batch& batch, int threads, bool flip,
-         float* embedding, double* seconds, Workspace& workspace) {
+         float* result, double* seconds, Workspace& workspace) {
   Barrier barrier(threads);
-  Call<State> call = {workspace.program, weights.data(),  set,     batch,  flip,
-                      embedding,         workspace.lanes, barrier, seconds};
+  Call<State> call = {workspace.program, weights.data(), set, batch, flip, result, workspace.lanes, barrier, seconds};
   run_parallel(
       threads,
       [](void* context, int thread, int parties) { static_cast<const Call<State>*>(context)->run(thread, parties); },
@@ -190,39 +214,57 @@ PreparedProgram::PreparedProgram(std::span<const std::int32_t> words, std::span<
   decode(words, weights.size(), workspace_->program);
 }
 
-ProgramInfo PreparedProgram::info() const {
-  const Program& program = workspace_->program;
-  return {program.height, program.width, program.embedding};
+PreparedProgram::PreparedProgram(std::span<const std::int32_t> words, std::span<const float> weights, int height,
+                                 int width)
+    : weights_(weights) {
+  std::vector<std::int32_t>& resized = workspace_->resized;
+  // A program in use is kept with what was made of it.
+  std::vector<std::int32_t>& original = workspace_->original;
+  if (resized.empty() || resized[kHeightWord] != height || resized[kWidthWord] != width ||
+      !std::ranges::equal(original, words)) {
+    original.clear();
+    resize(words, weights.size(), height, width, resized);
+    original.assign(words.begin(), words.end());
+  }
+  decode(resized, weights.size(), workspace_->program);
 }
 
-void PreparedProgram::run(const Batch& batch, const RunOptions& options, float* embedding, double* seconds) const {
+ProgramInfo PreparedProgram::info() const {
   const Program& program = workspace_->program;
+  return {program.height, program.width, program.results};
+}
+
+void PreparedProgram::run(const Batch& batch, const RunOptions& options, float* result, double* seconds) const {
+  const Program& program = workspace_->program;
+  if (options.flip && program.steps.back().kind == StepKind::kMap) {
+    throw std::invalid_argument("maps have no sum with those of the mirror image");
+  }
   const auto fit = static_cast<int>(std::min<std::size_t>(
       kMaxCallBytes / std::max<std::size_t>(program.lane_bytes(), 1), std::numeric_limits<int>::max()));
   const int threads = std::clamp(options.threads, 1, fit);
   // With fewer images than threads, all of them work in the first arena.
   workspace_->prepare(threads, batch.size < threads ? 1 : threads);
   if (program.half) {
-    pnf::run<Bf16>(bf16_kernels(), weights_, batch, threads, options.flip, embedding, seconds, *workspace_);
+    pnf::run<Bf16>(bf16_kernels(), weights_, batch, threads, options.flip, result, seconds, *workspace_);
   } else {
-    pnf::run<float>(kernels(), weights_, batch, threads, options.flip, embedding, seconds, *workspace_);
+    pnf::run<float>(kernels(), weights_, batch, threads, options.flip, result, seconds, *workspace_);
   }
 }
 
-void PreparedProgram::execute(const Batch& batch, const RunOptions& options, float* embedding) const {
-  run(batch, options, embedding, nullptr);
+void PreparedProgram::execute(const Batch& batch, const RunOptions& options, float* result) const {
+  run(batch, options, result, nullptr);
 }
 
 std::vector<double> PreparedProgram::profile(const Batch& batch) const {
   std::vector<double> seconds(workspace_->program.steps.size(), 0.0);
-  std::vector<float> embedding(batch.size * workspace_->program.embedding);
-  run(batch, {}, embedding.data(), seconds.data());
+  std::vector<float> result(batch.size * workspace_->program.results);
+  run(batch, {}, result.data(), seconds.data());
   return seconds;
 }
 
 void execute(std::span<const std::int32_t> words, std::span<const float> weights, const Batch& batch,
-             const RunOptions& options, float* embedding) {
-  PreparedProgram(words, weights).execute(batch, options, embedding);
+             const RunOptions& options, float* result) {
+  PreparedProgram(words, weights).execute(batch, options, result);
 }
 
 }  // namespace pnf

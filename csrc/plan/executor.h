@@ -26,19 +26,21 @@ class PreparedProgram {
  public:
   // Throws std::invalid_argument for a damaged program; allocates nothing that grows with what the program asks for.
   PreparedProgram(std::span<const std::int32_t> words, std::span<const float> weights);
+  // The same for images of another size; see resize().
+  PreparedProgram(std::span<const std::int32_t> words, std::span<const float> weights, int height, int width);
 
   ProgramInfo info() const;
 
-  // embedding: [size][embedding]. Whole images are spread over the threads; those left over are split by rows. The
+  // result: [size][results]. Whole images are spread over the threads; those left over are split by rows. The
   // result does not depend on the number of threads. Throws std::runtime_error when the forced instruction set is
-  // unavailable, std::bad_alloc.
-  void execute(const Batch& batch, const RunOptions& options, float* embedding) const;
+  // unavailable, std::invalid_argument when maps are to be summed with the mirror image's, std::bad_alloc.
+  void execute(const Batch& batch, const RunOptions& options, float* result) const;
 
   // Runs one thread over the batch and returns the seconds spent in each step, summed over the images.
   std::vector<double> profile(const Batch& batch) const;
 
  private:
-  void run(const Batch& batch, const RunOptions& options, float* embedding, double* seconds) const;
+  void run(const Batch& batch, const RunOptions& options, float* result, double* seconds) const;
 
   WorkspaceLease workspace_;
   std::span<const float> weights_;
@@ -46,6 +48,6 @@ class PreparedProgram {
 
 // All of it at once; reentrant.
 void execute(std::span<const std::int32_t> words, std::span<const float> weights, const Batch& batch,
-             const RunOptions& options, float* embedding);
+             const RunOptions& options, float* result);
 
 }  // namespace pnf

@@ -9,9 +9,7 @@
 namespace pnf {
 namespace {
 
-constexpr int kMaxSide = 4096;
 constexpr int kMaxBlocks = 4096;
-constexpr int kMaxFloats = 1 << 30;
 
 [[noreturn]] void fail(const std::string& what) { throw std::invalid_argument("damaged program: " + what); }
 
@@ -25,6 +23,7 @@ class Decoder {
     p_.steps.clear();
     p_.terms.clear();
     p_.groups.clear();
+    p_.group_words.clear();
     p_.scratch_floats = 0;
     read_sizes();
     const int buffers = next(1, 1 << 16, "number of buffers");
@@ -32,11 +31,15 @@ class Decoder {
     p_.arena_floats = next(0, kMaxFloats, "arena size");
     p_.band_floats = next(0, kMaxFloats, "band size");
     if (static_cast<std::size_t>(next()) != weights_floats_) fail("it was made for another number of weights");
+    p_.unit = next(0, kMaxSide, "unit of sides");
+    if (p_.unit > 0 && (p_.height % p_.unit != 0 || p_.width % p_.unit != 0))
+      fail("its image is no multiple of its unit");
     for (int i = 0; i < buffers; ++i) buffer();
     p_.written.assign(p_.buffers.size(), 0);
     for (int i = 0; i < items;) i += item(items - i);
     if (at_ != words_.size()) fail("words are left over");
-    if (p_.steps.empty() || p_.steps.back().kind != StepKind::kLinear) fail("it does not end in the embedding");
+    if (p_.steps.empty() || !is_result(p_.steps.back().kind)) fail("it does not end in its result");
+    if (results_ != p_.results) fail("its result has another size");
     if (p_.lane_bytes() > kMaxCallBytes) {
       fail("it needs " + std::to_string(p_.lane_bytes() >> 20) + " MiB of working memory; the limit is " +
            std::to_string(kMaxCallBytes >> 20));
@@ -55,7 +58,7 @@ class Decoder {
     p_.height = next(1, kMaxSide, "image height");
     p_.width = next(1, kMaxSide, "image width");
     p_.bgr = next(0, 1, "colour order") == 1;
-    p_.embedding = next(1, kMaxBlocks * kBlock, "embedding size");
+    p_.results = next(1, kMaxFloats, "size of the result");
   }
 
  private:
@@ -77,8 +80,15 @@ class Decoder {
     return offset;
   }
 
-  void unused() {
+  // -1 where the term has no such operand.
+  int operand(bool used, std::int64_t floats) {
+    if (used) return weights(floats);
     if (next() != -1) fail("an operand that should be unused is set");
+    return -1;
+  }
+
+  int optional_operand(bool may_be_used, std::int64_t floats) {
+    return operand(may_be_used && at_ < words_.size() && words_[at_] != -1, floats);
   }
 
   void buffer() {
@@ -115,9 +125,12 @@ class Decoder {
     return index;
   }
 
+  static bool is_result(StepKind kind) { return kind == StepKind::kLinear || kind == StepKind::kMap; }
+
   // Returns the number of items consumed.
   int item(int left) {
-    const auto kind = static_cast<StepKind>(next(0, 4, "step kind"));
+    p_.group_words.push_back(at_);
+    const auto kind = static_cast<StepKind>(next(0, 5, "step kind"));
     if (kind != StepKind::kGroup) {
       const int first = static_cast<int>(p_.steps.size());
       const int height = step(kind, 0);
@@ -144,6 +157,7 @@ class Decoder {
   }
 
   int step(StepKind kind, int group_rows) {
+    if (results_ > 0 && kind != StepKind::kMap) fail("a step follows its result");
     Step s{};
     s.kind = kind;
     s.input = s.output = -1;
@@ -178,15 +192,29 @@ class Decoder {
         s.slope = weights(channels);
         s.weights = weights(channels * in.height * in.width);
         s.bias = weights(channels);
+        s.cap = optional_operand(true, channels);
+        if (p_.unit > 0) fail("a global convolution is of one size of images");
         break;
       }
       case StepKind::kLinear: {
         s.input = input(buffer_index(), 0, false);
         const Buffer& in = p_.buffers[s.input];
         if (in.height != 1 || in.width != 1) fail("the embedding's input is no vector");
-        const std::int64_t outputs = (p_.embedding + kBlock - 1) / kBlock * kBlock;
+        if (p_.results > kMaxBlocks * kBlock) fail("embedding size is " + std::to_string(p_.results));
+        const std::int64_t outputs = (p_.results + kBlock - 1) / kBlock * kBlock;
         s.weights = weights(outputs * in.blocks * kBlock);
         s.bias = weights(outputs);
+        results_ += p_.results;
+        break;
+      }
+      case StepKind::kMap: {
+        s.input = input(buffer_index(), 0, false);
+        const Buffer& in = p_.buffers[s.input];
+        s.channels = next(1, in.blocks * kBlock, "channels of a map");
+        s.first_result = static_cast<int>(results_);
+        results_ += std::int64_t{in.height} * in.width * s.channels;
+        if (results_ > p_.results) fail("its result has another size");
+        height = in.height;
         break;
       }
       case StepKind::kGroup:
@@ -215,7 +243,7 @@ class Decoder {
 
   Term term(const Buffer& out, int group_rows) {
     ProgramTerm t;
-    t.kind = static_cast<TermKind>(next(0, 4, "term kind"));
+    t.kind = static_cast<TermKind>(next(0, 7, "term kind"));
     const int source = buffer_index();
     t.kernel = next(1, kMaxKernel, "kernel");
     t.stride = next(1, 2, "stride");
@@ -225,25 +253,31 @@ class Decoder {
     t.shift = next(0, 1, "shift");
     t.first_out = next(0, out.blocks - 1, "first output block");
     t.out_blocks = next(1, out.blocks - t.first_out, "output blocks");
-    const bool product = t.kind == TermKind::kPointwise || t.kind == TermKind::kDepthwise;
+    const bool pooled = t.kind == TermKind::kPooledPointwise, upsampled = t.kind == TermKind::kUpsampled;
+    const bool window = t.kind == TermKind::kDepthwise || t.kind == TermKind::kDepthwiseAlone;
+    const bool product = t.kind == TermKind::kPointwise || t.kind == TermKind::kDepthwise || pooled;
     const bool pool = t.kind == TermKind::kMaxPool || t.kind == TermKind::kAvgPool;
     const std::int64_t channels = std::int64_t{in.blocks} * kBlock;
-    t.slope = product ? weights(channels) : (unused(), -1);
+    t.slope = operand(product || window, channels);
     const int taps = p_.half ? (t.kernel + 1) / 2 * t.kernel : t.kernel * t.kernel;
-    t.depthwise = t.kind == TermKind::kDepthwise ? weights(channels * taps) : (unused(), -1);
-    t.pointwise = product ? weights(channels * t.out_blocks * kBlock / (p_.half ? 2 : 1)) : (unused(), -1);
-    t.scale = pool ? weights(channels) : (unused(), -1);
+    t.depthwise = operand(window, channels * taps);
+    t.pointwise = operand(product, channels * t.out_blocks * kBlock / (p_.half ? 2 : 1));
+    t.scale = operand(pool, channels);
+    t.cap = optional_operand(product || window, channels);
+    t.middle = t.kind == TermKind::kDepthwiseAlone ? weights(3 * channels) : optional_operand(window, 3 * channels);
 
-    const auto out_side = [&](int side) { return (side + t.stride - 1) / t.stride; };
+    const auto out_side = [&](int side) { return upsampled ? 2 * side : (side + t.stride - 1) / t.stride; };
     if (out.height != out_side(in.height) || out.width != out_side(in.width)) fail("a term's input has another size");
+    if (pooled && (t.stride != 2 || in.height % 2 != 0 || in.width % 2 != 0)) {
+      fail("a pooled term needs stride 2 and an even size");
+    }
     if (t.shift != 0 && (t.kind != TermKind::kPointwise || t.stride != 2 || in.height % 2 != 0 || in.width % 2 != 0)) {
       fail("a shifted term needs stride 2 and an even size");
     }
-    if (t.kind == TermKind::kDepthwise && t.kernel != 3 && t.kernel != 5 && t.kernel != 7)
-      fail("depthwise kernels are 3, 5 or 7");
+    if (window && t.kernel != 3 && t.kernel != 5 && t.kernel != 7) fail("depthwise kernels are 3, 5 or 7");
     if (!product && (in.blocks != out.blocks || t.out_blocks != out.blocks))
-      fail("a term without weights changes the channels");
-    if (t.kind == TermKind::kIdentity && t.stride != 1) fail("an identity cannot have a stride");
+      fail("a term without a product changes the channels");
+    if ((t.kind == TermKind::kIdentity || upsampled) && t.stride != 1) fail("an identity cannot have a stride");
     p_.terms.push_back(t);
 
     Term sized{};
@@ -258,6 +292,7 @@ class Decoder {
   std::span<const std::int32_t> words_;
   std::size_t at_ = 0;
   std::size_t weights_floats_;
+  std::int64_t results_ = 0;
   Program& p_;
 };
 
@@ -266,7 +301,7 @@ class Decoder {
 ProgramInfo program_info(std::span<const std::int32_t> words) {
   Program program;
   Decoder(words, 0, program).read_sizes();
-  return {program.height, program.width, program.embedding};
+  return {program.height, program.width, program.results};
 }
 
 void decode(std::span<const std::int32_t> words, std::size_t weights_floats, Program& program) {

@@ -1,14 +1,17 @@
 // The decoded form of a program, and its encoding as int32 words.
 //
-//   header  magic, version, words, image height, image width, bgr, embedding, buffers, items, arena floats,
-//           band floats, weights floats
+//   header  magic, version, words, image height, image width, bgr, floats of a result, buffers, items, arena floats,
+//           band floats, weights floats, unit of the image's sides
 //   buffer  in_band, offset, blocks, height, width, rows
 //   item    kind and its operands, as the structures below list them
+//
+// The result is an embedding, which the last step computes, or the maps that the last steps copy, one behind another. Of a
+// program whose unit is not 0, there is one for every image whose sides are multiples of the unit (plan/resize.h).
 //
 // Steps read what steps before them wrote, and a step of a group reads of what the group writes the rows at hand only: so
 // nothing that a call computes comes from memory that it did not write.
 //
-// The version says what states and convolutions' weights are (kernels/layout.h): 1 floats, 2 Bf16. Sizes and offsets of
+// The version says what states and convolutions' weights are (kernels/layout.h): 3 floats, 4 Bf16. Sizes and offsets of
 // buffers count elements; offsets into the weights, words. A buffer lies in the arena with all its rows, or, when only the steps of
 // one group touch it, in a thread's own band with the `rows` rows that the group works on at a time.
 #pragma once
@@ -21,7 +24,16 @@
 namespace pnf {
 
 inline constexpr std::int32_t kProgramMagic = 0x31464e50;  // "PNF1"
-inline constexpr std::int32_t kFloatProgram = 1, kBf16Program = 2;
+inline constexpr std::int32_t kFloatProgram = 3, kBf16Program = 4;
+
+// Where words are in the header, and in a buffer.
+inline constexpr int kMagicWord = 0, kVersionWord = 1, kLengthWord = 2, kHeightWord = 3, kWidthWord = 4, kBgrWord = 5,
+                     kResultsWord = 6, kBuffersWord = 7, kItemsWord = 8, kArenaWord = 9, kBandWord = 10,
+                     kWeightsWord = 11, kUnitWord = 12, kHeaderWords = 13;
+inline constexpr int kInBandWord = 0, kOffsetWord = 1, kBlocksWord = 2, kBufferHeightWord = 3, kBufferWidthWord = 4,
+                     kRowsWord = 5, kBufferWords = 6;
+
+inline constexpr int kMaxSide = 4096, kMaxFloats = 1 << 30;
 
 // Working memory of one call: arenas, bands and scratch of all its threads. A program that needs more on one thread is
 // damaged, and a call takes no more threads than fit. (PocketNet-M of the paper takes some 4 MiB a thread.)
@@ -34,21 +46,22 @@ struct Buffer {
   int rows;
 };
 
-enum class StepKind : std::int32_t { kGroup = 0, kStem = 1, kNode = 2, kGlobalDepthwise = 3, kLinear = 4 };
+enum class StepKind : std::int32_t { kGroup = 0, kStem = 1, kNode = 2, kGlobalDepthwise = 3, kLinear = 4, kMap = 5 };
 
 struct ProgramTerm {
   TermKind kind;
   int input;  // buffer
   int kernel, stride, shift, first_out, out_blocks;
-  int slope, depthwise, pointwise, scale;  // offsets; unused ones are -1
+  int slope, depthwise, pointwise, scale, cap, middle;  // offsets; unused ones are -1
 };
 
 struct Step {
   StepKind kind;
   int input, output;  // buffers
   int weights, bias;
-  int slope;  // kGlobalDepthwise
-  int norm;   // kStem: mean[3], scale[3]
+  int slope, cap;              // kGlobalDepthwise
+  int norm;                    // kStem: mean[3], scale[3]
+  int channels, first_result;  // kMap: [height][width][channels] floats from there on in the result
   int first_term, terms;
 };
 
@@ -63,7 +76,8 @@ struct Program {
   int height, width;
   bool bgr;
   bool half;  // states of Bf16
-  int embedding;
+  int results;
+  int unit;
   int arena_floats, band_floats;
   std::vector<Buffer> buffers;
   std::vector<Step> steps;
@@ -71,6 +85,7 @@ struct Program {
   std::vector<Group> groups;
   std::size_t scratch_floats;
   std::vector<int> written;  // the decoder's own: the group that wrote each buffer last, from 1 on; 0: none yet
+  std::vector<std::size_t> group_words;  // where the words of each group are, or of the step that is one of its own
 
   std::size_t state_bytes() const { return half ? sizeof(Bf16) : sizeof(float); }
 
@@ -86,7 +101,7 @@ struct Program {
 };
 
 struct ProgramInfo {
-  int height, width, embedding;
+  int height, width, results;
 };
 
 // What the first words say. Throws std::invalid_argument as decode() does where they are wrong.

@@ -47,6 +47,8 @@ struct Lane {
 class Workspace {
  public:
   Program program;
+  // The words of a network that was resized, and what they became.
+  std::vector<std::int32_t> original, resized;
   std::vector<Lane> lanes;  // one per thread
 
   // Memory for a call of the program on so many threads; arenas for as many of them.

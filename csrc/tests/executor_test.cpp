@@ -186,7 +186,7 @@ void profile_covers_every_step() {
   const Images images = draw(4);
   const PreparedProgram prepared(network().words, network().weights);
   const std::vector<double> seconds = prepared.profile(images.batch(2, true));
-  CHECK(seconds.size() == 9, "%zu steps", seconds.size());
+  CHECK(seconds.size() == 12, "%zu steps", seconds.size());
   for (const double step : seconds) CHECK(step > 0.0, "a step takes %g s", step);
 }
 
@@ -196,7 +196,7 @@ void recovers_from_a_damaged_program() {
   const std::vector<float> expected = embed(images.batch(1, true), 1, false);
   Encoded damaged = network();
   damaged.words.pop_back();
-  --damaged.words[kWords];
+  --damaged.words[kLengthWord];
   CHECK_THROWS(std::invalid_argument, embed(images.batch(1, true), 2, false, damaged), "a truncated program ran");
   const std::vector<float> after = embed(images.batch(1, true), 1, false);
   CHECK(same_bits(after.data(), expected.data(), expected.size()), "a failed call changes the next one");

@@ -20,6 +20,7 @@ struct TermCase {
   int channels;  // of the input; pooling and identity: as the output
   int height, width;
   int first_out, out_blocks;
+  bool cap = false, middle = false;
 };
 
 struct NodeCase {
@@ -29,17 +30,22 @@ struct NodeCase {
   std::string describe() const {
     std::string text = std::to_string(channels) + "x" + std::to_string(height) + "x" + std::to_string(width) + " =";
     for (const TermCase& t : terms) {
-      constexpr const char* kNames[] = {"pw", "dw", "max", "avg", "id"};
+      constexpr const char* kNames[] = {"pw", "dw", "max", "avg", "id", "2x2 pw", "dw alone", "up"};
       text += std::string(" ") + kNames[static_cast<int>(t.kind)] + " k" + std::to_string(t.kernel) + "/" +
               std::to_string(t.stride) + "+" + std::to_string(t.shift) + "(" + std::to_string(t.channels) + "x" +
               std::to_string(t.height) + "x" + std::to_string(t.width) + ")@" + std::to_string(t.first_out) + "+" +
-              std::to_string(t.out_blocks);
+              std::to_string(t.out_blocks) + (t.cap ? " capped" : "") + (t.middle ? " middle" : "");
     }
     return text;
   }
 };
 
-bool is_product(TermKind kind) { return kind == TermKind::kPointwise || kind == TermKind::kDepthwise; }
+bool is_product(TermKind kind) {
+  return kind == TermKind::kPointwise || kind == TermKind::kDepthwise || kind == TermKind::kPooledPointwise;
+}
+bool is_window(TermKind kind) { return kind == TermKind::kDepthwise || kind == TermKind::kDepthwiseAlone; }
+bool is_active(TermKind kind) { return is_product(kind) || is_window(kind); }
+bool is_pool(TermKind kind) { return kind == TermKind::kMaxPool || kind == TermKind::kAvgPool; }
 
 // A term's operands as the equation names them; weights of channels that do not exist are absent.
 struct TermData {
@@ -48,6 +54,8 @@ struct TermData {
   std::vector<float> depthwise;  // [channels][kernel * kernel]
   std::vector<float> pointwise;  // [outputs][channels]
   std::vector<float> scale;      // [channels]
+  std::vector<float> cap;        // [channels]
+  std::vector<float> middle;     // [3][channels]: bias, slope, cap
   int first_output, outputs;     // in channels
 };
 
@@ -61,21 +69,41 @@ TermData draw(const NodeCase& node, const TermCase& term, Random& random) {
   data.depthwise = random.reals(channels * term.kernel * term.kernel, -1.0f, 1.0f);
   data.pointwise = random.reals(channels * data.outputs, -1.0f, 1.0f);
   data.scale = random.reals(channels, -2.0f, 2.0f);
+  data.cap = random.reals(channels, 0.25f, 1.5f);
+  data.middle = random.reals(2 * channels, -0.5f, 1.5f);
+  const std::vector<float> caps = random.reals(channels, 0.25f, 3.0f);
+  data.middle.insert(data.middle.end(), caps.begin(), caps.end());
   return data;
 }
 
 double prelu(double x, double slope) { return std::signbit(x) ? x * slope : x; }
 
+// A NaN stays one.
+double at_most(double x, double cap) { return x > cap ? cap : x; }
+
+void evaluate_upsampled(const TermCase& term, const TermData& data, int y, int x, Exact* out) {
+  for (int c = 0; c < term.channels; ++c) {
+    out[c].add(data.input[(static_cast<std::size_t>(c) * term.height + y / 2) * term.width + x / 2]);
+  }
+}
+
 // Adds the term's contribution to output pixel (y, x), given as one Exact per output channel.
 void evaluate(const TermCase& term, const TermData& data, int y, int x, Exact* out) {
-  const int pad = term.kernel / 2;
+  if (term.kind == TermKind::kUpsampled) return evaluate_upsampled(term, data, y, x, out);
+  // A pooled product reads windows of 2 x 2.
+  const bool pooled = term.kind == TermKind::kPooledPointwise;
+  const int pad = term.kernel / 2, window = pooled ? 2 : term.kernel;
   for (int c = 0; c < term.channels; ++c) {
     const float* plane = data.input.data() + static_cast<std::size_t>(c) * term.height * term.width;
     Exact sum;
     double largest = -std::numeric_limits<double>::infinity();
     int count = 0;
-    for (int ky = 0; ky < term.kernel; ++ky) {
-      for (int kx = 0; kx < term.kernel; ++kx) {
+    const auto active = [&](double value) {
+      const double positive = prelu(value, data.slope[c]);
+      return term.cap ? at_most(positive, data.cap[c]) : positive;
+    };
+    for (int ky = 0; ky < window; ++ky) {
+      for (int kx = 0; kx < window; ++kx) {
         const int iy = y * term.stride + term.shift + ky - pad;
         const int ix = x * term.stride + term.shift + kx - pad;
         if (iy < 0 || iy >= term.height || ix < 0 || ix >= term.width) continue;
@@ -83,18 +111,28 @@ void evaluate(const TermCase& term, const TermData& data, int y, int x, Exact* o
         ++count;
         // A comparison alone would drop a NaN that is not the first value.
         largest = std::isnan(value) || value > largest ? value : largest;
-        if (is_product(term.kind)) {
+        if (pooled) continue;
+        if (is_active(term.kind)) {
           const double weight =
               term.kind == TermKind::kPointwise ? 1.0 : data.depthwise[(c * term.kernel + ky) * term.kernel + kx];
-          sum.add(weight * prelu(value, data.slope[c]));
+          sum.add(weight * active(value));
         } else {
           sum.add(value);
         }
       }
     }
+    if (pooled) sum.add(active(largest));
+    if (term.middle) {
+      const float* const middle = data.middle.data() + c;
+      const double slope = middle[term.channels];
+      sum.add(middle[0]);
+      sum.value = at_most(prelu(sum.value, slope), middle[2 * term.channels]);
+      sum.magnitude *= std::max(1.0, std::abs(slope));
+    }
     switch (term.kind) {
       case TermKind::kPointwise:
       case TermKind::kDepthwise:
+      case TermKind::kPooledPointwise:
         for (int o = 0; o < data.outputs; ++o) {
           const double weight = data.pointwise[static_cast<std::size_t>(o) * term.channels + c];
           out[data.first_output + o].add(weight * sum.value, std::abs(weight) * sum.magnitude);
@@ -107,7 +145,11 @@ void evaluate(const TermCase& term, const TermData& data, int y, int x, Exact* o
         out[c].add(data.scale[c] * sum.value / count, std::abs(data.scale[c]) * sum.magnitude / count);
         break;
       case TermKind::kIdentity:
+      case TermKind::kUpsampled:
         out[c].add(sum.value);
+        break;
+      case TermKind::kDepthwiseAlone:
+        out[c].add(sum.value, sum.magnitude);
         break;
     }
   }
@@ -119,7 +161,7 @@ bool unusual_beside(const NodeCase& node, const std::vector<TermData>& data, int
   for (std::size_t t = 0; t < node.terms.size(); ++t) {
     const TermCase& term = node.terms[t];
     const int output = channel - data[t].first_output, pad = term.kernel / 2;
-    if (term.kind != TermKind::kDepthwise || output < 0 || output >= data[t].outputs) continue;
+    if (!is_window(term.kind) || output < 0 || output >= data[t].outputs) continue;
     for (int iy = y * term.stride - pad - 1; iy <= y * term.stride + pad + 1; ++iy) {
       for (int ix = x * term.stride - pad; ix <= x * term.stride + pad; ++ix) {
         if (iy < 0 || iy >= term.height || ix < 0 || ix >= term.width) continue;
@@ -152,7 +194,7 @@ int roundings(const NodeCase& node) {
     window = std::max(window, term.kernel * term.kernel);
     if (is_product(term.kind)) panels += blocks_of(term.channels);
   }
-  return window + kBlock * panels + static_cast<int>(node.terms.size()) + 4;
+  return window + kBlock * panels + static_cast<int>(node.terms.size()) + 6;
 }
 
 // A term's operands as node.h lays them out.
@@ -160,7 +202,7 @@ template <typename State>
 struct PackedTerm {
   static constexpr bool kPairs = sizeof(State) < sizeof(float);
   ConstantsOf<State> input;
-  Constants slope, depthwise, pointwise, scale;
+  Constants slope, depthwise, pointwise, scale, cap, middle;
 
   PackedTerm(const TermCase& term, const TermData& data, bool misaligned)
       : input(to_blocks(data.input, term.channels, term.height * term.width), misaligned),
@@ -168,7 +210,18 @@ struct PackedTerm {
         depthwise(kPairs ? pair_taps(term, data) : to_blocks(data.depthwise, term.channels, term.kernel * term.kernel),
                   misaligned),
         pointwise(kPairs ? pair_inputs(pack_pointwise(term, data)) : pack_pointwise(term, data), misaligned),
-        scale(to_blocks(data.scale, term.channels, 1), misaligned) {}
+        scale(to_blocks(data.scale, term.channels, 1), misaligned),
+        cap(to_blocks(data.cap, term.channels, 1), misaligned),
+        middle(pack_middle(term, data), misaligned) {}
+
+  static std::vector<float> pack_middle(const TermCase& term, const TermData& data) {
+    std::vector<float> packed(static_cast<std::size_t>(blocks_of(term.channels)) * 3 * kBlock, 0.0f);
+    for (int c = 0; c < term.channels; ++c) {
+      for (int i = 0; i < 3; ++i)
+        packed[(c / kBlock * 3 + i) * kBlock + c % kBlock] = data.middle[i * term.channels + c];
+    }
+    return packed;
+  }
 
   static std::vector<float> pack_pointwise(const TermCase& term, const TermData& data) {
     const int blocks = blocks_of(term.channels);
@@ -256,10 +309,12 @@ void run_in(const NodeCase& test, std::vector<TermData> data, const std::vector<
                     c.out_blocks,
                     p.input.get(),
                     static_cast<std::ptrdiff_t>(c.height) * c.width * kBlock,
-                    is_product(c.kind) ? p.slope.get() : nullptr,
-                    c.kind == TermKind::kDepthwise ? p.depthwise.get() : nullptr,
+                    is_active(c.kind) ? p.slope.get() : nullptr,
+                    is_window(c.kind) ? p.depthwise.get() : nullptr,
                     is_product(c.kind) ? p.pointwise.get() : nullptr,
-                    is_product(c.kind) || c.kind == TermKind::kIdentity ? nullptr : p.scale.get()};
+                    is_pool(c.kind) ? p.scale.get() : nullptr,
+                    c.cap ? p.cap.get() : nullptr,
+                    c.middle ? p.middle.get() : nullptr};
   }
   sized.height = node.height;
   sized.width = node.width;
@@ -326,7 +381,11 @@ void run(const NodeCase& test, const std::vector<TermData>& data, const std::vec
   run_in<Bf16>(test, data, bias, layout, random);
 }
 
-void run(const NodeCase& test, Random& random) {
+void run(NodeCase test, Random& random) {
+  for (TermCase& term : test.terms) {
+    term.cap = is_active(term.kind) && random.chance(3);
+    term.middle = term.kind == TermKind::kDepthwiseAlone || (is_window(term.kind) && random.chance(2));
+  }
   std::vector<TermData> data;
   for (const TermCase& term : test.terms) data.push_back(draw(test, term, random));
   const std::vector<float> bias = random.reals(test.channels, -1.0f, 1.0f);
@@ -343,14 +402,18 @@ void run(const NodeCase& test, Random& random) {
 struct Operation {
   TermKind kind;
   int kernel, stride, shift;
+  bool upsamples() const { return kind == TermKind::kUpsampled; }
+  // Of its input.
+  bool needs_even_sides() const { return shift != 0 || kind == TermKind::kPooledPointwise; }
 };
 
 constexpr Operation kOperations[] = {
-    {TermKind::kPointwise, 1, 1, 0}, {TermKind::kPointwise, 1, 2, 0}, {TermKind::kPointwise, 1, 2, 1},
-    {TermKind::kDepthwise, 3, 1, 0}, {TermKind::kDepthwise, 3, 2, 0}, {TermKind::kDepthwise, 5, 1, 0},
-    {TermKind::kDepthwise, 5, 2, 0}, {TermKind::kDepthwise, 7, 1, 0}, {TermKind::kDepthwise, 7, 2, 0},
-    {TermKind::kMaxPool, 3, 1, 0},   {TermKind::kMaxPool, 3, 2, 0},   {TermKind::kAvgPool, 3, 1, 0},
-    {TermKind::kAvgPool, 3, 2, 0},   {TermKind::kIdentity, 1, 1, 0},
+    {TermKind::kPointwise, 1, 1, 0},      {TermKind::kPointwise, 1, 2, 0},      {TermKind::kPointwise, 1, 2, 1},
+    {TermKind::kDepthwise, 3, 1, 0},      {TermKind::kDepthwise, 3, 2, 0},      {TermKind::kDepthwise, 5, 1, 0},
+    {TermKind::kDepthwise, 5, 2, 0},      {TermKind::kDepthwise, 7, 1, 0},      {TermKind::kDepthwise, 7, 2, 0},
+    {TermKind::kMaxPool, 3, 1, 0},        {TermKind::kMaxPool, 3, 2, 0},        {TermKind::kAvgPool, 3, 1, 0},
+    {TermKind::kAvgPool, 3, 2, 0},        {TermKind::kIdentity, 1, 1, 0},       {TermKind::kPooledPointwise, 1, 2, 0},
+    {TermKind::kDepthwiseAlone, 3, 1, 0}, {TermKind::kDepthwiseAlone, 5, 2, 0}, {TermKind::kUpsampled, 1, 1, 0},
 };
 
 // Most terms are narrow, so that a test takes no minute; some have up to six blocks.
@@ -358,12 +421,15 @@ constexpr int kMostInputs[] = {36, 36, 36, 96};
 
 constexpr int kSides[] = {1, 2, 3, 5, 7, 13, 15, 29, 57};
 
-int output_side(int input, int stride) { return (input + stride - 1) / stride; }
+int output_side(const Operation& op, int input) {
+  return op.upsamples() ? 2 * input : (input + op.stride - 1) / op.stride;
+}
 
-// The side of an input whose output side is `output`; a shifted read needs an even one.
+// The side of an input whose output side is `output`, which an upsampled input needs to be even.
 int input_side(const Operation& op, int output, Random& random) {
+  if (op.upsamples()) return output / 2;
   if (op.stride == 1) return output;
-  return output * 2 - (op.shift == 0 && random.chance(2) ? 1 : 0);
+  return output * 2 - (!op.needs_even_sides() && random.chance(2) ? 1 : 0);
 }
 
 TermCase term_of(const Operation& op, int channels, int height, int width, int first_out, int out_blocks) {
@@ -375,13 +441,13 @@ void each_operation_alone() {
   for (const Operation& op : kOperations) {
     for (const int high : kSides) {
       for (const int wide : kSides) {
-        const int height = high + (op.shift * high) % 2, width = wide + (op.shift * wide) % 2;
+        const int odd = op.needs_even_sides() ? 1 : 0, height = high + odd * high % 2, width = wide + odd * wide % 2;
         // Both wide and high says nothing that a wide and a high image do not.
         if (height * width > 450) continue;
         const int channels = random.integer(1, 36);
         const int inputs = is_product(op.kind) ? random.integer(1, 36) : channels;
-        run({output_side(height, op.stride),
-             output_side(width, op.stride),
+        run({output_side(op, height),
+             output_side(op, width),
              channels,
              {term_of(op, inputs, height, width, 0, blocks_of(channels))}},
             random);
@@ -417,7 +483,9 @@ void random_sums() {
       test.channels = random.integer(1, 52);
       const int blocks = blocks_of(test.channels);
       for (int t = 0; t < terms; ++t) {
-        const Operation& op = random.pick(kOperations);
+        const Operation& drawn = random.pick(kOperations);
+        const bool odd = test.height % 2 != 0 || test.width % 2 != 0;
+        const Operation& op = drawn.upsamples() && odd ? kOperations[0] : drawn;
         const bool partial = is_product(op.kind) && random.chance(3);
         const int first = partial ? random.integer(0, blocks - 1) : 0;
         test.terms.push_back(term_of(op,
@@ -460,7 +528,7 @@ void the_largest_sizes() {
   Random random(5);
   for (const Operation& op : kOperations) {
     const int side = op.stride * kMost / 2;
-    run({1, output_side(side, op.stride), 17, {term_of(op, 17, op.stride, side, 0, 2)}}, random);
+    run({output_side(op, op.stride), output_side(op, side), 17, {term_of(op, 17, op.stride, side, 0, 2)}}, random);
   }
   for (const TermKind kind : {TermKind::kPointwise, TermKind::kDepthwise}) {
     run({1, 1, 20, {term_of({kind, kind == TermKind::kPointwise ? 1 : 3, 1, 0}, kMost * kBlock, 1, 1, 0, 2)}}, random);

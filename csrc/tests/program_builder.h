@@ -10,21 +10,6 @@
 
 namespace pnf::test {
 
-enum HeaderWord {
-  kMagic,
-  kVersion,
-  kWords,
-  kHeight,
-  kWidth,
-  kBgr,
-  kEmbedding,
-  kBuffers,
-  kItems,
-  kArena,
-  kBand,
-  kWeights
-};
-
 struct Encoded {
   std::vector<std::int32_t> words;
   std::vector<float> weights;
@@ -55,6 +40,7 @@ class ProgramBuilder {
     int input;
     int kernel = 1, stride = 1, shift = 0;
     int first_out = 0, out_blocks = 0;  // 0: all
+    bool cap = false, middle = false;
   };
 
   void node(int output, std::initializer_list<Operation> terms) {
@@ -63,22 +49,27 @@ class ProgramBuilder {
     for (const Operation& term : terms) {
       const int channels = buffers_[term.input].blocks * kBlock;
       const int out_blocks = term.out_blocks == 0 ? blocks : term.out_blocks;
-      const bool depthwise = term.kind == TermKind::kDepthwise;
-      const bool product = depthwise || term.kind == TermKind::kPointwise;
+      const bool alone = term.kind == TermKind::kDepthwiseAlone;
+      const bool depthwise = alone || term.kind == TermKind::kDepthwise;
+      const bool product = term.kind == TermKind::kDepthwise || term.kind == TermKind::kPointwise ||
+                           term.kind == TermKind::kPooledPointwise;
+      const bool pool = term.kind == TermKind::kMaxPool || term.kind == TermKind::kAvgPool;
       append(
           {static_cast<int>(term.kind), term.input, term.kernel, term.stride, term.shift, term.first_out, out_blocks});
-      append({product ? constants(channels, 0.5f) : -1});
+      append({product || alone ? constants(channels, 0.5f) : -1});
       append({depthwise ? filters(channels * term.kernel * (term.kernel + (half_ ? 1 : 0))) : -1});
       append({product ? filters(channels * out_blocks * kBlock) : -1});
-      append({product || term.kind == TermKind::kIdentity ? -1 : constants(channels, 1.0f)});
+      append({pool ? constants(channels, 1.0f) : -1});
+      append({term.cap ? caps(channels) : -1});
+      append({term.middle || alone ? middle(channels) : -1});
     }
   }
 
-  void global_depthwise(int input, int output) {
+  void global_depthwise(int input, int output, bool capped = false) {
     const Buffer& in = buffers_[input];
     const int channels = in.blocks * kBlock;
     item({static_cast<int>(StepKind::kGlobalDepthwise), input, output, constants(channels, 0.5f),
-          constants(channels * in.height * in.width, 0.3f), constants(channels, 0.5f)});
+          constants(channels * in.height * in.width, 0.3f), constants(channels, 0.5f), capped ? caps(channels) : -1});
   }
 
   void linear(int input) {
@@ -86,6 +77,12 @@ class ProgramBuilder {
     item({static_cast<int>(StepKind::kLinear), input, constants(buffers_[input].blocks * kBlock * outputs, 0.3f),
           constants(outputs, 0.5f)});
   }
+
+  // The next part of the result.
+  void map(int input, int channels) { item({static_cast<int>(StepKind::kMap), input, channels}); }
+
+  // The sides of images may be any multiples of it.
+  void set_unit(int unit) { unit_ = unit; }
 
   Encoded finish() const {
     std::vector<std::int32_t> words = {kProgramMagic,
@@ -99,12 +96,13 @@ class ProgramBuilder {
                                        items_,
                                        arena_floats_,
                                        band_floats_,
-                                       static_cast<int>(weights_.size())};
+                                       static_cast<int>(weights_.size()),
+                                       unit_};
     for (const Buffer& b : buffers_) {
       words.insert(words.end(), {b.in_band ? 1 : 0, b.offset, b.blocks, b.height, b.width, b.rows});
     }
     words.insert(words.end(), body_.begin(), body_.end());
-    words[kWords] = static_cast<int>(words.size());
+    words[kLengthWord] = static_cast<int>(words.size());
     return {words, weights_, height_, width_, embedding_};
   }
 
@@ -131,6 +129,23 @@ class ProgramBuilder {
     return offset;
   }
 
+  int caps(int count) {
+    const int offset = static_cast<int>(weights_.size());
+    const std::vector<float> values = random_.reals(count, 0.5f, 2.0f);
+    weights_.insert(weights_.end(), values.begin(), values.end());
+    return offset;
+  }
+
+  // Biases, slopes and caps by blocks.
+  int middle(int channels) {
+    const int offset = static_cast<int>(weights_.size());
+    for (int block = 0; block < channels; block += kBlock) {
+      constants(2 * kBlock, 0.5f);
+      caps(kBlock);
+    }
+    return offset;
+  }
+
   int norm() {
     const int offset = static_cast<int>(weights_.size());
     weights_.insert(weights_.end(), {127.5f, 127.5f, 127.5f, 1 / 127.5f, 1 / 127.5f, 1 / 127.5f});
@@ -149,11 +164,11 @@ class ProgramBuilder {
   std::vector<Buffer> buffers_;
   std::vector<std::int32_t> body_;
   std::vector<float> weights_;
-  int items_ = 0, arena_floats_ = 0, band_floats_ = 0;
+  int items_ = 0, arena_floats_ = 0, band_floats_ = 0, unit_ = 0;
 };
 
 // A network with every kind of step and term: a stem, a cell whose last node is projected as its rows are completed,
-// a factorised reduction, a reducing node, and a tail. Without `grouped`, the node lies in the arena as all others do.
+// a factorised reduction, a reducing node, what depthwise-separable networks need besides, and a tail. Without `grouped`, the node lies in the arena as all others do.
 // The image's sides are multiples of 4.
 inline Encoded small_network(int height, int width, int channel_blocks, int embedding, std::uint32_t seed,
                              bool grouped = true, bool half = false) {
@@ -164,6 +179,7 @@ inline Encoded small_network(int height, int width, int channel_blocks, int embe
   const int stem = b.arena(c, h, w), first = b.arena(c, h, w), second = b.arena(c, h, w);
   const int state = grouped ? b.band(c, h, w, rows) : b.arena(c, h, w), projected = b.arena(2 * c, h, w);
   const int reduced = b.arena(2 * c, h / 2, w / 2), last = b.arena(2 * c, h / 2, w / 2);
+  const int separable = b.arena(c, h / 2, w / 2), wide = b.arena(c, h, w), narrow = b.arena(2 * c, h / 2, w / 2);
   const int vector = b.arena(2 * c, 1, 1);
 
   b.stem(stem);
@@ -178,8 +194,33 @@ inline Encoded small_network(int height, int width, int channel_blocks, int embe
                 {kAvgPool, projected, 3, 2},
                 {kIdentity, reduced},
                 {kDepthwise, reduced, 5}});
-  b.global_depthwise(last, vector);
+  b.node(separable, {{kDepthwise, last, 3, 1, 0, 0, 0, true, true}, {kPooledPointwise, projected, 1, 2}});
+  b.node(wide, {{kDepthwiseAlone, stem, 3, 1, 0, 0, 0, true}, {kUpsampled, separable}, {kDepthwiseAlone, first, 5}});
+  b.node(narrow,
+         {{kPointwise, wide, 1, 2, 0, 0, 0, true}, {kPooledPointwise, wide, 1, 2, 0, 0, 0, true}, {kIdentity, last}});
+  b.global_depthwise(narrow, vector, true);
   b.linear(vector);
+  return b.finish();
+}
+
+// A detector: maps of two sizes from a network with every kind of step and term that knows no size of images.
+inline Encoded small_detector(int height, int width, std::uint32_t seed, bool half = false) {
+  using enum TermKind;
+  ProgramBuilder b(height, width, height * width / 16 * 5 + height * width / 64 * 20, seed, half);
+  b.set_unit(8);
+  const int h = height / 2, w = width / 2;
+  constexpr int kRows = 2;
+  const int stem = b.band(1, h, w, kRows), first = b.arena(2, h, w), fine = b.arena(2, h / 2, w / 2);
+  const int coarse = b.arena(2, h / 4, w / 4), merged = b.arena(2, h / 2, w / 2), out = b.arena(1, h / 2, w / 2);
+  b.group(kRows, 2);
+  b.stem(stem);
+  b.node(first, {{kPointwise, stem, 1, 1, 0, 0, 0, true}});
+  b.node(fine, {{kDepthwise, first, 3, 2, 0, 0, 0, false, true}, {kPooledPointwise, first, 1, 2}});
+  b.node(coarse, {{kMaxPool, fine, 3, 2}, {kPointwise, fine, 1, 2, 1}});
+  b.node(merged, {{kDepthwiseAlone, fine, 3}, {kUpsampled, coarse}, {kIdentity, fine}});
+  b.node(out, {{kDepthwise, merged, 5}});
+  b.map(out, 5);
+  b.map(coarse, 20);
   return b.finish();
 }
 

@@ -9,6 +9,7 @@
 #include "check.h"
 #include "kernels/dispatch.h"
 #include "plan/executor.h"
+#include "plan/resize.h"
 #include "program_builder.h"
 
 namespace pnf::test {
@@ -20,14 +21,14 @@ void accepts_a_valid_program() {
   const Encoded encoded = valid_program();
   Program program;
   decode(encoded.words, encoded.weights.size(), program);
-  CHECK(program.height == 8 && program.width == 4 && program.embedding == 20, "the header is misread");
-  CHECK(program.buffers.size() == 8 && program.steps.size() == 9 && program.groups.size() == 8,
+  CHECK(program.height == 8 && program.width == 4 && program.results == 20, "the header is misread");
+  CHECK(program.buffers.size() == 11 && program.steps.size() == 12 && program.groups.size() == 11,
         "%zu buffers, %zu steps, %zu groups", program.buffers.size(), program.steps.size(), program.groups.size());
   CHECK(program.groups[3].steps == 2 && program.groups[3].rows == 2 && program.groups[3].height == 4,
         "the group is misread");
-  CHECK(program.terms.size() == 15 && program.terms[4].kind == TermKind::kAvgPool, "the terms are misread");
+  CHECK(program.terms.size() == 23 && program.terms[4].kind == TermKind::kAvgPool, "the terms are misread");
   const ProgramInfo info = program_info(encoded.words);
-  CHECK(info.height == 8 && info.width == 4 && info.embedding == 20, "program_info misreads the header");
+  CHECK(info.height == 8 && info.width == 4 && info.results == 20, "program_info misreads the header");
 }
 
 void refuse(const char* what, const std::vector<std::int32_t>& words, std::size_t weights) {
@@ -45,27 +46,28 @@ void refuses_damaged_headers() {
   };
   constexpr std::int32_t kMost = std::numeric_limits<std::int32_t>::max();
   refuse("nothing", {}, 0);
-  refuse("another format", with(kMagic, 0), weights);
-  refuse("another version", with(kVersion, 3), weights);
-  refuse("another length", with(kWords, encoded.words.size() + 1), weights);
-  refuse("no rows", with(kHeight, 0), weights);
-  refuse("an image of another size", with(kWidth, 6), weights);
-  refuse("a negative embedding", with(kEmbedding, -1), weights);
-  refuse("an embedding wider than its weights", with(kEmbedding, 4096), weights);
-  refuse("more buffers than words", with(kBuffers, kMost), weights);
-  refuse("more items than words", with(kItems, kMost), weights);
-  refuse("an arena that its buffers leave", with(kArena, 16), weights);
-  refuse("an arena beyond the limit", with(kArena, 1 << 28), weights);
-  refuse("a band beyond the limit", with(kBand, 1 << 30), weights);
-  refuse("a band that its buffers leave", with(kBand, 0), weights);
+  refuse("another format", with(kMagicWord, 0), weights);
+  refuse("another version", with(kVersionWord, 5), weights);
+  refuse("an earlier version", with(kVersionWord, 1), weights);
+  refuse("another length", with(kLengthWord, encoded.words.size() + 1), weights);
+  refuse("no rows", with(kHeightWord, 0), weights);
+  refuse("an image of another size", with(kWidthWord, 6), weights);
+  refuse("a negative embedding", with(kResultsWord, -1), weights);
+  refuse("an embedding wider than its weights", with(kResultsWord, 4096), weights);
+  refuse("more buffers than words", with(kBuffersWord, kMost), weights);
+  refuse("more items than words", with(kItemsWord, kMost), weights);
+  refuse("an arena that its buffers leave", with(kArenaWord, 16), weights);
+  refuse("an arena beyond the limit", with(kArenaWord, 1 << 28), weights);
+  refuse("a band beyond the limit", with(kBandWord, 1 << 30), weights);
+  refuse("a band that its buffers leave", with(kBandWord, 0), weights);
   refuse("another number of weights", encoded.words, weights - 1);
   std::vector<std::int32_t> longer = encoded.words;
   longer.push_back(0);
-  ++longer[kWords];
+  ++longer[kLengthWord];
   refuse("a word left over", longer, weights);
-  CHECK_THROWS(std::invalid_argument, program_info(with(kHeight, -1)), "program_info takes a negative height");
-  CHECK_THROWS(std::invalid_argument, program_info(with(kEmbedding, kMost)), "program_info takes any embedding");
-  CHECK_THROWS(std::invalid_argument, program_info(with(kVersion, 3)), "program_info takes any version");
+  CHECK_THROWS(std::invalid_argument, program_info(with(kHeightWord, -1)), "program_info takes a negative height");
+  CHECK_THROWS(std::invalid_argument, program_info(with(kResultsWord, kMost)), "program_info takes any embedding");
+  CHECK_THROWS(std::invalid_argument, program_info(with(kVersionWord, 5)), "program_info takes any version");
   CHECK_THROWS(std::invalid_argument, program_info(std::span(encoded.words).first(11)),
                "program_info takes a truncated header");
 }
@@ -204,8 +206,7 @@ void refuses_states_that_do_not_fit() {
   network("an embedding of an image", [](ProgramBuilder& b, int stem, int) { b.linear(stem); });
   const Encoded encoded = valid_program();
   std::vector<std::int32_t> words = encoded.words;
-  constexpr std::size_t kHeader = 12, kRowsOfBuffer = 5;
-  --words[kHeader + kRowsOfBuffer];
+  --words[kHeaderWords + kRowsWord];
   refuse("an arena buffer that lacks a row", words, encoded.weights.size());
 }
 
@@ -264,19 +265,25 @@ bool runs(const std::vector<std::int32_t>& words, const std::vector<float>& weig
   const std::unique_ptr<float[]> exact(new float[weights.size()]);
   std::copy(weights.begin(), weights.end(), exact.get());
   decode(words, weights.size(), program);
+  // As it is, or for another size of images.
+  std::vector<std::int32_t> resized = words;
+  if (program.unit > 0 && !interleaved) {
+    resize(words, weights.size(), program.unit * (1 + program.unit % 3), program.unit * 2, resized);
+    decode(resized, weights.size(), program);
+  }
   if (program.arena_floats > kMostFloats || program.band_floats > kMostFloats || program.scratch_floats > kMostFloats ||
-      program.height * program.width > kMostPixels || program.embedding > kMostOutputs) {
+      program.height * program.width > kMostPixels || program.results > kMostOutputs) {
     return false;
   }
   const std::size_t pixels = std::size_t{3} * program.height * program.width;
   const std::unique_ptr<float[]> planar(new float[interleaved ? 0 : pixels]());
   const std::unique_ptr<std::uint8_t[]> bytes(new std::uint8_t[interleaved ? pixels : 0]());
-  std::unique_ptr<float[]> embedding(new float[program.embedding]);
+  std::unique_ptr<float[]> embedding(new float[program.results]);
   const Batch batch = {1, interleaved ? nullptr : planar.get(), interleaved ? bytes.get() : nullptr};
   RunOptions options;
-  options.flip = interleaved;
+  options.flip = interleaved && program.steps.back().kind != StepKind::kMap;
   force_isa(set);
-  std::unique_ptr<float[]> earlier(new float[program.embedding]);
+  std::unique_ptr<float[]> earlier(new float[program.results]);
   for (const float left : {kNan, 1e30f}) {
     // The workspace that the next call of this thread takes.
     {
@@ -286,9 +293,9 @@ bool runs(const std::vector<std::int32_t>& words, const std::vector<float>& weig
       fill(*workspace, left);
     }
     std::swap(earlier, embedding);
-    execute(words, {exact.get(), weights.size()}, batch, options, embedding.get());
+    execute(resized, {exact.get(), weights.size()}, batch, options, embedding.get());
   }
-  CHECK(same_numbers(earlier.get(), embedding.get(), program.embedding), "%s computes from what an earlier call left",
+  CHECK(same_numbers(earlier.get(), embedding.get(), program.results), "%s computes from what an earlier call left",
         set);
   return true;
 }
@@ -310,7 +317,8 @@ std::int32_t damaged(std::int32_t word, const std::vector<std::int32_t>& words, 
 
 void survives_damage() {
   constexpr int kMutations = 200000;
-  const Encoded programs[] = {valid_program(), small_network(8, 4, 1, 20, 1, true, true)};
+  const Encoded programs[] = {valid_program(), small_network(8, 4, 1, 20, 1, true, true), small_detector(16, 8, 1),
+                              small_detector(8, 16, 1, true)};
   std::vector<const char*> sets;
   for (const Bf16KernelSet& set : compiled_bf16_kernels()) {
     if (set.available) sets.push_back(set.name);
@@ -320,7 +328,7 @@ void survives_damage() {
   std::vector<std::int32_t> words;
   std::vector<float> weights;
   for (int i = 0; i < kMutations; ++i) {
-    const Encoded& encoded = programs[random.integer(0, 1)];
+    const Encoded& encoded = random.pick(programs);
     words = encoded.words;
     weights = encoded.weights;
     const auto at = [&] { return random.integer(0, static_cast<int>(words.size()) - 1); };
@@ -344,7 +352,7 @@ void survives_damage() {
       case 4:
         weights.resize(random.integer(0, static_cast<int>(weights.size())));
         if (random.chance(2)) words[at()] = random.integer(0, static_cast<int>(weights.size()));
-        words[kWeights] = static_cast<int>(weights.size());
+        words[kWeightsWord] = static_cast<int>(weights.size());
         break;
       case 5: {
         const int a = at(), b = at();
@@ -356,10 +364,10 @@ void survives_damage() {
       default: {
         const int a = at();
         words[a] = damaged(words[a], encoded.words, random);
-        restate_length = a != kWords;
+        restate_length = a != kLengthWord;
       }
     }
-    if (restate_length && words.size() > kWords) words[kWords] = static_cast<int>(words.size());
+    if (restate_length && words.size() > kLengthWord) words[kLengthWord] = static_cast<int>(words.size());
     try {
       if (runs(words, weights, sets[i % sets.size()], i % 2 == 0)) {
         ++ran;

@@ -30,7 +30,7 @@ int main(int argc, char** argv) {
   pnf::force_isa(argv[3]);
   const pnf::ProgramInfo info = pnf::program_info(words);
   const std::size_t images = pixels.size() / (std::size_t{3} * info.height * info.width);
-  std::vector<float> embeddings(images * info.embedding);
+  std::vector<float> embeddings(images * info.results);
   pnf::execute(words, weights, {static_cast<std::int64_t>(images), nullptr, pixels.data()}, {}, embeddings.data());
   return std::fwrite(embeddings.data(), sizeof(float), embeddings.size(), stdout) != embeddings.size();
 }

@@ -20,11 +20,14 @@ void global_depthwise(int channels, int pixels, float planted, Random& random) {
   const std::vector<float> slope = random.reals(channels, -0.5f, 1.5f);
   const std::vector<float> weights = random.reals(input.size(), -1.0f, 1.0f);
   const std::vector<float> bias = random.reals(channels, -1.0f, 1.0f);
+  const std::vector<float> cap = random.reals(channels, 0.25f, 1.5f);
+  const bool capped = random.chance(2);
 
   const ConstantsOf<State> packed_input(to_blocks(input, channels, pixels), misaligned);
   const Constants packed_slope(to_blocks(slope, channels, 1), misaligned);
   const Constants packed_weights(to_blocks(weights, channels, pixels), misaligned);
   const Constants packed_bias(to_blocks(bias, channels, 1), misaligned);
+  const Constants packed_cap(to_blocks(cap, channels, 1), misaligned);
   GuardedOf<State> output(static_cast<std::size_t>(blocks) * kBlock, misaligned);
   const GlobalDepthwiseOf<State> args = {pixels,
                                          packed_input.get(),
@@ -32,7 +35,8 @@ void global_depthwise(int channels, int pixels, float planted, Random& random) {
                                          packed_slope.get(),
                                          packed_weights.get(),
                                          packed_bias.get(),
-                                         output.get()};
+                                         output.get(),
+                                         capped ? packed_cap.get() : nullptr};
   const int begin = random.integer(0, blocks - 1), end = random.integer(begin + 1, blocks);
 
   for (const auto& set : kernel_sets(State{})) {
@@ -54,8 +58,8 @@ void global_depthwise(int channels, int pixels, float planted, Random& random) {
       expected.add(bias[c]);
       for (int p = 0; p < pixels; ++p) {
         const double value = input[static_cast<std::size_t>(c) * pixels + p];
-        expected.add(weights[static_cast<std::size_t>(c) * pixels + p] *
-                     (std::signbit(value) ? value * slope[c] : value));
+        const double active = std::signbit(value) ? value * slope[c] : value;
+        expected.add(weights[static_cast<std::size_t>(c) * pixels + p] * (capped && active > cap[c] ? cap[c] : active));
       }
       CHECK(within(actual, expected, roundings, halvings), "%s %dx%d: channel %d is %.9g, not %.9g", set.name, channels,
             pixels, c, actual, expected.value);

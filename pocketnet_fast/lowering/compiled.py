@@ -33,7 +33,7 @@ class CompiledModel(nn.Module):
         program, weights = plan.encode()
         self.register_buffer("program", program)
         self.register_buffer("weights", weights)
-        self.embedding_dim = plan.embedding_dim
+        self.embedding_dim = plan.results
         self.size = (plan.height, plan.width)
         self.precision = plan.precision
         self.threads = threads

@@ -58,7 +58,7 @@ class CompiledCudaModel(nn.Module):
         self.register_buffer("constants", weights)
         self.register_buffer("matrices", weights.to(PRECISIONS[precision][0]))
         self.register_buffer("table", table_of(decode(self.program)))
-        self.embedding_dim = plan.embedding_dim
+        self.embedding_dim = plan.results
         self.size = (plan.height, plan.width)
         self.precision, self.flip, self.graphs = precision, flip, graphs
         self._captured: dict[tuple[int, torch.dtype], _Graph] = {}

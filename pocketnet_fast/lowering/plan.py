@@ -7,6 +7,7 @@ The words are documented beside their decoder, ``csrc/plan/program.h``; the equa
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -18,7 +19,8 @@ from torch import Tensor
 BLOCK = 16
 MAX_TERMS = 16
 _MAGIC = 0x31464E50
-_VERSIONS = {"fp32": 1, "bf16": 2}
+_HEADER_WORDS = 13
+_VERSIONS = {"fp32": 3, "bf16": 4}
 
 
 class TermKind(IntEnum):
@@ -29,6 +31,9 @@ class TermKind(IntEnum):
     MAX_POOL = 2
     AVG_POOL = 3
     IDENTITY = 4
+    POOLED_POINTWISE = 5
+    DEPTHWISE_ALONE = 6
+    UPSAMPLED = 7
 
 
 class _StepKind(IntEnum):
@@ -37,6 +42,7 @@ class _StepKind(IntEnum):
     NODE = 2
     GLOBAL_DEPTHWISE = 3
     LINEAR = 4
+    MAP = 5
 
 
 def blocks_of(channels: int) -> int:
@@ -93,6 +99,8 @@ class Term:
     depthwise: int = -1
     pointwise: int = -1
     scale: int = -1
+    cap: int = -1
+    middle: int = -1
     macs: int = 0
 
 
@@ -134,6 +142,7 @@ class GlobalDepthwiseStep:
     weights: int
     bias: int
     macs: int
+    cap: int = -1
 
 
 @dataclass(frozen=True)
@@ -147,7 +156,17 @@ class LinearStep:
     macs: int
 
 
-Step = StemStep | NodeStep | GlobalDepthwiseStep | LinearStep
+@dataclass(frozen=True)
+class MapStep:
+    """A part of the result: a state's first ``channels`` channels, height x width x channels."""
+
+    name: str
+    source: int
+    channels: int
+    macs: int = 0
+
+
+Step = StemStep | NodeStep | GlobalDepthwiseStep | LinearStep | MapStep
 
 
 @dataclass(frozen=True)
@@ -163,7 +182,9 @@ class Plan:
     """A lowered network. ``str(plan)`` is a readable table.
 
     ``precision`` is that of the states and of the convolutions' weights: ``"fp32"`` or ``"bf16"``. Sizes and
-    offsets of states count elements, those of weights 32-bit words, whatever it is.
+    offsets of states count elements, those of weights 32-bit words, whatever it is. ``results`` are the
+    floats of an image's result. With a ``unit``, the program also runs on images whose sides are other
+    multiples of it.
     """
 
     model_name: str
@@ -171,12 +192,13 @@ class Plan:
     height: int
     width: int
     bgr: bool
-    embedding_dim: int
+    results: int
     buffers: list[Buffer]
     groups: list[Group]
     weights: np.ndarray
     arena_floats: int
     band_floats: int
+    unit: int = 0
 
     def steps(self) -> Iterator[Step]:
         """All steps in the order in which they are encoded and profiled."""
@@ -216,16 +238,17 @@ class Plan:
         header = [
             _MAGIC,
             _VERSIONS[self.precision],
-            12 + len(body),
+            _HEADER_WORDS + len(body),
             self.height,
             self.width,
             int(self.bgr),
-            self.embedding_dim,
+            self.results,
             len(self.buffers),
             items,
             self.arena_floats,
             self.band_floats,
             self.weights.size,
+            self.unit,
         ]
         program = torch.tensor([int(word) for word in header + body], dtype=torch.int32)
         return program, torch.from_numpy(self.weights.astype(np.float32, copy=True))
@@ -235,23 +258,29 @@ class Plan:
         table: list[dict[str, str | int]] = []
         for index, group in enumerate(self.groups):
             for step in group.steps:
-                output = None if isinstance(step, LinearStep) else self.buffers[step.output]
+                output = None if isinstance(step, LinearStep | MapStep) else self.buffers[step.output]
                 table.append(
                     {
                         "group": index,
                         "step": step.name,
                         "operations": self._describe(step),
-                        "output": f"{self.embedding_dim}" if output is None else output.shape,
+                        "output": self._result_shape(step) if output is None else output.shape,
                         "macs": step.macs,
                         "memory": "result"
                         if output is None
                         else f"{'band' if output.in_band else 'arena'}+{self.state_bytes * output.offset}",
-                        "bytes": 4 * self.embedding_dim
+                        "bytes": 4 * math.prod(int(side) for side in self._result_shape(step).split("x"))
                         if output is None
                         else self.state_bytes * output.floats,
                     }
                 )
         return table
+
+    def _result_shape(self, step: Step) -> str:
+        if isinstance(step, MapStep):
+            source = self.buffers[step.source]
+            return f"{step.channels}x{source.height}x{source.width}"
+        return f"{self.results}"
 
     def _describe(self, step: Step) -> str:
         if isinstance(step, StemStep):
@@ -260,7 +289,9 @@ class Plan:
             return self._describe_terms(step.terms)
         source = self.buffers[step.source]
         if isinstance(step, GlobalDepthwiseStep):
-            return f"prelu dw {source.height}x{source.width} valid ({source.name})"
+            return f"{_active(step.cap)} dw {source.height}x{source.width} valid ({source.name})"
+        if isinstance(step, MapStep):
+            return f"map ({source.name})"
         return f"linear ({source.name})"
 
     def _describe_terms(self, terms: Sequence[Term]) -> str:
@@ -296,12 +327,23 @@ class Plan:
         return "\n".join(lines)
 
 
+def _active(cap: int) -> str:
+    return "prelu" if cap < 0 else "capped prelu"
+
+
 def _operation(term: Term) -> str:
     stride = f" /{term.stride}" if term.stride > 1 else ""
+    active = _active(term.cap)
     if term.kind == TermKind.POINTWISE:
-        return f"prelu pw{stride}{' shifted' if term.shift else ''}"
-    if term.kind == TermKind.DEPTHWISE:
-        return f"prelu dw {term.kernel}x{term.kernel}{stride} pw"
+        return f"{active} pw{stride}{' shifted' if term.shift else ''}"
+    if term.kind == TermKind.POOLED_POINTWISE:
+        return f"max 2x2 {active} pw"
+    if term.kind in (TermKind.DEPTHWISE, TermKind.DEPTHWISE_ALONE):
+        middle = " prelu" if term.middle >= 0 else ""
+        product = " pw" if term.kind == TermKind.DEPTHWISE else ""
+        return f"{active} dw {term.kernel}x{term.kernel}{stride}{middle}{product}"
+    if term.kind == TermKind.UPSAMPLED:
+        return "upsampled"
     if term.kind == TermKind.IDENTITY:
         return ""
     return f"{'max' if term.kind == TermKind.MAX_POOL else 'avg'} 3x3{stride}"
@@ -314,8 +356,11 @@ def _encode_step(step: Step) -> list[int]:
         words: list[int] = [_StepKind.NODE, step.output, step.bias, len(step.terms)]
         for t in step.terms:
             words += [t.kind, t.source, t.kernel, t.stride, t.shift, t.first_out, t.out_blocks]
-            words += [t.slope, t.depthwise, t.pointwise, t.scale]
+            words += [t.slope, t.depthwise, t.pointwise, t.scale, t.cap, t.middle]
         return words
     if isinstance(step, GlobalDepthwiseStep):
-        return [_StepKind.GLOBAL_DEPTHWISE, step.source, step.output, step.slope, step.weights, step.bias]
+        words = [_StepKind.GLOBAL_DEPTHWISE, step.source, step.output, step.slope, step.weights, step.bias]
+        return [*words, step.cap]
+    if isinstance(step, MapStep):
+        return [_StepKind.MAP, step.source, step.channels]
     return [_StepKind.LINEAR, step.source, step.weights, step.bias]

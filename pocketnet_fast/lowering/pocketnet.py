@@ -14,18 +14,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.lowering import packing
-from pocketnet_fast.lowering.arena import place
+from pocketnet_fast.lowering.builder import PlanBuilder, array, check_choices, filters, normalization
 from pocketnet_fast.lowering.plan import (
     BLOCK,
-    MAX_TERMS,
-    Buffer,
-    GlobalDepthwiseStep,
     Group,
-    LinearStep,
     NodeStep,
     Plan,
     StemStep,
@@ -44,34 +39,13 @@ from pocketnet_fast.models.pocketnet import (
     Pool,
 )
 
-# Pixels in the rows of a band: few enough that the band stays in the second-level cache, many enough that the
-# rows a depthwise convolution reads twice do not count.
-_BAND_PIXELS = 448
-
 # A concatenation, as the buffers that hold its parts.
 Concatenation = Sequence[int]
 
 
-def _array(tensor: Tensor | None) -> np.ndarray:
-    assert tensor is not None
-    return tensor.detach().cpu().double().numpy()
-
-
-def _bn(bn: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and shift of a BatchNorm in evaluation."""
-    assert isinstance(bn, nn.BatchNorm2d)
-    scale = _array(bn.weight) / np.sqrt(_array(bn.running_var) + bn.eps)
-    return scale, _array(bn.bias) - _array(bn.running_mean) * scale
-
-
-def _conv(conv: nn.Module) -> np.ndarray:
-    assert isinstance(conv, nn.Conv2d)
-    return _array(conv.weight)
-
-
 def _slope(prelu: nn.Module, channels: int) -> np.ndarray:
     assert isinstance(prelu, nn.PReLU)
-    return np.broadcast_to(_array(prelu.weight), (channels,))
+    return np.broadcast_to(array(prelu.weight), (channels,))
 
 
 class _Contribution(NamedTuple):
@@ -87,19 +61,11 @@ class _Contribution(NamedTuple):
         )
 
 
-class _Lowering:
+class _Lowering(PlanBuilder):
     def __init__(self, model: PocketNet, bgr: bool, bands: bool, precision: str) -> None:
-        self.model = model
-        self.precision = precision
-        pairs = precision == "bf16"
-        self.pack_depthwise = packing.pack_depthwise_pairs if pairs else packing.pack_depthwise
-        self.pack_pointwise = packing.pack_pointwise_pairs if pairs else packing.pack_pointwise
-        self.bgr = bgr
-        self.bands = bands
-        self.store = packing.WeightStore()
+        super().__init__(precision)
+        self.model, self.bgr, self.bands = model, bgr, bands
         self.moments: dict[int, Moments] = {}
-        self.buffers: list[Buffer] = []
-        self.groups: list[Group] = []
 
     def run(self) -> Plan:
         model = self.model
@@ -107,7 +73,7 @@ class _Lowering:
         cells = list(model.cells)
         outputs: list[Concatenation] = []
 
-        stem = self._buffer("stem", 4 * model.channels, (height + 1) // 2, (width + 1) // 2)
+        stem = self.buffer("stem", 4 * model.channels, (height + 1) // 2, (width + 1) // 2)
         projections: dict[tuple[int, int], int] = {}
         self._emit_with_readers([self._stem(stem)], [stem], self._readers(-1), projections)
         for index, cell in enumerate(cells):
@@ -115,11 +81,11 @@ class _Lowering:
             steps, states = self._cell(index, cell, projections)
             concat = [states[i] for i in cell.concat]
             for step in steps[:-1]:
-                self.groups.append(Group((step,)))
+                self.emit(step)
             self._emit_with_readers(steps[-1:], concat, self._readers(index), projections)
             outputs.append(concat)
         self._tail(projections[len(cells), 1])
-        return self._finish()
+        return self.finish(model.model_name, model.input_spec.size, self.bgr, model.embedding_dim)
 
     def _readers(self, index: int) -> list[tuple[int, int]]:
         """The (cell, input) pairs that read cell ``index``; -1 is the stem, ``len(cells)`` the tail."""
@@ -146,26 +112,12 @@ class _Lowering:
                 needed.update(cell.inputs[node])
         return needed
 
-    def _buffer(self, name: str, channels: int, height: int, width: int) -> int:
-        self.buffers.append(Buffer(name, channels, height, width, rows=height))
-        return len(self.buffers) - 1
-
     def _stem(self, output: int) -> StemStep:
         conv, bn = self.model.stem[0], self.model.stem[1]
-        scale, shift = _bn(bn)
+        scale, shift = normalization(bn)
         self.moments[output] = Moments.after(bn)
-        weight = _conv(conv) * scale[:, None, None, None]
-        spec = self.model.input_spec
-        norm = [255.0 * m for m in spec.mean] + [1.0 / (255.0 * s) for s in spec.std]
-        buffer = self.buffers[output]
-        return StemStep(
-            "stem",
-            output,
-            self.store.add(packing.pack_stem(weight)),
-            self.store.add(packing.pack_vector(shift)),
-            self.store.add(np.array(norm)),
-            macs=weight.size * buffer.height * buffer.width,
-        )
+        weight = filters(conv) * scale[:, None, None, None]
+        return self.stem("stem", output, weight, shift, self.model.input_spec)
 
     def _emit_with_readers(
         self,
@@ -186,9 +138,9 @@ class _Lowering:
             self.groups.extend(Group((step,)) for step in same_rows + later)
             return
         completed = steps[-1]
-        assert not isinstance(completed, LinearStep)
+        assert isinstance(completed, StemStep | NodeStep)
         buffer = self.buffers[completed.output]
-        rows = min(max(1, _BAND_PIXELS // buffer.width), buffer.height)
+        rows = self.band_rows(completed.output)
         if not later and completed.output in concat and len(same_rows) > len(steps):
             buffer.in_band = True
             buffer.rows = rows
@@ -199,20 +151,22 @@ class _Lowering:
         source = self.buffers[concat[0]]
         if cell == len(self.model.cells):
             prelu, conv, bn = self.model.tail[0], self.model.tail[1], self.model.tail[2]
-            middle = _conv(conv).shape[0]
-            output = self._buffer("tail", middle, source.height, source.width)
-            return self._node("tail.0-2", output, self._pointwise(prelu, _conv(conv)[:, :, 0, 0], bn, concat))
+            middle = filters(conv).shape[0]
+            output = self.buffer("tail", middle, source.height, source.width)
+            return self._node(
+                "tail.0-2", output, self._pointwise(prelu, filters(conv)[:, :, 0, 0], bn, concat)
+            )
         module = getattr(self.model.cells[cell], f"preproc{which}")
         name = f"cells.{cell}.preproc{which}"
         if isinstance(module, FactorizedReduce):
             channels = module.bn.num_features
-            output = self._buffer(name, channels, source.height // 2, source.width // 2)
+            output = self.buffer(name, channels, source.height // 2, source.width // 2)
             contribution = self._factorized_reduce(module, concat)
         else:
             assert isinstance(module, DepthwiseSeparable)
             prelu, depthwise, pointwise, bn = module.net
-            weight = _conv(pointwise)[:, :, 0, 0] * _conv(depthwise)[:, 0, 0, 0]
-            output = self._buffer(name, weight.shape[0], source.height, source.width)
+            weight = filters(pointwise)[:, :, 0, 0] * filters(depthwise)[:, 0, 0, 0]
+            output = self.buffer(name, weight.shape[0], source.height, source.width)
             contribution = self._pointwise(prelu, weight, bn, concat)
         return self._node(name, output, contribution)
 
@@ -238,7 +192,7 @@ class _Lowering:
                 sides.add((-(-buffer.height // stride), -(-buffer.width // stride)))
             assert len(sides) == 1, "the two edges of a node differ in size"
             height, width = sides.pop()
-            output = self._buffer(f"cells.{index}.node{number}", channels, height, width)
+            output = self.buffer(f"cells.{index}.node{number}", channels, height, width)
             states[number + 2] = output
             steps.append(self._node(f"cells.{index}.dag.{number}", output, total))
         return steps, states
@@ -250,8 +204,8 @@ class _Lowering:
             return _Contribution([term], np.zeros(channels), self.moments[source])
         if isinstance(operation, Pool):
             kind = TermKind.MAX_POOL if isinstance(operation.pool, nn.MaxPool2d) else TermKind.AVG_POOL
-            scale, shift = _bn(operation.bn)
-            offset = self.store.add(packing.pack_vector(scale))
+            scale, shift = normalization(operation.bn)
+            offset = self.vector(scale)
             term = Term(kind, source, 3, stride, out_blocks=blocks_of(channels), scale=offset)
             return _Contribution([term], shift, Moments.after(operation.bn))
         if isinstance(operation, FactorizedReduce):
@@ -259,12 +213,12 @@ class _Lowering:
         if not isinstance(operation, DepthwiseSeparable):
             raise PocketNetError(f"cannot lower an operation of type {type(operation).__name__}")
         prelu, depthwise, pointwise, bn = operation.net
-        kernel = _conv(depthwise).shape[2]
-        weight = _conv(pointwise)[:, :, 0, 0]
+        kernel = filters(depthwise).shape[2]
+        weight = filters(pointwise)[:, :, 0, 0]
         if kernel == 1:
-            return self._pointwise(prelu, weight * _conv(depthwise)[:, 0, 0, 0], bn, [source], stride)
-        scale, shift = _bn(bn)
-        taps = _conv(depthwise)[:, 0]
+            return self._pointwise(prelu, weight * filters(depthwise)[:, 0, 0, 0], bn, [source], stride)
+        scale, shift = normalization(bn)
+        taps = filters(depthwise)[:, 0]
         weight = weight * scale[:, None]
         slope = _slope(prelu, channels)
         if self.precision == "bf16":
@@ -278,7 +232,7 @@ class _Lowering:
             kernel,
             stride,
             out_blocks=blocks_of(weight.shape[0]),
-            slope=self.store.add(packing.pack_vector(slope)),
+            slope=self.vector(slope),
             depthwise=self.store.add(self.pack_depthwise(taps)),
             pointwise=self.store.add(self.pack_pointwise(weight)),
             macs=pixels * (channels * kernel * kernel + weight.size),
@@ -288,7 +242,7 @@ class _Lowering:
     def _pointwise(
         self, prelu: nn.Module, weight: np.ndarray, bn: nn.Module, concat: Concatenation, stride: int = 1
     ) -> _Contribution:
-        scale, shift = _bn(bn)
+        scale, shift = normalization(bn)
         slope = _slope(prelu, weight.shape[1])
         weight = weight * scale[:, None]
         terms = self._pointwise_terms(slope, weight, concat, stride)
@@ -303,14 +257,14 @@ class _Lowering:
         return shift
 
     def _factorized_reduce(self, module: FactorizedReduce, concat: Concatenation) -> _Contribution:
-        scale, shift = _bn(module.bn)
+        scale, shift = normalization(module.bn)
         terms: list[Term] = []
         shifts = []
         first = 0
         for branch, (depthwise, pointwise) in enumerate(
             ((module.conv11, module.conv12), (module.conv21, module.conv22))
         ):
-            weight = _conv(pointwise)[:, :, 0, 0] * _conv(depthwise)[:, 0, 0, 0]
+            weight = filters(pointwise)[:, :, 0, 0] * filters(depthwise)[:, 0, 0, 0]
             last = first + weight.shape[0]
             slope = _slope(module.relu, weight.shape[1])
             weight = weight * scale[first:last, None]
@@ -347,7 +301,7 @@ class _Lowering:
                     shift,
                     first_block,
                     blocks_of(rows.shape[0]),
-                    slope=self.store.add(packing.pack_vector(slope[columns])),
+                    slope=self.vector(slope[columns]),
                     pointwise=self.store.add(self.pack_pointwise(rows[:, columns])),
                     macs=pixels * weight.shape[0] * buffer.channels,
                 )
@@ -356,84 +310,24 @@ class _Lowering:
 
     def _node(self, name: str, output: int, contribution: _Contribution) -> NodeStep:
         terms, bias, self.moments[output] = contribution
-        if len(terms) > MAX_TERMS:
-            raise PocketNetError(
-                f"{name} sums {len(terms)} terms; the kernels take at most {MAX_TERMS} "
-                "(a concatenation of fewer states is needed)"
-            )
-        return NodeStep(name, output, self.store.add(packing.pack_vector(bias)), tuple(terms))
+        return self.node(name, output, terms, bias)
 
     def _tail(self, source: int) -> None:
         tail = self.model.tail
         buffer = self.buffers[source]
-        scale, shift = _bn(tail[5])
-        weight = _conv(tail[4])[:, 0] * scale[:, None, None]
+        scale, shift = normalization(tail[5])
+        weight = filters(tail[4])[:, 0] * scale[:, None, None]
         if weight.shape[1:] != (buffer.height, buffer.width):
             raise PocketNetError(
                 f"the last map is {buffer.height}x{buffer.width}; the tail's convolution needs "
                 f"{weight.shape[1]}x{weight.shape[2]}"
             )
-        vector = self._buffer("features", weight.shape[0], 1, 1)
-        self.groups.append(
-            Group(
-                (
-                    GlobalDepthwiseStep(
-                        "tail.3-5",
-                        source,
-                        vector,
-                        self.store.add(packing.pack_vector(_slope(tail[3], buffer.channels))),
-                        self.store.add(packing.pack_depthwise(weight)),
-                        self.store.add(packing.pack_vector(shift)),
-                        macs=weight.size,
-                    ),
-                )
-            )
-        )
-        scale, shift = _bn(tail[7])
-        projection = _conv(tail[6])[:, :, 0, 0] * scale[:, None]
-        self.groups.append(
-            Group(
-                (
-                    LinearStep(
-                        "tail.6-7",
-                        vector,
-                        self.store.add(packing.pack_linear(projection)),
-                        self.store.add(packing.pack_vector(shift)),
-                        macs=projection.size,
-                    ),
-                )
-            )
-        )
-
-    def _finish(self) -> Plan:
-        lifetimes: dict[int, tuple[int, int]] = {}
-        for time, group in enumerate(self.groups):
-            for step in group.steps:
-                touched = [] if isinstance(step, LinearStep) else [step.output]
-                if isinstance(step, NodeStep):
-                    touched += [term.source for term in step.terms]
-                elif not isinstance(step, StemStep):
-                    touched.append(step.source)
-                for buffer in touched:
-                    lifetimes[buffer] = (lifetimes.get(buffer, (time, time))[0], time)
-        sizes = {}
-        for in_band in (False, True):
-            members = [i for i, buffer in enumerate(self.buffers) if buffer.in_band == in_band]
-            sizes[in_band] = place([self.buffers[i] for i in members], [lifetimes[i] for i in members])
-        height, width = self.model.input_spec.size
-        return Plan(
-            self.model.model_name,
-            self.precision,
-            height,
-            width,
-            self.bgr,
-            self.model.embedding_dim,
-            self.buffers,
-            self.groups,
-            self.store.finish(),
-            sizes[False],
-            sizes[True],
-        )
+        vector = self.buffer("features", weight.shape[0], 1, 1)
+        slope = _slope(tail[3], buffer.channels)
+        self.emit(self.global_depthwise("tail.3-5", source, vector, slope, weight, shift))
+        scale, shift = normalization(tail[7])
+        projection = filters(tail[6])[:, :, 0, 0] * scale[:, None]
+        self.emit(self.linear("tail.6-7", vector, projection, shift))
 
 
 def lower(model: nn.Module, *, color: str = "rgb", bands: bool = True, precision: str = "fp32") -> Plan:
@@ -457,8 +351,5 @@ def lower(model: nn.Module, *, color: str = "rgb", bands: bool = True, precision
         raise PocketNetError(
             f"a {type(model).__name__} has no fused form; PocketNet models (pocketnet_s128, ...) have"
         )
-    if color not in ("rgb", "bgr"):
-        raise PocketNetError(f"unknown channel order {color!r}; expected 'rgb' or 'bgr'")
-    if precision not in ("fp32", "bf16"):
-        raise PocketNetError(f"precision is {precision!r}; a plan has 'fp32' or 'bf16'")
+    check_choices(color, precision)
     return _Lowering(model, color != model.input_spec.color, bands, precision).run()

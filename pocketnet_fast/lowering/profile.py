@@ -10,10 +10,10 @@ from pocketnet_fast.lowering.plan import (
     BLOCK,
     GlobalDepthwiseStep,
     LinearStep,
+    MapStep,
     Plan,
     StemStep,
     Step,
-    TermKind,
 )
 
 
@@ -81,14 +81,17 @@ def _bytes(plan: Plan, step: Step) -> int:
         return (4 + plan.state_bytes) * elements
     if isinstance(step, LinearStep):
         return 4 * step.macs
+    if isinstance(step, MapStep):
+        state = plan.buffers[step.source]
+        return (4 + plan.state_bytes) * step.channels * state.height * state.width
     read = {term.source for term in step.terms}
     elements = _elements(plan, step.output) + sum(_elements(plan, source) for source in read)
     weights = 0
     for term in step.terms:
         blocks = plan.buffers[term.source].blocks
-        if term.kind in (TermKind.POINTWISE, TermKind.DEPTHWISE):
+        if term.pointwise >= 0:
             weights += blocks * term.out_blocks * BLOCK * BLOCK
-        if term.kind == TermKind.DEPTHWISE:
+        if term.depthwise >= 0:
             weights += blocks * BLOCK * term.kernel**2
     return plan.state_bytes * (elements + weights)
 

@@ -497,7 +497,7 @@ void add_share(const CellTerm& term, const float* const* input, int image, int b
 void filter_planes(const CellTerm& term, const float* const* input, float* activated, std::ptrdiff_t activated_panel,
                    float* filtered) {
   const std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(cell_pixels(term)) * kBlock;
-  const DepthwiseRow row = depthwise_row_of<float>(term.kernel, term.stride);
+  const DepthwiseRow row = depthwise_row_of<float, false>(term.kernel, term.stride);
   for (int block = 0; block < term.blocks; ++block) {
     float* padded = activated + block * activated_panel;
     if (block == 0 || activated_panel > 0) clear_border(term, padded);
@@ -505,7 +505,7 @@ void filter_planes(const CellTerm& term, const float* const* input, float* activ
     for (int y = 0; y < term.out_height; ++y) {
       const float* rows[kMaxKernel];
       window_rows(term, padded, y * term.stride, rows);
-      row(rows, 0, term.kernel, term.out_width, term.depthwise + block * term.kernel * term.kernel * kBlock,
+      row(rows, 0, term.kernel, term.out_width, term.depthwise + block * term.kernel * term.kernel * kBlock, nullptr,
           filtered + block * plane + static_cast<std::ptrdiff_t>(y) * term.out_width * kBlock);
     }
   }
@@ -562,7 +562,7 @@ void depthwise_gradient(const CellTerm& term, const CellGradient& args, float* s
                inside(term, spread, y + r), padded, ahead);
     }
   }
-  const DepthwiseRow row = depthwise_row_of<float>(term.kernel, 1);
+  const DepthwiseRow row = depthwise_row_of<float, false>(term.kernel, 1);
   const CorrelatePlane correlate = correlate_plane_of(term.kernel, term.stride);
   for (int block = 0; block < term.blocks; ++block) {
     const PartBlock here = part_block(term, block);
@@ -577,7 +577,7 @@ void depthwise_gradient(const CellTerm& term, const CellGradient& args, float* s
     for (int y = 0; y < term.height; ++y) {
       const float* rows[kMaxKernel];
       window_rows(term, spread_here, y, rows);
-      row(rows, 0, term.kernel, term.width, term.reversed + block * taps, by_activated);
+      row(rows, 0, term.kernel, term.width, term.reversed + block * taps, nullptr, by_activated);
       const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(y) * term.width * term.part_channels + here.first;
       prelu_gradient(args.input[here.part] + at, by_activated, here.channels, term.width, term.slope + block * kBlock,
                      term.part_channels, args.accumulate, args.grad_input[here.part] + at,

@@ -1,11 +1,19 @@
 // One fused step of a cell: the sum of up to kMaxTerms operations, each reading another state.
 //
 //   out[co] = bias[co] + sum over terms of
-//     kDepthwise  sum_ci pw[ci][co] * dw_kxk(prelu(in))[ci]     zero padding k / 2
-//     kPointwise  sum_ci pw[ci][co] * prelu(in)[ci]             pixel (y * stride + shift, x * stride + shift)
-//     kMaxPool    scale[co] * max_3x3(in)[co]                   padding ignored
-//     kAvgPool    scale[co] * avg_3x3(in)[co]                   padding not counted
-//     kIdentity   in[co]
+//     kDepthwise        sum_ci pw[ci][co] * middle(dw_kxk(act(in)))[ci]   zero padding k / 2
+//     kPointwise        sum_ci pw[ci][co] * act(in)[ci]                   pixel (y * stride + shift, x * stride + shift)
+//     kMaxPool          scale[co] * max_3x3(in)[co]                       padding ignored
+//     kAvgPool          scale[co] * avg_3x3(in)[co]                       padding not counted
+//     kIdentity         in[co]
+//     kPooledPointwise  sum_ci pw[ci][co] * act(max_2x2(in))[ci]          stride 2, of an even height and width
+//     kDepthwiseAlone   middle(dw_kxk(act(in)))[co]
+//     kUpsampled        in[co]                                            pixel (y / 2, x / 2)
+//
+//   act(x) = min(prelu(x), cap), middle(x) = min(prelu(x + bias), cap)    with slopes, caps and biases of the term
+//
+// Activations belong to who reads a state: states are sums. ReLU has slopes of 0, ReLU6 caps of 6 besides. (An infinity
+// times a slope of 0 is no number.) Caps are positive. Without `cap`, and without `middle`, a term has none.
 //
 // Batch normalisation is already in the weights and the bias. A node of the paper has two terms; the
 // pre-processing of a cell has one kPointwise term per state of the concatenation it reads, so the
@@ -20,7 +28,7 @@
 //
 // Layout: see layout.h. No pointer needs alignment. Every sum is accumulated in fp32 with fused multiply-adds
 // (scalar: separately rounded). To first order, the error of an output is at most
-// (k * k + 16 * panels + terms + 4) * 2^-24 of its sum of absolute products, with k the widest window (pooling: 3)
+// (k * k + 16 * panels + terms + 6) * 2^-24 of its sum of absolute products, with k the widest window (pooling: 3)
 // and `panels` the input blocks of all convolutions together.
 #pragma once
 #include <cstddef>
@@ -31,7 +39,16 @@ namespace pnf {
 
 inline constexpr int kMaxTerms = 16;
 
-enum class TermKind : int { kPointwise = 0, kDepthwise = 1, kMaxPool = 2, kAvgPool = 3, kIdentity = 4 };
+enum class TermKind : int {
+  kPointwise = 0,
+  kDepthwise = 1,
+  kMaxPool = 2,
+  kAvgPool = 3,
+  kIdentity = 4,
+  kPooledPointwise = 5,
+  kDepthwiseAlone = 6,
+  kUpsampled = 7
+};
 
 template <typename State>
 struct TermOf {
@@ -48,6 +65,8 @@ struct TermOf {
   const float* depthwise;  // [blocks][kernel * kernel][16]
   const float* pointwise;  // [out_blocks][blocks][16 in][16 out]
   const float* scale;      // [blocks][16]: pooling
+  const float* cap;        // [blocks][16], or null
+  const float* middle;     // [blocks][3][16]: bias, slope, cap; or null, but for kDepthwiseAlone
 };
 
 using Term = TermOf<float>;

@@ -7,8 +7,10 @@
 #include "kernels/node/node.h"
 // clang-format off
 #include "kernels/node/pointwise.inl"
+#include "kernels/node/activation.inl"
+#include "kernels/node/depthwise.inl"
+#include "kernels/node/depthwise_stage.inl"
 #include "kernels/node/pool.inl"
-#include "kernels/node/scratch.h"
 #include "kernels/node/rows.inl"
 #include "kernels/node/pairs.inl"
 #include "kernels/node/tiles.inl"

@@ -20,31 +20,52 @@ PNF_INLINE void store_apart(Bf16* out, Two two) {
   }
 }
 
+// What a block's states become, two pixels or one at a time.
+template <bool HasCap>
+struct TwoActivations {
+  TwoSlopes slopes;
+  Two caps;
+  Vec slope, cap;
+
+  explicit TwoActivations(const Activation& a) : slopes(two_slopes(a.slope)), slope(load(a.slope)) {
+    if constexpr (HasCap) {
+      cap = load(a.cap);
+      caps = round_two(cap, cap);
+    }
+  }
+  Two operator()(Two x) const {
+    const Two active = prelu_two(x, slopes);
+    return HasCap ? at_most_two(active, caps) : active;
+  }
+  Vec operator()(Vec x) const {
+    const Vec active = prelu(x, slope);
+    return HasCap ? at_most(active, cap) : active;
+  }
+};
+
 // `Step` elements from a pixel of the output to the next.
-template <int Step>
-PNF_INLINE void activate_row(const Bf16* in, int pixels, const float* slope, Bf16* out) {
-  const TwoSlopes slopes = two_slopes(slope);
+template <int Step, bool HasCap>
+PNF_INLINE void activate_row(const Bf16* in, int pixels, const TwoActivations<HasCap>& activation, Bf16* out) {
   int p = 0;
-  for (; p + 2 <= pixels; p += 2) store_apart<Step>(out + p * Step, prelu_two(load_two(in + p * kBlock), slopes));
-  if (p < pixels) store(out + p * Step, prelu(load(in + p * kBlock), load(slope)));
+  for (; p + 2 <= pixels; p += 2) store_apart<Step>(out + p * Step, activation(load_two(in + p * kBlock)));
+  if (p < pixels) store(out + p * Step, activation(load(in + p * kBlock)));
 }
 
 // Words of two activated rows, the first in their lower halves; `second` may be null, for zeros.
-PNF_INLINE void pair_rows(const Bf16* first, const Bf16* second, int pixels, const float* slope, float* out) {
-  const TwoSlopes slopes = two_slopes(slope);
+template <bool HasCap>
+PNF_INLINE void pair_rows(const Bf16* first, const Bf16* second, int pixels, const TwoActivations<HasCap>& activation,
+                          float* out) {
   int p = 0;
   if (second == nullptr) {
-    const Vec s = load(slope);
-    for (; p < pixels; ++p) store(out + p * kBlock, pair(prelu(load(first + p * kBlock), s), splat(0.0f)));
+    for (; p < pixels; ++p) store(out + p * kBlock, pair(activation(load(first + p * kBlock)), splat(0.0f)));
     return;
   }
   for (; p + 2 <= pixels; p += 2) {
-    store_pairs_of_two(out + p * kBlock, prelu_two(load_two(first + p * kBlock), slopes),
-                       prelu_two(load_two(second + p * kBlock), slopes));
+    store_pairs_of_two(out + p * kBlock, activation(load_two(first + p * kBlock)),
+                       activation(load_two(second + p * kBlock)));
   }
   if (p < pixels) {
-    const Vec s = load(slope);
-    store(out + p * kBlock, pair(prelu(load(first + p * kBlock), s), prelu(load(second + p * kBlock), s)));
+    store(out + p * kBlock, pair(activation(load(first + p * kBlock)), activation(load(second + p * kBlock))));
   }
 }
 
@@ -63,11 +84,12 @@ PNF_INLINE void store_pixels(const Vec (&values)[T], Bf16* out) {
   if constexpr (T % 2 != 0) store(out + (T - 1) * Step, values[T - 1]);
 }
 
-template <int K, int S, int Step, int T>
-PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, Bf16* out) {
+template <int K, int S, int Step, bool HasMiddle, int T>
+PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, const float* middle, Bf16* out) {
+  const auto between = Middle<HasMiddle>::of(middle, 0);
   Vec acc[T];
 #pragma GCC unroll 16
-  for (int t = 0; t < T; ++t) acc[t] = splat(0.0f);
+  for (int t = 0; t < T; ++t) acc[t] = between.start();
 #pragma GCC unroll 1
   for (int j = 0; j < taps.count; ++j) {
     const float* in = taps.rows[j] + x * S * kBlock;
@@ -84,36 +106,40 @@ PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, Bf16* out) {
       }
     }
   }
+  if constexpr (HasMiddle) {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) acc[t] = between.finish(acc[t]);
+  }
   store_pixels<T, Step>(acc, out + x * Step);
 }
 
-template <int K, int S, int Step>
-void depthwise_pair_row(const Taps& taps, int width, Bf16* out) {
+template <int K, int S, int Step, bool HasMiddle>
+void depthwise_pair_row(const Taps& taps, int width, const float* middle, Bf16* out) {
   int x = 0;
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
-    depthwise_pair_tile<K, S, Step, kDepthwisePixels>(taps, x, out);
+    depthwise_pair_tile<K, S, Step, HasMiddle, kDepthwisePixels>(taps, x, middle, out);
   }
-  for (; x + 7 <= width; x += 7) depthwise_pair_tile<K, S, Step, 7>(taps, x, out);
-  for (; x < width; ++x) depthwise_pair_tile<K, S, Step, 1>(taps, x, out);
+  for (; x + 7 <= width; x += 7) depthwise_pair_tile<K, S, Step, HasMiddle, 7>(taps, x, middle, out);
+  for (; x < width; ++x) depthwise_pair_tile<K, S, Step, HasMiddle, 1>(taps, x, middle, out);
 }
 
-using DepthwisePairRow = void (*)(const Taps&, int, Bf16*);
+using DepthwisePairRow = void (*)(const Taps&, int, const float*, Bf16*);
 
-template <int Step>
+template <int Step, bool HasMiddle>
 DepthwisePairRow depthwise_pair_row_of(int kernel, int stride) {
   switch (kernel * 2 + stride) {
     case 3 * 2 + 1:
-      return depthwise_pair_row<3, 1, Step>;
+      return depthwise_pair_row<3, 1, Step, HasMiddle>;
     case 3 * 2 + 2:
-      return depthwise_pair_row<3, 2, Step>;
+      return depthwise_pair_row<3, 2, Step, HasMiddle>;
     case 5 * 2 + 1:
-      return depthwise_pair_row<5, 1, Step>;
+      return depthwise_pair_row<5, 1, Step, HasMiddle>;
     case 5 * 2 + 2:
-      return depthwise_pair_row<5, 2, Step>;
+      return depthwise_pair_row<5, 2, Step, HasMiddle>;
     case 7 * 2 + 1:
-      return depthwise_pair_row<7, 1, Step>;
+      return depthwise_pair_row<7, 1, Step, HasMiddle>;
     default:
-      return depthwise_pair_row<7, 2, Step>;
+      return depthwise_pair_row<7, 2, Step, HasMiddle>;
   }
 }
 
@@ -162,8 +188,14 @@ struct PairStage {
     const Bf16* first = term->input + block * term->block_stride;
     const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term->width) * kBlock;
     first += 2 * pair * row;
-    pair_rows(first, 2 * pair + 1 < term->height ? first + row : nullptr, term->width, term->slope + block * kBlock,
-              slot(block, pair) + term->kernel / 2 * kBlock);
+    const Bf16* const second = 2 * pair + 1 < term->height ? first + row : nullptr;
+    const Activation activation = activation_of(*term, block);
+    float* const out = slot(block, pair) + term->kernel / 2 * kBlock;
+    if (activation.cap == nullptr) {
+      pair_rows(first, second, term->width, TwoActivations<false>(activation), out);
+    } else {
+      pair_rows(first, second, term->width, TwoActivations<true>(activation), out);
+    }
   }
 };
 
@@ -176,8 +208,10 @@ struct PairPanels : Arrangement {
   static std::ptrdiff_t stage_floats(const TermOf<Bf16>& term) { return ring_floats(term) + pair_weights_floats(term); }
   static Stage begin(const TermOf<Bf16>& term, int row_begin, float* ring) {
     const int top = row_begin * term.stride - term.kernel / 2;
-    const PairStage stage = {&term, depthwise_pair_row_of<kElements>(term.kernel, term.stride), ring,
-                             ring + ring_floats(term), top < 0 ? 0 : top / 2};
+    const DepthwisePairRow row = term.middle == nullptr
+                                     ? depthwise_pair_row_of<kElements, false>(term.kernel, term.stride)
+                                     : depthwise_pair_row_of<kElements, true>(term.kernel, term.stride);
+    const PairStage stage = {&term, row, ring, ring + ring_floats(term), top < 0 ? 0 : top / 2};
     stage.begin();
     return stage;
   }
@@ -195,18 +229,33 @@ struct PairPanels : Arrangement {
         taps.rows[taps.count] = stage.slot(block, pair);
         taps.weights[taps.count++] = weights + (pair - first) * term.kernel * kBlock;
       }
-      stage.row(taps, out_width, halves(place.at(block) + offset));
+      stage.row(taps, out_width, term.middle == nullptr ? nullptr : term.middle + block * kMiddleFloats,
+                halves(place.at(block) + offset));
     }
     if (end > stage.next) stage.next = end;
   }
 
-  static void activate(const Bf16* in, int step, int pixels, const float* slope, float* out) {
+  static void activate(const Bf16* in, int step, int pixels, const Activation& activation, float* out) {
+    if (activation.cap == nullptr) {
+      activate_by(TwoActivations<false>(activation), in, step, pixels, out);
+    } else {
+      activate_by(TwoActivations<true>(activation), in, step, pixels, out);
+    }
+  }
+  static void activate_pooled(const Bf16* in, std::ptrdiff_t row, int pixels, const Activation& activation,
+                              float* out) {
+    for_each_pooled(in, row, pixels, activation,
+                    [out](int p, int v, Vec value) { store(halves(out) + p * kElements + v, value); });
+  }
+
+ private:
+  template <bool HasCap>
+  static void activate_by(const TwoActivations<HasCap>& activation, const Bf16* in, int step, int pixels, float* out) {
     if (step == 1) {
-      activate_row<kElements>(in, pixels, slope, halves(out));
+      activate_row<kElements>(in, pixels, activation, halves(out));
       return;
     }
-    const Vec s = load(slope);
-    for (int p = 0; p < pixels; ++p) store(halves(out) + p * kElements, prelu(load(in + p * step * kBlock), s));
+    for (int p = 0; p < pixels; ++p) store(halves(out) + p * kElements, activation(load(in + p * step * kBlock)));
   }
 };
 

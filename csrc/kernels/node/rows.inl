@@ -6,7 +6,7 @@
 //   place[term]                   where they lie: place[term].at(block)
 //   Stage, stage_floats, begin, output_row
 //                                 a depthwise term in progress, its memory, and its next row of every panel
-//   activate                      a row of a panel for a pointwise term
+//   activate, activate_pooled     a row of a panel for a pointwise term
 //   runs                          all panels that one or more blocks of outputs are the sum of, kMostRuns at most
 //   multiply<NB>                  their products, NB blocks of outputs
 //
@@ -18,13 +18,10 @@
 namespace pnf::PNF_ISA {
 namespace {
 
-void clear(float* out, int floats) {
-  for (int i = 0; i < floats; i += kLanes) store(out + i, splat(0.0f));
-}
-
 template <typename State>
 PNF_INLINE bool is_convolution(const TermOf<State>& term) {
-  return term.kind == TermKind::kPointwise || term.kind == TermKind::kDepthwise;
+  return term.kind == TermKind::kPointwise || term.kind == TermKind::kDepthwise ||
+         term.kind == TermKind::kPooledPointwise;
 }
 
 template <typename State>
@@ -39,6 +36,17 @@ void add_row(const State* in, int pixels, bool accumulate, float* out) {
   }
 }
 
+// A row of the state whose pixels are twice as large.
+template <typename State>
+void add_upsampled_row(const State* in, int pixels, bool accumulate, float* out) {
+  for (int p = 0; p < pixels; ++p, out += kBlock) {
+    for (int lane = 0; lane < kBlock; lane += kLanes) {
+      const Vec value = load(in + p / 2 * kBlock + lane);
+      store(out + lane, accumulate ? add(value, load(out + lane)) : value);
+    }
+  }
+}
+
 // What needs no product: sums, and a state that is read where it lies.
 template <typename State>
 struct Addends {
@@ -48,9 +56,38 @@ struct Addends {
   std::ptrdiff_t identity_stride;
 };
 
-// The terms without weights, for `rows` rows from `y`: one identity as it is, the sum of all others.
+// A row of a block of a term that has neither a product nor a convolution.
 template <typename State>
-Addends<State> sum_addends(const NodeOf<State>& node, int y, int rows, float* scratch) {
+void add_addend_row(const TermOf<State>& term, int block, int y, int width, bool accumulate, float* out) {
+  const State* const in = term.input + block * term.block_stride;
+  switch (term.kind) {
+    case TermKind::kMaxPool:
+      return pool_row<true>(term, block, y, width, accumulate, out);
+    case TermKind::kAvgPool:
+      return pool_row<false>(term, block, y, width, accumulate, out);
+    case TermKind::kUpsampled:
+      return add_upsampled_row(in + static_cast<std::ptrdiff_t>(y / 2) * term.width * kBlock, width, accumulate, out);
+    default:
+      return add_row(in + static_cast<std::ptrdiff_t>(y) * width * kBlock, width, accumulate, out);
+  }
+}
+
+// A row of all blocks of a convolution whose result is summed as it is; `spare` has room for it.
+template <typename State>
+void add_depthwise_row(DepthwiseStage<State>& stage, int y, int width, bool accumulate, float* spare, float* out,
+                       std::ptrdiff_t block_stride) {
+  if (!accumulate) return depthwise_output_row(stage, y, width, out, block_stride);
+  const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(width) * kBlock;
+  depthwise_output_row(stage, y, width, spare, row);
+  for (int block = 0; block < stage.term->blocks; ++block) {
+    add_row(spare + block * row, width, true, out + block * block_stride);
+  }
+}
+
+// The terms without a product, for `rows` rows from `y`: one identity as it is, the sum of all others. `stages` are those of
+// the terms that are depthwise alone.
+template <typename State>
+Addends<State> sum_addends(const NodeOf<State>& node, DepthwiseStage<State>* stages, int y, int rows, float* scratch) {
   const std::ptrdiff_t row_floats = static_cast<std::ptrdiff_t>(node.width) * kBlock;
   Addends<State> addends = {};
   const TermOf<State>* identity = nullptr;
@@ -72,16 +109,14 @@ Addends<State> sum_addends(const NodeOf<State>& node, int y, int rows, float* sc
   for (int t = 0; t < node.terms; ++t) {
     const TermOf<State>& term = node.term[t];
     if (is_convolution(term) || &term == identity) continue;
-    for (int block = 0; block < node.blocks; ++block) {
-      for (int r = 0; r < rows; ++r) {
-        float* out = scratch + block * stride + r * row_floats;
-        if (term.kind == TermKind::kMaxPool) {
-          pool_row<true>(term, block, y + r, node.width, accumulate, out);
-        } else if (term.kind == TermKind::kAvgPool) {
-          pool_row<false>(term, block, y + r, node.width, accumulate, out);
-        } else {
-          add_row(term.input + block * term.block_stride + (y + r) * row_floats, node.width, accumulate, out);
-        }
+    for (int r = 0; r < rows; ++r) {
+      float* const out = scratch + r * row_floats;
+      if (term.kind == TermKind::kDepthwiseAlone) {
+        add_depthwise_row(stages[t], y + r, node.width, accumulate, scratch + node.blocks * stride, out, stride);
+        continue;
+      }
+      for (int block = 0; block < node.blocks; ++block) {
+        add_addend_row(term, block, y + r, node.width, accumulate, out + block * stride);
       }
     }
     accumulate = true;
@@ -137,9 +172,14 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
   Panels panels;
   scratch = panels.arrange(node, scratch);
   typename Panels::Stage stages[kMaxTerms];
+  DepthwiseStage<State> alone[kMaxTerms];
   bool partial = false;
   for (int t = 0; t < node.terms; ++t) {
     const TermOf<State>& term = node.term[t];
+    if (term.kind == TermKind::kDepthwiseAlone) {
+      alone[t] = begin_depthwise(term, row_begin, scratch);
+      scratch += ring_floats(term);
+    }
     if (!is_convolution(term)) continue;
     if (term.kind == TermKind::kDepthwise) {
       stages[t] = Panels::begin(term, row_begin, scratch);
@@ -160,13 +200,19 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
         }
         const std::ptrdiff_t iy = static_cast<std::ptrdiff_t>(y + r) * term.stride + term.shift;
         for (int block = 0; block < term.blocks; ++block) {
-          Panels::activate(term.input + block * term.block_stride + (iy * term.width + term.shift) * kBlock,
-                           term.stride, node.width, term.slope + block * kBlock,
-                           panels.place[t].at(block) + r * row_words);
+          const State* const in = term.input + block * term.block_stride + (iy * term.width + term.shift) * kBlock;
+          float* const panel = panels.place[t].at(block) + r * row_words;
+          const Activation activation = activation_of(term, block);
+          if (term.kind == TermKind::kPooledPointwise) {
+            Panels::activate_pooled(in, static_cast<std::ptrdiff_t>(term.width) * kBlock, node.width, activation,
+                                    panel);
+          } else {
+            Panels::activate(in, term.stride, node.width, activation, panel);
+          }
         }
       }
     }
-    const Addends<State> addends = sum_addends(node, y, rows, scratch);
+    const Addends<State> addends = sum_addends(node, alone, y, rows, scratch);
 
     const int group = partial ? 1 : kTileBlocks;
     for (int block = 0; block < node.blocks;) {

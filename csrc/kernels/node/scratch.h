@@ -5,6 +5,9 @@
 
 namespace pnf {
 
+// Of a block, in `TermOf::middle`.
+static constexpr int kMiddleFloats = 3 * kBlock;
+
 // Enough pixels for the weights of a block to be read from the second-level cache a few times only.
 template <typename State>
 static inline int band_rows(const NodeOf<State>& node) {

@@ -44,6 +44,8 @@ PNF_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 PNF_INLINE Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 PNF_INLINE Vec prelu(Vec x, Vec slope) { return _mm256_blendv_ps(x, _mm256_mul_ps(x, slope), x); }
+// Of two operands of which one is a NaN, the instruction gives the second.
+PNF_INLINE Vec at_most(Vec x, Vec cap) { return _mm256_min_ps(cap, x); }
 PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) {
   return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ));
 }

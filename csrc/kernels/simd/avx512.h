@@ -50,6 +50,8 @@ PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 PNF_INLINE Vec prelu(Vec x, Vec slope) {
   return _mm512_mask_mul_ps(x, _mm512_movepi32_mask(_mm512_castps_si512(x)), x, slope);
 }
+// Of two operands of which one is a NaN, the instruction gives the second.
+PNF_INLINE Vec at_most(Vec x, Vec cap) { return _mm512_min_ps(cap, x); }
 PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) {
   return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), a);
 }

@@ -39,6 +39,11 @@ PNF_INLINE Two prelu_two(Two x, const TwoSlopes& slopes) {
   const Vec odd = mul(high_half(_mm512_castsi512_ps(x)), slopes.odd);
   return _mm512_mask_mov_epi16(x, _mm512_movepi16_mask(x), in_turns(round_two(even, odd)));
 }
+// The smaller ones; numbers of half precision compare as integers do where caps are positive, and a NaN stays one.
+PNF_INLINE Two at_most_two(Two x, Two caps) {
+  const __mmask32 numbers = _mm512_cmple_epi16_mask(x, _mm512_set1_epi16(0x7f80));
+  return _mm512_mask_min_epi16(x, numbers, x, caps);
+}
 // Words of each channel of two pixels, `low` in their lower halves.
 PNF_INLINE void store_pairs_of_two(float* out, Two low, Two high) {
   const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,

@@ -1,6 +1,6 @@
 // The end of the network: a depthwise convolution that covers the whole image, and the projection to the embedding.
 //
-//   global_depthwise  out[c] = bias[c] + sum_p weights[c][p] * prelu(in[p][c])
+//   global_depthwise  out[c] = bias[c] + sum_p weights[c][p] * min(prelu(in[p][c]), cap[c])
 //   linear            out[n] = bias[n] + sum_k weights[k][n] * in[k]          (added to out with `accumulate`)
 //
 // Batch normalisation is already in weights and bias. Half precision is that of the states; weights are floats. Error: at most (pixels + 2) * 2^-24, (inputs + 2) * 2^-24, of
@@ -21,6 +21,7 @@ struct GlobalDepthwiseOf {
   const float* weights;  // [blocks][pixels][16]
   const float* bias;     // [blocks][16]
   State* output;         // [blocks][16]
+  const float* cap;      // [blocks][16], positive; or null
 };
 
 using GlobalDepthwise = GlobalDepthwiseOf<float>;

@@ -35,7 +35,7 @@ void linear_blocks(const LinearOf<State>& args, int block) {
   for (int i = 0; i < count; ++i) out[i] = args.accumulate ? out[i] + result[i] : result[i];
 }
 
-template <typename State>
+template <bool HasCap, typename State>
 void global_depthwise_of(const GlobalDepthwiseOf<State>& args, int block_begin, int block_end) {
   constexpr int kSums = 4;
   for (int block = block_begin; block < block_end; ++block) {
@@ -43,21 +43,35 @@ void global_depthwise_of(const GlobalDepthwiseOf<State>& args, int block_begin, 
     const float* weights = args.weights + static_cast<std::ptrdiff_t>(block) * args.pixels * kBlock;
     for (int lane = 0; lane < kBlock; lane += kLanes) {
       const Vec slope = load(args.slope + block * kBlock + lane);
+      const Vec cap = HasCap ? load(args.cap + block * kBlock + lane) : splat(0.0f);
+      const auto active = [&](std::ptrdiff_t at) {
+        const Vec value = prelu(load(in + at), slope);
+        return HasCap ? at_most(value, cap) : value;
+      };
       Vec acc[kSums] = {load(args.bias + block * kBlock + lane), splat(0.0f), splat(0.0f), splat(0.0f)};
       int p = 0;
       for (; p + kSums <= args.pixels; p += kSums) {
 #pragma GCC unroll 4
         for (int i = 0; i < kSums; ++i) {
           const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(p + i) * kBlock + lane;
-          acc[i] = fma(load(weights + at), prelu(load(in + at), slope), acc[i]);
+          acc[i] = fma(load(weights + at), active(at), acc[i]);
         }
       }
       for (; p < args.pixels; ++p) {
         const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(p) * kBlock + lane;
-        acc[0] = fma(load(weights + at), prelu(load(in + at), slope), acc[0]);
+        acc[0] = fma(load(weights + at), active(at), acc[0]);
       }
       store(args.output + block * kBlock + lane, add(add(acc[0], acc[1]), add(acc[2], acc[3])));
     }
+  }
+}
+
+template <typename State>
+void global_depthwise_of(const GlobalDepthwiseOf<State>& args, int block_begin, int block_end) {
+  if (args.cap == nullptr) {
+    global_depthwise_of<false>(args, block_begin, block_end);
+  } else {
+    global_depthwise_of<true>(args, block_begin, block_end);
   }
 }
 

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK = 16
-_HALF = 2  # the version of programs of half precision
-_GROUP, _STEM, _NODE, _GLOBAL_DEPTHWISE, _LINEAR = range(5)
+_HALF = 4  # the version of programs of half precision
+_GROUP, _STEM, _NODE, _GLOBAL_DEPTHWISE, _LINEAR, _MAP = range(6)
 _POINTWISE, _DEPTHWISE, _MAX_POOL, _AVG_POOL, _IDENTITY = range(5)
+_POOLED_POINTWISE, _DEPTHWISE_ALONE, _UPSAMPLED = range(5, 8)
 
 
 class _Words:
@@ -49,7 +50,7 @@ def run_plan_reference(
         dtype: Precision of the arithmetic and of the result.
 
     Returns:
-        N,embedding of ``dtype``.
+        N,embedding of ``dtype``; of a program that ends in maps, N,results.
     """
     if flip:
         mirrored = pixels.flip(2 if pixels.dtype == torch.uint8 else 3)
@@ -58,17 +59,15 @@ def run_plan_reference(
 
     words = _Words(program.tolist())
     constants = weights.to(dtype)
-    header = words.take(12)
+    header = words.take(13)
     bgr, embedding, buffer_count, items = header[5], header[6], header[7], header[8]
     blocks = [words.take(6)[2] for _ in range(buffer_count)]
     states: dict[int, Tensor] = {}
     result = torch.empty(0, dtype=dtype)
+    maps: list[Tensor] = []
 
     def constant(offset: int, *shape: int) -> Tensor:
-        size = 1
-        for side in shape:
-            size *= side
-        return constants[offset : offset + size].view(shape)
+        return constants[offset : offset + math.prod(shape)].view(shape)
 
     def pairs(offset: int, *shape: int) -> Tensor:
         count = math.prod(shape)
@@ -94,16 +93,11 @@ def run_plan_reference(
             out, bias, count = words.take(3)
             total = vector(bias, blocks[out]).view(1, -1, 1, 1)
             for _ in range(count):
-                total = total + _term(words.take(11), states, blocks[out], constant, filters)
+                total = total + _term(words.take(13), states, blocks[out], constant, filters)
             states[out] = total
         elif kind == _GLOBAL_DEPTHWISE:
-            source, out, slope, weight, bias = words.take(5)
-            x = states[source]
-            spatial = x.shape[2] * x.shape[3]
-            packed = constant(weight, blocks[source], spatial, _BLOCK).transpose(1, 2)
-            kernel = packed.reshape(1, -1, x.shape[2], x.shape[3])
-            summed = (_prelu(x, vector(slope, blocks[source])) * kernel).sum((2, 3), keepdim=True)
-            states[out] = summed + vector(bias, blocks[source]).view(1, -1, 1, 1)
+            source, out, *offsets = words.take(6)
+            states[out] = _global_depthwise(states[source], offsets, constant)
         elif kind == _LINEAR:
             source, weight, bias = words.take(3)
             features = states[source].flatten(1)
@@ -111,7 +105,10 @@ def run_plan_reference(
             packed = constant(weight, out_blocks, features.shape[1], _BLOCK).transpose(0, 1)
             product = features @ packed.reshape(features.shape[1], -1) + vector(bias, out_blocks)
             result = product[:, :embedding]
-    return result
+        elif kind == _MAP:
+            source, channels = words.take(2)
+            maps.append(states[source][:, :channels].permute(0, 2, 3, 1).flatten(1))
+    return torch.cat(maps, 1) if maps else result
 
 
 def _normalized(pixels: Tensor, norm: Tensor, bgr: bool, dtype: torch.dtype) -> Tensor:
@@ -127,13 +124,30 @@ def _prelu(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x < 0, x * slope.view(1, -1, 1, 1), x)
 
 
+def _global_depthwise(x: Tensor, offsets: list[int], constant: Any) -> Tensor:
+    slope, weight, bias, cap = offsets
+    channels, height, width = x.shape[1:]
+    packed = constant(weight, channels // _BLOCK, height * width, _BLOCK).transpose(1, 2)
+    x = _activated(x, constant(slope, channels), None if cap < 0 else constant(cap, channels))
+    summed = (x * packed.reshape(1, channels, height, width)).sum((2, 3), keepdim=True)
+    return summed + constant(bias, 1, channels, 1, 1)
+
+
+def _activated(x: Tensor, slope: Tensor, cap: Tensor | None) -> Tensor:
+    x = _prelu(x, slope)
+    return x if cap is None else torch.minimum(x, cap.view(1, -1, 1, 1))
+
+
 def _term(words: list[int], states: dict[int, Tensor], blocks: int, constant: Any, filters: Any) -> Tensor:
-    kind, source, kernel, stride, shift, first_out, out_blocks, slope, depthwise, pointwise, scale = words
+    kind, source, kernel, stride, shift, first_out, out_blocks = words[:7]
+    slope, depthwise, pointwise, scale, cap, middle = words[7:]
     x = states[source]
     channels = x.shape[1]
     in_blocks = channels // _BLOCK
     if kind == _IDENTITY:
         return x
+    if kind == _UPSAMPLED:
+        return F.interpolate(x, scale_factor=2, mode="nearest")
     if kind in (_MAX_POOL, _AVG_POOL):
         if kind == _MAX_POOL:
             pooled = F.max_pool2d(x, 3, stride, 1)
@@ -141,12 +155,19 @@ def _term(words: list[int], states: dict[int, Tensor], blocks: int, constant: An
             pooled = F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
         factor: Tensor = constant(scale, 1, channels, 1, 1)
         return pooled * factor
-    x = _prelu(x, constant(slope, channels))
-    if kind == _DEPTHWISE:
+    if kind == _POOLED_POINTWISE:
+        x, stride = F.max_pool2d(x, 2, 2), 1
+    x = _activated(x, constant(slope, channels), None if cap < 0 else constant(cap, channels))
+    if kind in (_DEPTHWISE, _DEPTHWISE_ALONE):
         taps = _taps(filters, depthwise, in_blocks, kernel, half=filters is not constant)
         x = F.conv2d(x, taps, None, stride, kernel // 2, groups=channels)
+        if middle >= 0:
+            bias, slopes, caps = constant(middle, in_blocks, 3, _BLOCK).transpose(0, 1).flatten(1)
+            x = _activated(x + bias.view(1, -1, 1, 1), slopes, caps)
     else:
         x = x[:, :, shift::stride, shift::stride]
+    if kind == _DEPTHWISE_ALONE:
+        return x
     # out block, in block, in, out; in half precision two inputs to a word
     if filters is constant:
         packed = constant(pointwise, out_blocks, in_blocks, _BLOCK, _BLOCK)

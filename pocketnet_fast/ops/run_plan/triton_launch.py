@@ -37,8 +37,14 @@ PRECISIONS: Final = {
 """By name: the type of states and matrices, and how ``tl.dot`` takes float32."""
 
 _MAGIC: Final = 0x31464E50
-_VERSION: Final = 1
-_GROUP, _STEM, _NODE, _GLOBAL_DEPTHWISE, _LINEAR = range(5)
+_VERSION: Final = 3
+_TERM_WORDS: Final = 13
+_LAST_KIND: Final = 4  # identity
+_FOREIGN: Final = (
+    "the Triton kernels run PocketNets: no activation after a depthwise convolution or with an upper bound, "
+    "no pooling before a product, no upsampling, no maps as the result"
+)
+_GROUP, _STEM, _NODE, _GLOBAL_DEPTHWISE, _LINEAR, _MAP = range(6)
 _BLOCK: Final = 16
 _MAX_EDGES: Final = 4
 _PART_WORDS: Final = int(kernels.PART_WORDS.value)
@@ -118,7 +124,7 @@ def decode(program: tuple[int, ...]) -> Schedule:
             raise PocketNetError("the program ends too early")
         return taken
 
-    magic, version, length, height, width, bgr, embedding, buffers, items, arena, _, weights = take(12)
+    magic, version, length, height, width, bgr, embedding, buffers, items, arena, _, weights, _ = take(13)
     if magic != _MAGIC or version != _VERSION or length != len(program):
         raise PocketNetError("the words are no program of this version")
     states = [take(6) for _ in range(buffers)]
@@ -136,15 +142,19 @@ def decode(program: tuple[int, ...]) -> Schedule:
             steps.append(Step(kind, (weight, bias, norm, offset, blocks, rows, columns)))
         elif kind == _NODE:
             output, bias, terms = take(3)
-            steps.append(_node(states, output, bias, [take(11) for _ in range(terms)], table))
+            steps.append(_node(states, output, bias, [take(_TERM_WORDS) for _ in range(terms)], table))
         elif kind == _GLOBAL_DEPTHWISE:
-            source, output, slope, weight, bias = take(5)
+            source, output, slope, weight, bias, cap = take(6)
+            if cap != -1:
+                raise PocketNetError(_FOREIGN)
             _, offset, blocks, rows, columns, _ = states[source]
             operands = (offset, states[output][1], slope, weight, bias, blocks, rows * columns)
             steps.append(Step(kind, operands))
         elif kind == _LINEAR:
             source, weight, bias = take(3)
             steps.append(Step(kind, (states[source][1], weight, bias, states[source][2] * _BLOCK)))
+        elif kind == _MAP:
+            raise PocketNetError(_FOREIGN)
         else:
             raise PocketNetError(f"the program has an item of unknown kind {kind}")
     return Schedule(height, width, bool(bgr), embedding, arena, weights, tuple(steps), tuple(table))
@@ -163,6 +173,8 @@ def _node(states: list[list[int]], output: int, bias: int, terms: list[list[int]
         parts = list(group)
         codes.append(edge_code(kind, kernel, stride, shift, len(parts), blocks, first, count))
         for term in parts:
+            if kind > _LAST_KIND or any(operand != -1 for operand in term[11:]):
+                raise PocketNetError(_FOREIGN)
             _, offset, _, rows, columns, _ = states[term[1]]
             table += [offset, rows, columns, *term[7:11]]
     if len(codes) > _MAX_EDGES:

@@ -46,6 +46,13 @@ PNF_INLINE Two prelu_two(const Two& x, const TwoSlopes& slopes) {
   }
   return result;
 }
+PNF_INLINE Two at_most_two(const Two& x, const Two& caps) {
+  Two result = x;
+  for (int i = 0; i < 32; ++i) {
+    if (widened(x.element[i]) > widened(caps.element[i])) result.element[i] = caps.element[i];
+  }
+  return result;
+}
 PNF_INLINE float word_of(std::uint32_t low, std::uint32_t high) { return __builtin_bit_cast(float, low | high << 16); }
 PNF_INLINE void store_pairs_of_two(float* out, const Two& low, const Two& high) {
   Vec first = {}, second = {};

@@ -1,0 +1,73 @@
+// A depthwise convolution on floats, whatever the states are: each input row is activated once, into a ring of k padded rows
+// per block. Include after activation.inl and depthwise.inl.
+#include "kernels/assert.h"
+#include "kernels/node/scratch.h"
+
+namespace pnf::PNF_ISA {
+namespace {
+
+PNF_INLINE void clear(float* out, int floats) {
+  for (int i = 0; i < floats; i += kLanes) store(out + i, splat(0.0f));
+}
+
+// A block's depthwise weights in words.
+template <typename State>
+PNF_INLINE std::ptrdiff_t filter_words(const TermOf<State>& term) {
+  const int rows = sizeof(State) == sizeof(float) ? term.kernel : (term.kernel + 1) / 2;
+  return static_cast<std::ptrdiff_t>(rows) * term.kernel * kBlock;
+}
+
+// One depthwise term in progress: its ring, and the first input row that is not in the ring yet.
+template <typename State>
+struct DepthwiseStage {
+  const TermOf<State>* term;
+  DepthwiseRow row;
+  float* ring;
+  int next;
+
+  float* slot(int block, int iy) const {
+    return ring + static_cast<std::ptrdiff_t>(block * term->kernel + iy % term->kernel) * ring_width(*term) * kBlock;
+  }
+};
+
+template <typename State>
+DepthwiseStage<State> begin_depthwise(const TermOf<State>& term, int row_begin, float* ring) {
+  const int pad = term.kernel / 2;
+  const int top = row_begin * term.stride - pad;
+  const DepthwiseRow row = term.middle == nullptr ? depthwise_row_of<State, false>(term.kernel, term.stride)
+                                                  : depthwise_row_of<State, true>(term.kernel, term.stride);
+  const DepthwiseStage<State> stage = {&term, row, ring, top < 0 ? 0 : top};
+  for (int block = 0; block < term.blocks; ++block) {
+    for (int slot = 0; slot < term.kernel; ++slot) {
+      clear(stage.slot(block, slot), pad * kBlock);
+      clear(stage.slot(block, slot) + (pad + term.width) * kBlock, pad * kBlock);
+    }
+  }
+  return stage;
+}
+
+// Row y of the output, of block b to out + b * block_stride.
+template <typename State>
+void depthwise_output_row(DepthwiseStage<State>& stage, int y, int out_width, float* out, std::ptrdiff_t block_stride) {
+  const TermOf<State>& term = *stage.term;
+  const int pad = term.kernel / 2;
+  const int top = y * term.stride - pad;
+  const int ky_begin = top < 0 ? -top : 0;
+  const int ky_end = top + term.kernel > term.height ? term.height - top : term.kernel;
+  for (int block = 0; block < term.blocks; ++block) {
+    const State* in = term.input + block * term.block_stride;
+    for (int iy = stage.next; iy < top + ky_end; ++iy) {
+      activate_row(in + static_cast<std::ptrdiff_t>(iy) * term.width * kBlock, 1, term.width,
+                   activation_of(term, block), stage.slot(block, iy) + pad * kBlock);
+    }
+    const float* rows[kMaxKernel];
+    PNF_ASSERT(ky_begin >= 0 && ky_end <= kMaxKernel);
+    for (int ky = ky_begin; ky < ky_end; ++ky) rows[ky] = stage.slot(block, top + ky);
+    stage.row(rows, ky_begin, ky_end, out_width, term.depthwise + block * filter_words(term),
+              term.middle == nullptr ? nullptr : term.middle + block * kMiddleFloats, out + block * block_stride);
+  }
+  if (top + ky_end > stage.next) stage.next = top + ky_end;
+}
+
+}  // namespace
+}  // namespace pnf::PNF_ISA

@@ -1,0 +1,163 @@
+#include "plan/resize.h"
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "plan/program.h"
+
+namespace pnf {
+namespace {
+
+class Resizing {
+ public:
+  Resizing(const Program& program, int height, int width) : p_(program), buffers_(program.buffers) {
+    for (const Step& step : p_.steps) {
+      if (step.output >= 0) size_of(step, height, width);
+    }
+    rows();
+    lifetimes();
+    arena_ = place(false);
+    band_ = place(true);
+  }
+
+  void write(std::vector<std::int32_t>& words) const {
+    words[kArenaWord] = arena_;
+    words[kBandWord] = band_;
+    words[kResultsWord] = static_cast<std::int32_t>(results_);
+    for (std::size_t i = 0; i < buffers_.size(); ++i) {
+      std::int32_t* const buffer = words.data() + kHeaderWords + i * kBufferWords;
+      buffer[kOffsetWord] = buffers_[i].offset;
+      buffer[kBufferHeightWord] = buffers_[i].height;
+      buffer[kBufferWidthWord] = buffers_[i].width;
+      buffer[kRowsWord] = buffers_[i].rows;
+    }
+    // The rows of a group follow its kind.
+    for (std::size_t i = 0; i < p_.groups.size(); ++i) {
+      std::int32_t* const group = words.data() + p_.group_words[i];
+      if (static_cast<StepKind>(group[0]) == StepKind::kGroup) group[1] = group_rows_[i];
+    }
+  }
+
+ private:
+  void size_of(const Step& step, int height, int width) {
+    Buffer& out = buffers_[step.output];
+    if (step.kind == StepKind::kStem) {
+      out.height = (height + 1) / 2;
+      out.width = (width + 1) / 2;
+      return;
+    }
+    const ProgramTerm& term = p_.terms[step.first_term];
+    const Buffer& in = buffers_[term.input];
+    const auto side = [&](int s) {
+      return term.kind == TermKind::kUpsampled ? 2 * s : (s + term.stride - 1) / term.stride;
+    };
+    out.height = side(in.height);
+    out.width = side(in.width);
+  }
+
+  // About as many pixels at a time as before.
+  static int rows_of(int rows, const Buffer& before, const Buffer& now) {
+    return std::clamp(rows * before.width / now.width, 1, now.height);
+  }
+
+  void rows() {
+    for (const Group& group : p_.groups) {
+      const Step& first = p_.steps[group.first_step];
+      const int output = first.output >= 0 ? first.output : first.input;
+      group_rows_.push_back(rows_of(group.rows, p_.buffers[output], buffers_[output]));
+    }
+    for (std::size_t i = 0; i < buffers_.size(); ++i) {
+      Buffer& b = buffers_[i];
+      b.rows = b.in_band ? rows_of(b.rows, p_.buffers[i], b) : b.height;
+    }
+    for (const Step& step : p_.steps) {
+      if (step.kind != StepKind::kMap) continue;
+      const Buffer& in = buffers_[step.input];
+      results_ += std::int64_t{in.height} * in.width * step.channels;
+    }
+    if (results_ > kMaxFloats) throw std::invalid_argument("the result of so large an image does not fit");
+  }
+
+  void lifetimes() {
+    lives_.assign(buffers_.size(), {-1, -1});
+    const auto touch = [this](int buffer, int time) {
+      auto& [born, dies] = lives_[buffer];
+      if (born < 0) born = time;
+      dies = time;
+    };
+    for (int time = 0; time < static_cast<int>(p_.groups.size()); ++time) {
+      const Group& group = p_.groups[time];
+      for (int i = group.first_step; i < group.first_step + group.steps; ++i) {
+        const Step& step = p_.steps[i];
+        if (step.output >= 0) touch(step.output, time);
+        if (step.input >= 0) touch(step.input, time);
+        for (int t = 0; t < step.terms; ++t) touch(p_.terms[step.first_term + t].input, time);
+      }
+    }
+  }
+
+  // Large buffers first, each at the lowest offset that is free during its whole life; returns the floats that hold them
+  // all.
+  int place(bool in_band) {
+    const auto floats = [this](int i) {
+      const Buffer& b = buffers_[i];
+      return std::int64_t{b.blocks} * b.rows * b.width * kBlock;
+    };
+    std::vector<int> order, placed;
+    for (int i = 0; i < static_cast<int>(buffers_.size()); ++i) {
+      if (buffers_[i].in_band == in_band) order.push_back(i);
+    }
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return floats(a) > floats(b); });
+    std::int64_t all = 0;
+    for (const int index : order) {
+      std::int64_t offset = 0;
+      for (const int other : placed) {
+        if (lives_[other].first > lives_[index].second || lives_[index].first > lives_[other].second) continue;
+        if (offset + floats(index) <= buffers_[other].offset) break;
+        offset = std::max(offset, buffers_[other].offset + floats(other));
+      }
+      const std::int64_t end = offset + floats(index);
+      if (end > kMaxFloats)
+        throw std::invalid_argument("so large an image needs more working memory than a call may take");
+      buffers_[index].offset = static_cast<int>(offset);
+      placed.insert(std::upper_bound(placed.begin(), placed.end(), index,
+                                     [this](int a, int b) { return buffers_[a].offset < buffers_[b].offset; }),
+                    index);
+      all = std::max(all, end);
+    }
+    return static_cast<int>(all);
+  }
+
+  const Program& p_;
+  std::vector<Buffer> buffers_;
+  std::vector<int> group_rows_;
+  std::vector<std::pair<int, int>> lives_;  // the first and the last group that touch a buffer
+  std::int64_t results_ = 0;
+  int arena_ = 0, band_ = 0;
+};
+
+}  // namespace
+
+void resize(std::span<const std::int32_t> words, std::size_t weights_floats, int height, int width,
+            std::vector<std::int32_t>& resized) {
+  Program program;
+  decode(words, weights_floats, program);
+  const auto size = [](int h, int w) { return std::to_string(h) + " x " + std::to_string(w); };
+  if (program.unit == 0) {
+    throw std::invalid_argument("the network takes images of " + size(program.height, program.width) + " only");
+  }
+  if (height < 1 || width < 1 || height > kMaxSide || width > kMaxSide || height % program.unit != 0 ||
+      width % program.unit != 0) {
+    throw std::invalid_argument("an image of " + size(height, width) + "; its sides must be multiples of " +
+                                std::to_string(program.unit) + ", at most " + std::to_string(kMaxSide));
+  }
+  resized.assign(words.begin(), words.end());
+  resized[kHeightWord] = height;
+  resized[kWidthWord] = width;
+  Resizing(program, height, width).write(resized);
+}
+
+}  // namespace pnf

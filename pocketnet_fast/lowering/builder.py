@@ -1,0 +1,189 @@
+"""What lowering a network of any kind collects: states, steps in groups, packed weights; then a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.lowering import packing
+from pocketnet_fast.lowering.arena import place
+from pocketnet_fast.lowering.plan import (
+    MAX_TERMS,
+    Buffer,
+    GlobalDepthwiseStep,
+    Group,
+    LinearStep,
+    MapStep,
+    NodeStep,
+    Plan,
+    StemStep,
+    Step,
+    Term,
+)
+from pocketnet_fast.models.base import InputSpec
+
+# Pixels in the rows of a band: few enough that the band stays in the second-level cache, many enough that the
+# rows a depthwise convolution reads twice do not count.
+BAND_PIXELS = 448
+
+
+def array(tensor: Tensor | None) -> np.ndarray:
+    """A tensor's values in float64."""
+    assert tensor is not None
+    return tensor.detach().cpu().double().numpy()
+
+
+def normalization(bn: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift of a BatchNorm in evaluation."""
+    assert isinstance(bn, nn.BatchNorm2d)
+    scale = array(bn.weight) / np.sqrt(array(bn.running_var) + bn.eps)
+    return scale, array(bn.bias) - array(bn.running_mean) * scale
+
+
+def filters(conv: nn.Module) -> np.ndarray:
+    """A convolution's weights in float64."""
+    assert isinstance(conv, nn.Conv2d)
+    return array(conv.weight)
+
+
+def check_choices(color: str, precision: str) -> None:
+    """Raise unless a plan can have them.
+
+    Raises:
+        PocketNetError: On another channel order or precision.
+    """
+    if color not in ("rgb", "bgr"):
+        raise PocketNetError(f"unknown channel order {color!r}; expected 'rgb' or 'bgr'")
+    if precision not in ("fp32", "bf16"):
+        raise PocketNetError(f"precision is {precision!r}; a plan has 'fp32' or 'bf16'")
+
+
+class PlanBuilder:
+    """A plan in the making.
+
+    Args:
+        precision: Of the states and of the weights of convolutions, "fp32" or "bf16".
+
+    Attributes:
+        store: The packed weights so far.
+        buffers: The states so far.
+        groups: The steps so far.
+    """
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+        pairs = precision == "bf16"
+        self.pack_depthwise = packing.pack_depthwise_pairs if pairs else packing.pack_depthwise
+        self.pack_pointwise = packing.pack_pointwise_pairs if pairs else packing.pack_pointwise
+        self.store = packing.WeightStore()
+        self.buffers: list[Buffer] = []
+        self.groups: list[Group] = []
+
+    def buffer(self, name: str, channels: int, height: int, width: int) -> int:
+        """Add a state of its own in the arena; returns its number."""
+        self.buffers.append(Buffer(name, channels, height, width, rows=height))
+        return len(self.buffers) - 1
+
+    def vector(self, values: np.ndarray) -> int:
+        """Store a value for each channel; returns its offset."""
+        return self.store.add(packing.pack_vector(values))
+
+    def band_rows(self, buffer: int) -> int:
+        """Rows of a state that are taken at a time."""
+        state = self.buffers[buffer]
+        return min(max(1, BAND_PIXELS // state.width), state.height)
+
+    def stem(self, name: str, output: int, weight: np.ndarray, bias: np.ndarray, spec: InputSpec) -> StemStep:
+        """The step of a 3x3 convolution of the pixels; ``weight`` is C x 3 x 3 x 3."""
+        norm = [255.0 * m for m in spec.mean] + [1.0 / (255.0 * s) for s in spec.std]
+        state = self.buffers[output]
+        return StemStep(
+            name,
+            output,
+            self.store.add(packing.pack_stem(weight)),
+            self.vector(bias),
+            self.store.add(np.array(norm)),
+            macs=weight.size * state.height * state.width,
+        )
+
+    def node(self, name: str, output: int, terms: Sequence[Term], bias: np.ndarray) -> NodeStep:
+        """The step of a sum.
+
+        Raises:
+            PocketNetError: If it has more terms than the kernels take.
+        """
+        if len(terms) > MAX_TERMS:
+            raise PocketNetError(
+                f"{name} sums {len(terms)} terms; the kernels take at most {MAX_TERMS} "
+                "(a concatenation of fewer states is needed)"
+            )
+        return NodeStep(name, output, self.vector(bias), tuple(terms))
+
+    def global_depthwise(
+        self,
+        name: str,
+        source: int,
+        output: int,
+        slope: np.ndarray,
+        weight: np.ndarray,
+        bias: np.ndarray,
+        cap: np.ndarray | None = None,
+    ) -> GlobalDepthwiseStep:
+        """The step of a convolution that covers a state; ``weight`` is C x height x width of it."""
+        return GlobalDepthwiseStep(
+            name,
+            source,
+            output,
+            self.vector(slope),
+            self.store.add(packing.pack_depthwise(weight)),
+            self.vector(bias),
+            macs=weight.size,
+            cap=-1 if cap is None else self.vector(cap),
+        )
+
+    def linear(self, name: str, source: int, weight: np.ndarray, bias: np.ndarray) -> LinearStep:
+        """The step of a projection to the embedding; ``weight`` is N x C."""
+        offset = self.store.add(packing.pack_linear(weight))
+        return LinearStep(name, source, offset, self.vector(bias), macs=weight.size)
+
+    def emit(self, step: Step) -> None:
+        """Append a step as a group of its own."""
+        self.groups.append(Group((step,)))
+
+    def finish(self, name: str, size: tuple[int, int], bgr: bool, results: int, unit: int = 0) -> Plan:
+        """Place the states and return the plan; see ``Plan`` for the arguments."""
+        lifetimes: dict[int, tuple[int, int]] = {}
+        for time, group in enumerate(self.groups):
+            for step in group.steps:
+                for buffer in _touched(step):
+                    lifetimes[buffer] = (lifetimes.get(buffer, (time, time))[0], time)
+        sizes = {}
+        for in_band in (False, True):
+            members = [i for i, buffer in enumerate(self.buffers) if buffer.in_band == in_band]
+            sizes[in_band] = place([self.buffers[i] for i in members], [lifetimes[i] for i in members])
+        return Plan(
+            name,
+            self.precision,
+            *size,
+            bgr,
+            results,
+            self.buffers,
+            self.groups,
+            self.store.finish(),
+            sizes[False],
+            sizes[True],
+            unit,
+        )
+
+
+def _touched(step: Step) -> list[int]:
+    if isinstance(step, StemStep):
+        return [step.output]
+    if isinstance(step, NodeStep):
+        return [step.output, *(term.source for term in step.terms)]
+    if isinstance(step, LinearStep | MapStep):
+        return [step.source]
+    return [step.source, step.output]
