@@ -1,6 +1,6 @@
 """Decisions on photos that are turned, mirrored or tilted: genuine and impostor pairs that are accepted.
 
-    python benchmarks/turned_photos.py photos/ --detector face_detection_yunet_2023mar.onnx
+    python benchmarks/turned_photos.py photos/
 
 The folder holds pairs.csv (left, right, same) and the photos that it names.
 """

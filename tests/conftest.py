@@ -48,7 +48,7 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def yunet(shared_dir: Path) -> Path:
-    """The detector's model file, which is no part of the project."""
+    """The detector's file as it is published, which is no part of the project."""
     path = shared_dir / "models" / "yunet.onnx"
     if not path.is_file():
         pytest.skip(f"no detector model at {path}")
@@ -56,11 +56,11 @@ def yunet(shared_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def detector(yunet: Path) -> FaceDetector:
+def detector() -> FaceDetector:
     """The detector as every command makes it."""
     from pocketnet_fast.faces.detector import FaceDetector
 
-    return FaceDetector(yunet)
+    return FaceDetector()
 
 
 @pytest.fixture(scope="session", params=["repository", "shared"])

@@ -130,11 +130,9 @@ class TestEmbed:
             results[engine] = np.array([entry["embedding"] for entry in result["embeddings"]])
         np.testing.assert_allclose(results["fused"], results["eager"], atol=1e-4)
 
-    def test_detected_faces_are_recorded(
-        self, run: Run, astronaut: Path, yunet: Path, tmp_path: Path
-    ) -> None:
+    def test_detected_faces_are_recorded(self, run: Run, astronaut: Path, tmp_path: Path) -> None:
         output = tmp_path / "out.npz"
-        assert run("embed", astronaut, "--detector", yunet, "--untrained", "-o", output).code == 0
+        assert run("embed", astronaut, "--untrained", "-o", output).code == 0
         with np.load(output) as data:
             assert data["boxes"].shape == (1, 4)
             assert data["landmarks"].shape == (1, 5, 2)
@@ -160,9 +158,9 @@ class TestEmbed:
         assert refused(run(*only_broken), "none of the images")
         assert not list(tmp_path.glob(".*"))
 
-    def test_no_face(self, run: Run, yunet: Path, tmp_path: Path) -> None:
+    def test_no_face(self, run: Run, tmp_path: Path) -> None:
         wall = write_image(tmp_path / "wall.png", np.full((200, 200, 3), 150, np.uint8))
-        result = run("embed", wall, "--detector", yunet, "--untrained", "--json")
+        result = run("embed", wall, "--untrained", "--json")
         assert refused(result, "wall.png: no face found")
 
     def test_refusals(self, run: Run, crops: list[Path], tmp_path: Path) -> None:
@@ -170,7 +168,6 @@ class TestEmbed:
         assert refused(run("embed", crop, *quiet), "nowhere to put")
         assert refused(run("embed", crop, *quiet, "-o", tmp_path / "x.txt"), ".npz or .csv")
         assert refused(run("embed", crop, *quiet, "-o", tmp_path / "no" / "x.npz"), "cannot write")
-        assert refused(run("embed", crop, "--untrained", "--json"), "no face detector model")
         assert refused(
             run("embed", crop, "--aligned", "--json", "--model", "pocketnet_m128"),
             "no trained weights ship for",
@@ -207,10 +204,8 @@ class TestVerify:
         assert "\nsame person (" in run(*command, "--threshold", max(-1, cosine - 1e-3)).out
         assert "\ndifferent people (" in run(*command, "--threshold", min(1, cosine + 1e-3)).out
 
-    def test_real_pairs(
-        self, run: Run, photos: Path, yunet: Path, trained: list[object], tmp_path: Path
-    ) -> None:
-        command = ["verify", "--detector", yunet, *trained]
+    def test_real_pairs(self, run: Run, photos: Path, trained: list[object], tmp_path: Path) -> None:
+        command = ["verify", *trained]
         same = run(*command, photos / "00a.jpg", photos / "00b.jpg", "--show", tmp_path / "same.png")
         assert same.code == 0
         assert "same person" in same.out
@@ -260,7 +255,7 @@ class TestVerify:
 
 
 @pytest.mark.slow
-def test_photos_are_decided_right(photos: Path, yunet: Path, trained: list[object]) -> None:
+def test_photos_are_decided_right(photos: Path, trained: list[object]) -> None:
     """The whole path from 48 pairs of unaligned photos to decisions, with a trained model."""
     import pocketnet_fast
     from pocketnet_fast.faces.detector import FaceDetector
@@ -270,7 +265,7 @@ def test_photos_are_decided_right(photos: Path, yunet: Path, trained: list[objec
     model = pocketnet_fast.create_model("mobilefacenet", weights=str(trained[-1]))
     embedder = Embedder(model, engine="eager", flip=True)
     assert embedder.weights_sha256 == weights_sha256(model)
-    cosine, same = photo_cosines(photos, embedder, FaceDetector(yunet))
+    cosine, same = photo_cosines(photos, embedder, FaceDetector())
     assert ((cosine >= 0.3) == same).mean() >= 0.97
 
 

@@ -1,37 +1,28 @@
-"""The detector: the model file and its download, and a defined answer for every kind of photo."""
+"""The detector: its model file, and a defined answer for every kind of photo."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import threading
-import urllib.error
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pocketnet_fast.data.alignment import TEMPLATE, similarity_transform
 from pocketnet_fast.data.images import read_image
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.faces import detector as module
-from pocketnet_fast.faces.detector import (
-    Face,
-    FaceDetector,
-    cached_detector,
-    download_detector,
-    find_detector,
-    select_face,
-)
+from pocketnet_fast.faces.detector import Face, FaceDetector, find_detector, select_face
+from pocketnet_fast.models.weights import save_weights
+from pocketnet_fast.models.yunet import load_yunet
 
 cv2 = pytest.importorskip("cv2")
 
 
 @pytest.fixture(autouse=True)
-def _no_detector_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_detector_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POCKETNET_DETECTOR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +40,11 @@ def landmark_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 class TestModelFile:
-    def test_absent(self) -> None:
-        with pytest.raises(PocketNetError, match="doctor --download-detector"):
-            find_detector()
+    def test_the_one_that_ships_needs_no_file(self) -> None:
+        assert find_detector() is None
+        assert FaceDetector().path is None
 
     def test_order_of_places(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        cached_detector().parent.mkdir(parents=True)
-        cached_detector().touch()
-        assert find_detector() == cached_detector()
         (tmp_path / "b.onnx").touch()
         monkeypatch.setenv("POCKETNET_DETECTOR", str(tmp_path / "b.onnx"))
         assert find_detector() == tmp_path / "b.onnx"
@@ -70,80 +58,21 @@ class TestModelFile:
         with pytest.raises(PocketNetError, match="POCKETNET_DETECTOR"):
             find_detector()
 
-    def test_not_a_model(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_another_yunet_is_read_as_onnx_and_as_weights(self, yunet: Path, tmp_path: Path) -> None:
+        own = load_yunet(yunet)
+        with torch.no_grad():
+            own.heads[0].depthwise.bias[:2] -= 100
+        save_weights(own, tmp_path / "own.safetensors")
+        published, shipped = FaceDetector(yunet), FaceDetector()
+        assert torch.equal(published._weights, shipped._weights)
+        changed = FaceDetector(tmp_path / "own.safetensors")
+        assert not torch.equal(changed._weights, shipped._weights)
+
+    def test_not_a_model(self, tmp_path: Path) -> None:
         path = tmp_path / "x.onnx"
         path.write_bytes(b"this is no network")
-        with pytest.raises(PocketNetError, match="not a YuNet model"):
+        with pytest.raises(PocketNetError, match=r"x\.onnx cannot be read as an ONNX file"):
             FaceDetector(path)
-
-
-class _Answer(io.BytesIO):
-    def __enter__(self) -> _Answer:
-        return self
-
-
-class TestDownload:
-    content = b"the detector" * 100
-
-    @pytest.fixture(autouse=True)
-    def _published(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "DETECTOR_SHA256", hashlib.sha256(self.content).hexdigest())
-        monkeypatch.setattr(module, "DETECTOR_BYTES", len(self.content))
-
-    def test_from_a_local_url(self, tmp_path: Path) -> None:
-        source = tmp_path / "mirror.onnx"
-        source.write_bytes(self.content)
-        path = download_detector(url=source.as_uri())
-        assert path == cached_detector()
-        assert path.read_bytes() == self.content
-        assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-    def test_the_published_address_is_asked_once(self, tmp_path: Path) -> None:
-        asked: list[str] = []
-
-        def opener(url: str, timeout: float) -> _Answer:
-            asked.append(url)
-            return _Answer(self.content)
-
-        for _ in range(2):
-            download_detector(tmp_path / "y.onnx", opener=opener)
-        assert asked == [
-            "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/"
-            "face_detection_yunet_2023mar.onnx"
-        ]
-
-    def test_a_damaged_file_is_replaced(self, tmp_path: Path) -> None:
-        (tmp_path / "y.onnx").write_bytes(b"half")
-        download_detector(tmp_path / "y.onnx", opener=lambda url, timeout: _Answer(self.content))
-        assert (tmp_path / "y.onnx").read_bytes() == self.content
-
-    @pytest.mark.parametrize("wrong", [b"", content[:-1], content + b"x", b"<html>not found</html>"])
-    def test_checksum_mismatch_keeps_what_was_there(self, tmp_path: Path, wrong: bytes) -> None:
-        path = tmp_path / "y.onnx"
-        path.write_bytes(b"old")
-        with pytest.raises(PocketNetError, match="did not give the published detector"):
-            download_detector(path, opener=lambda url, timeout: _Answer(wrong))
-        assert path.read_bytes() == b"old"
-        assert [p.name for p in tmp_path.iterdir()] == ["y.onnx"]
-
-    @pytest.mark.parametrize("error", [urllib.error.URLError("no route"), TimeoutError("timed out")])
-    def test_no_network(self, error: Exception) -> None:
-        def opener(url: str, timeout: float) -> Any:
-            raise error
-
-        with pytest.raises(PocketNetError, match=r"download of https://.* failed: (no route|timed out)"):
-            download_detector(opener=opener)
-        assert not cached_detector().exists()
-
-    def test_absent_mirror_and_nonsense_address(self, tmp_path: Path) -> None:
-        for url in ((tmp_path / "none").as_uri(), "nonsense"):
-            with pytest.raises(PocketNetError, match="failed"):
-                download_detector(url=url)
-
-
-def test_published_facts() -> None:
-    assert module.DETECTOR_SHA256 == "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-    assert module.DETECTOR_BYTES == 232_589
 
 
 def face(size: float, score: float = 0.9) -> Face:
@@ -247,7 +176,7 @@ class TestDetection:
         outside = Face(box, TEMPLATE, 0.9)
         assert detector._refined(astronaut, outside, 1.0) is outside
 
-    def test_threads_take_turns(self, detector: FaceDetector, astronaut: np.ndarray) -> None:
+    def test_from_many_threads(self, detector: FaceDetector, astronaut: np.ndarray) -> None:
         images = [astronaut, cv2.resize(astronaut, (300, 300)), astronaut[:300, 50:400]] * 2
         expected = [detector.detect(image)[0].box for image in images]
         found: dict[int, Any] = {}

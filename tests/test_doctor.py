@@ -1,8 +1,7 @@
-"""``pocketnet doctor``: the report, what it finds missing, and the detector's download."""
+"""``pocketnet doctor``: the report, and what it finds missing."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -15,7 +14,8 @@ from typer.testing import CliRunner
 
 import pocketnet_fast
 from pocketnet_fast.cli.main import app
-from pocketnet_fast.faces import detector
+from pocketnet_fast.models.weights import save_weights
+from pocketnet_fast.models.yunet import YuNet
 from pocketnet_fast.ops import native
 
 
@@ -141,36 +141,25 @@ def test_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("pocketnet_fast[gpu]" in item["how"] for item in without["missing"])
 
 
-def test_detector_missing_says_how_to_get_it() -> None:
-    found = report()
-    assert found["detector"] == {"path": None}
-    (item,) = (item for item in found["missing"] if "detector" in item["what"])
-    assert detector.DETECTOR_URL in item["how"]
-    assert "--download-detector" in item["how"]
+def test_the_detector_that_ships() -> None:
+    assert report()["detector"] == {"path": None, "shipped": True}
 
 
-def test_detector_that_was_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tmp_path / "mirror.onnx"
-    source.write_bytes(b"detector")
-    monkeypatch.setattr(detector, "DETECTOR_SHA256", hashlib.sha256(b"detector").hexdigest())
-    original = detector.download_detector
-    monkeypatch.setattr(detector, "download_detector", lambda: original(url=source.as_uri()))
-    found = report("--download-detector")
-    assert found["detector"]["path"] == str(detector.cached_detector())
-    assert found["detector"]["published"] is True
-
-
-def test_another_detector_file_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own.onnx").write_bytes(b"own")
-    monkeypatch.setenv("POCKETNET_DETECTOR", str(tmp_path / "own.onnx"))
-    assert report()["detector"]["published"] is False
-    monkeypatch.setenv("POCKETNET_DETECTOR", str(tmp_path / "absent.onnx"))
-    assert any("absent.onnx" in item["what"] for item in report()["missing"])
+def test_another_detector_is_named_and_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "own.safetensors"
+    save_weights(YuNet(), own)
+    monkeypatch.setenv("POCKETNET_DETECTOR", str(own))
+    assert report()["detector"] == {"path": str(own), "shipped": False}
+    for name in ("absent.onnx", "broken.safetensors"):
+        (tmp_path / "broken.safetensors").write_bytes(b"own")
+        monkeypatch.setenv("POCKETNET_DETECTOR", str(tmp_path / name))
+        (item,) = (item for item in report()["missing"] if name in item["what"])
+        assert "POCKETNET_DETECTOR" in item["how"]
 
 
 def test_readable_report() -> None:
     text = CliRunner().invoke(app, ["doctor"]).stdout
-    for word in ("Versions", "Kernels", "Threads", "Libraries loaded", "missing:"):
+    for word in ("Versions", "Kernels", "Threads", "Libraries loaded", "missing", "the one that ships"):
         assert word in text
 
 

@@ -23,7 +23,7 @@ PYTHON_ROOMS = [
     {"ops"},
 ]
 FREE = {"errors", "files", "machine", "cmake", "strict_json", "pictures", "__init__", "_C"}
-NATIVE_ROOMS = [{"bindings"}, {"ops"}, {"plan"}, {"kernels"}]
+NATIVE_ROOMS = [{"bindings"}, {"ops"}, {"faces"}, {"plan"}, {"kernels"}]
 HEAVY = ["cv2", "matplotlib", "skimage", "onnxruntime", "openvino", "triton", "typer", "rich", "safetensors"]
 
 

@@ -12,6 +12,7 @@ from pocketnet_fast.models import registry
 from pocketnet_fast.models.base import InputSpec
 from pocketnet_fast.models.genotypes import SOFTMAX_CIFAR10, format_genotype
 from pocketnet_fast.models.iresnet import IResNet
+from pocketnet_fast.models.shipped import ShippedFile
 from pocketnet_fast.models.weights import load_weights, save_calibrated, save_weights, weights_sha256
 
 NAMES = [
@@ -207,7 +208,7 @@ def shipped(tmp_path, monkeypatch):
     path = tmp_path / "s128.safetensors"
     save_weights(source, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    entry = registry.PretrainedFile(path=str(path), sha256=digest, embedding_dim=128)
+    entry = ShippedFile(path=str(path), sha256=digest, embedding_dim=128)
     monkeypatch.setitem(registry.PRETRAINED, "pocketnet_s128", entry)
     return source, path
 
@@ -230,7 +231,7 @@ def test_registered_weights_in_half_precision_with_a_threshold(shipped, monkeypa
     with pytest.raises(PocketNetError, match="SHA-256"):
         pocketnet_fast.create_model("pocketnet_s128", pretrained=True)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    entry = registry.PretrainedFile(path=str(path), sha256=digest, embedding_dim=128)
+    entry = ShippedFile(path=str(path), sha256=digest, embedding_dim=128)
     monkeypatch.setitem(registry.PRETRAINED, "pocketnet_s128", entry)
     model = pocketnet_fast.create_model("pocketnet_s128", pretrained=True)
     assert model.calibration == calibration

@@ -2,12 +2,16 @@
 #include <torch/csrc/stable/library.h>
 
 #include "ops/cell.h"
+#include "ops/detect_faces.h"
 #include "ops/margin_cross_entropy.h"
 #include "ops/run_plan.h"
 #include "ops/trim_memory.h"
 
 STABLE_TORCH_LIBRARY(pocketnet_fast, m) {
   m.def("run_plan(Tensor input, Tensor program, Tensor weights, int embedding, int threads, bool flip) -> Tensor");
+  m.def(
+      "detect_faces(Tensor image, Tensor program, Tensor weights, float least_score, float most_overlap, "
+      "int most_candidates, int threads) -> Tensor");
   m.def("trim_memory() -> int");
   m.def("margin_cross_entropy(Tensor embedding, Tensor kernel, Tensor label, float scale) -> (Tensor, Tensor)");
   m.def(
@@ -21,6 +25,7 @@ STABLE_TORCH_LIBRARY(pocketnet_fast, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(pocketnet_fast, CPU, m) {
   m.impl("run_plan", TORCH_BOX(&pnf::ops::run_plan));
+  m.impl("detect_faces", TORCH_BOX(&pnf::ops::detect_faces));
   m.impl("margin_cross_entropy", TORCH_BOX(&pnf::ops::margin_cross_entropy));
   m.impl("margin_cross_entropy_backward", TORCH_BOX(&pnf::ops::margin_cross_entropy_backward));
   m.impl("cell", TORCH_BOX(&pnf::ops::cell));

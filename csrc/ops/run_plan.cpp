@@ -5,6 +5,7 @@
 #include <span>
 
 #include "ops/check.h"
+#include "ops/constant.h"
 #include "ops/shape.h"
 #include "ops/threads.h"
 #include "plan/executor.h"
@@ -17,12 +18,6 @@ using torch::stable::Tensor;
 
 constexpr const char* kName = "run_plan: ";
 
-void check_constant(const Tensor& t, ScalarType type, const char* name) {
-  PNF_CHECK(t.is_cpu() && t.scalar_type() == type && t.dim() == 1 && t.is_contiguous(), kName, name,
-            " must be a contiguous 1-D CPU tensor of ", type == ScalarType::Int ? "int32" : "float32", ", got ",
-            dtype_of(t), " ", shape_of(t));
-}
-
 }  // namespace
 
 Tensor run_plan(const Tensor& input, const Tensor& program, const Tensor& weights, std::int64_t embedding,
@@ -31,13 +26,9 @@ Tensor run_plan(const Tensor& input, const Tensor& program, const Tensor& weight
             "these kernels run on the CPU, and the input or the model is elsewhere. For CUDA write an "
             "AOTInductor package (pocketnet export -o model.pt2 --device cuda), or in Python take "
             "pocketnet_fast.compile(model, device='cuda')");
-  check_constant(program, ScalarType::Int, "program");
-  check_constant(weights, ScalarType::Float, "weights");
-  PNF_CHECK(threads >= 0 && threads <= 1024, kName, "threads must lie in 0..1024, got ", threads);
-  const std::span<const std::int32_t> words(static_cast<const std::int32_t*>(program.const_data_ptr()),
-                                            static_cast<std::size_t>(program.numel()));
-  const std::span<const float> constants(static_cast<const float*>(weights.const_data_ptr()),
-                                         static_cast<std::size_t>(weights.numel()));
+  const auto words = constant<std::int32_t>(kName, program, "program");
+  const auto constants = constant<float>(kName, weights, "weights");
+  const int allowed = threads_of_call(kName, threads);
   return told(kName, [&] {
     // Before anything is allocated: what the words ask for is theirs to justify.
     const PreparedProgram prepared(words, constants);
@@ -57,7 +48,7 @@ Tensor run_plan(const Tensor& input, const Tensor& program, const Tensor& weight
     Tensor output = torch::stable::empty({size, embedding}, ScalarType::Float);
     if (size == 0) return output;
     RunOptions options;
-    options.threads = threads_of_call(threads);
+    options.threads = allowed;
     options.flip = flip;
     const void* data = pixels.const_data_ptr();
     const Batch batch = {size, is_float ? static_cast<const float*>(data) : nullptr,

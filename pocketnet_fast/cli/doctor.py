@@ -9,7 +9,7 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import typer
 
@@ -34,6 +34,7 @@ _VARIABLES: Final = (
     "GOMP_CPU_AFFINITY",
     "LD_PRELOAD",
 )
+_REINSTALL: Final = "pip install . in a clone, or reinstall the wheel"
 _LIBRARIES: Final = re.compile(
     r"/(libpnf_ops|_C\.|libtorch(_cpu|_cuda)?\.|libc10\.|lib[gi]?omp|libmkl_core|libopenblas)[^/]*$"
 )
@@ -42,22 +43,14 @@ _OPENMP: Final = re.compile(r"/lib(gomp|iomp5|omp)[-.][^/]*$")
 
 def doctor(
     *,
-    download_detector: Annotated[
-        bool, typer.Option("--download-detector", help="Fetch YuNet (0.2 MB) into the cache, verified.")
-    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print versions, instruction sets, threads, loaded libraries, and what is missing.
 
     Exits with 1 if the kernels cannot run. Please add the output to bug reports.
 
-    Example: [bold]pocketnet doctor[/bold], or [bold]pocketnet doctor --download-detector[/bold]
+    Example: [bold]pocketnet doctor[/bold]
     """
-    if download_detector:
-        from pocketnet_fast.cli.loading import note
-        from pocketnet_fast.faces import detector
-
-        note(f"detector: {detector.download_detector()}")
     missing: list[dict[str, str]] = []
     report: dict[str, Any] = {
         "versions": _versions(missing),
@@ -134,7 +127,7 @@ def _kernels(missing: list[dict[str, str]]) -> dict[str, Any]:
         found["bf16"] = native.compiled_isa("bf16")
         found["tiles_denied"] = native.tiles_denied()
     except (ImportError, OSError) as error:
-        _need(missing, f"the compiled kernels ({error})", "pip install . in a clone, or reinstall the wheel")
+        _need(missing, f"the compiled kernels ({error})", _REINSTALL)
         return {"error": str(error)}
     except RuntimeError as error:
         how = f"unset PNF_FORCE_ISA, or set it to one of {', '.join(found['available'])}"
@@ -195,23 +188,18 @@ def _gpu(missing: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def _detector(missing: list[dict[str, str]]) -> dict[str, Any]:
-    import hashlib
-
-    from pocketnet_fast.faces import detector
+    from pocketnet_fast.faces.detector import DETECTOR_VARIABLE, find_detector
+    from pocketnet_fast.models.yunet import load_yunet
 
     try:
-        path = detector.find_detector()
+        path = find_detector()
+        load_yunet(path)
     except PocketNetError as error:
-        named = os.environ.get(detector.DETECTOR_VARIABLE)
-        _need(
-            missing,
-            f"the face detector: {error}" if named else "the face detector",
-            "pocketnet doctor --download-detector, or download "
-            f"{detector.DETECTOR_URL} and name the file with --detector or {detector.DETECTOR_VARIABLE}",
-        )
-        return {"path": None}
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"path": str(path), "sha256": digest, "published": digest == detector.DETECTOR_SHA256}
+        named = os.environ.get(DETECTOR_VARIABLE)
+        how = f"let {DETECTOR_VARIABLE} name a YuNet, or unset it" if named else _REINSTALL
+        _need(missing, f"the face detector: {error}", how)
+        return {"path": None, "shipped": False}
+    return {"path": None if path is None else str(path), "shipped": path is None}
 
 
 def _weights(missing: list[dict[str, str]]) -> list[str]:
@@ -303,11 +291,10 @@ def _print(report: dict[str, Any]) -> None:
     if report["environment"]:
         section("Environment", report["environment"])
     detector = report["detector"]
-    state = "the published file" if detector.get("published") else "not the published file"
     section(
         "Models",
         {
-            "detector": f"{detector['path']} ({state})" if detector["path"] else "none",
+            "detector": "the one that ships" if detector["shipped"] else detector["path"] or "none",
             "trained weights": ", ".join(report["weights"]) or "none",
         },
     )

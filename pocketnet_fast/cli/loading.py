@@ -41,7 +41,8 @@ AlignedOption = Annotated[
     bool, typer.Option("--aligned", help="The images are aligned crops of 112x112; detect nothing.")
 ]
 DetectorOption = Annotated[
-    Path | None, typer.Option(help="YuNet's model file; default: $POCKETNET_DETECTOR or the downloaded one.")
+    Path | None,
+    typer.Option(help="Another YuNet file; default: $POCKETNET_DETECTOR or the one that ships."),
 ]
 UprightOption = Annotated[
     bool,
@@ -208,7 +209,7 @@ def load_detector(aligned: bool, detector: Path | None, upright: bool = True) ->
 
     Args:
         aligned: Whether they are.
-        detector: A model file; None for the one that ``find_detector`` finds.
+        detector: Another model file than ``find_detector`` finds.
         upright: Find out which way up photos are.
 
     Raises:

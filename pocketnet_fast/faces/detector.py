@@ -1,17 +1,10 @@
-"""Finding faces with YuNet, run by OpenCV; its model file is the user's own or a verified download."""
+"""Finding faces in photos of any size, with YuNet on the package's kernels."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import http.client
 import os
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +12,8 @@ import numpy.typing as npt
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.faces.face import Face, examined
 from pocketnet_fast.faces.upright import MAX_UPSCALING, SECOND_LOOK, upright_faces
-from pocketnet_fast.files import atomic_write
 
 DETECTOR_VARIABLE: Final = "POCKETNET_DETECTOR"
-DETECTOR_FILE: Final = "face_detection_yunet_2023mar.onnx"
-DETECTOR_URL: Final = (
-    "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/" + DETECTOR_FILE
-)
-DETECTOR_SHA256: Final = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-DETECTOR_BYTES: Final = 232_589
 
 # On photos reduced until faces measured 24, 20, 16 and 12 pixels, a MobileFaceNet decided 100, 96, 94 and
 # 85 % of the pairs correctly.
@@ -41,19 +27,27 @@ _OTHER_SIDES: Final = (640, 1920, 256)
 # face that the detector saw smaller or larger than this range is looked at again, alone, near the last size.
 _WELL_SEEN: Final = (160.0, 350.0)
 _MARGIN: Final = 0.25
+# Of the boxes of two faces.
+_MOST_OVERLAP: Final = 0.3
 
 
 class FaceDetector:
-    """YuNet. One object may be used from several threads; they take turns.
+    """YuNet. One object may be used from several threads at once, and in children of ``os.fork``.
 
     Args:
-        model: the model file; by default ``find_detector()`` looks for it.
+        model: another YuNet than the one that ships, an ONNX file or weights; by default the file that
+            ``$POCKETNET_DETECTOR`` names, if it names one.
         score_threshold: faces below this confidence are not reported.
         upright: find out which way up a photo is (``faces.upright``) and look along the tilt of faces;
             without it, photos must be upright as they are given.
+        precision: ``"fp32"`` or ``"bf16"``.
+        threads: of one call; None follows ``torch.set_num_threads``.
+
+    Attributes:
+        path: the model's file, or None for the one that ships.
 
     Raises:
-        PocketNetError: no model file, or one that OpenCV cannot load.
+        PocketNetError: no such file, one that holds no YuNet, or another precision.
     """
 
     def __init__(
@@ -62,21 +56,16 @@ class FaceDetector:
         *,
         score_threshold: float = 0.7,
         upright: bool = True,
+        precision: str = "fp32",
+        threads: int | None = None,
     ) -> None:
-        import cv2
+        from pocketnet_fast.lowering.yunet import lower_detector
+        from pocketnet_fast.models.yunet import load_yunet
 
         self.upright = upright
         self.path = find_detector(model)
-        self._lock = threading.Lock()
-        try:
-            with _quiet_opencv():
-                self._net: Any = cv2.FaceDetectorYN.create(
-                    str(self.path), "", (320, 320), score_threshold, 0.3, 1000
-                )
-        except cv2.error as error:
-            raise PocketNetError(
-                f"{self.path} is not a YuNet model that OpenCV {cv2.__version__} can load"
-            ) from error
+        self._score_threshold, self._threads = score_threshold, threads or 0
+        self._program, self._weights = lower_detector(load_yunet(self.path), precision=precision).encode()
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Face]:
         """Return the faces in an image, the most prominent (box area times score) first, doubtful ones last.
@@ -89,7 +78,7 @@ class FaceDetector:
             image: H x W x 3 uint8, RGB.
 
         Raises:
-            PocketNetError: the image has another shape or dtype, or the model is no YuNet.
+            PocketNetError: the image has another shape or dtype.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise PocketNetError(f"expected an H x W x 3 uint8 image, got {image.shape} {image.dtype}")
@@ -122,24 +111,27 @@ class FaceDetector:
 
     def _detect_at(self, image: npt.NDArray[np.uint8], scale: float) -> list[Face]:
         import cv2
+        import torch
+
+        from pocketnet_fast.ops.detect_faces import detect_faces
 
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         shrink = scale < 1
         scaled = cv2.resize(
             image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
         )
-        try:
-            with self._lock:
-                self._net.setInputSize((width, height))
-                _, found = self._net.detect(cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR))
-        except cv2.error as error:
-            raise PocketNetError(f"{self.path} does not work as a YuNet model") from error
-        if found is None:
-            return []
+        found = detect_faces(
+            torch.from_numpy(scaled),
+            self._program,
+            self._weights,
+            self._score_threshold,
+            _MOST_OVERLAP,
+            threads=self._threads,
+        )
         # Pixel centres correspond: (x + 0.5) scales, not x.
         ratio = np.array((image.shape[1] / width, image.shape[0] / height))
         faces = []
-        for row in np.asarray(found, dtype=np.float64):
+        for row in found.double().numpy():
             left, top = ((row[0:2] + 0.5) * ratio - 0.5).tolist()
             wide, high = (row[2:4] * ratio).tolist()
             landmarks = (row[4:14].reshape(5, 2) + 0.5) * ratio - 0.5
@@ -187,94 +179,17 @@ def select_face(faces: list[Face], name: str = "image", min_size: float = MIN_FA
     return face
 
 
-def cached_detector() -> Path:
-    """Return where ``download_detector`` puts the model: in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "pocketnet_fast" / DETECTOR_FILE
-
-
-def find_detector(model: str | os.PathLike[str] | None = None) -> Path:
-    """Return the detector's model file: ``model``, else ``$POCKETNET_DETECTOR``, else the downloaded one.
+def find_detector(model: str | os.PathLike[str] | None = None) -> Path | None:
+    """Return the detector's model file: ``model``, else ``$POCKETNET_DETECTOR``, else None: the shipped one.
 
     Raises:
-        PocketNetError: the file that was named, or any at all, does not exist.
+        PocketNetError: the file that was named does not exist.
     """
     named = model or os.environ.get(DETECTOR_VARIABLE)
-    if named:
-        path = Path(named)
-        if not path.is_file():
-            source = "" if model else f" (from {DETECTOR_VARIABLE})"
-            raise PocketNetError(f"detector model {path}{source}: no such file")
-        return path
-    path = cached_detector()
+    if not named:
+        return None
+    path = Path(named)
     if not path.is_file():
-        raise PocketNetError(
-            "no face detector model: run `pocketnet doctor --download-detector`, or pass a file with "
-            f"--detector or the variable {DETECTOR_VARIABLE}; aligned crops need none (--aligned)"
-        )
+        source = "" if model else f" (from {DETECTOR_VARIABLE})"
+        raise PocketNetError(f"detector model {path}{source}: no such file")
     return path
-
-
-def download_detector(
-    destination: str | os.PathLike[str] | None = None,
-    *,
-    url: str = DETECTOR_URL,
-    opener: Callable[..., Any] = urllib.request.urlopen,
-    timeout: float = 30.0,
-) -> Path:
-    """Download YuNet (MIT licence, 232,589 bytes) as OpenCV Zoo publishes it and return its path.
-
-    Nothing is downloaded when the right file is there already. The file appears under its name only after
-    its size and SHA-256 were found right.
-
-    Args:
-        destination: the file to write; by default ``cached_detector()``.
-        url: another place of the same file, such as a mirror.
-        opener: called as ``urllib.request.urlopen`` is.
-        timeout: seconds without an answer after which to give up.
-
-    Raises:
-        PocketNetError: the download failed, or what came is not the published file.
-    """
-    path = Path(destination) if destination is not None else cached_detector()
-    if path.is_file() and _sha256(path.read_bytes()) == DETECTOR_SHA256:
-        return path
-    try:
-        with opener(url, timeout=timeout) as response:
-            content = response.read(DETECTOR_BYTES + 1)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise PocketNetError(f"download of {url} failed: {reason}") from error
-    if _sha256(content) != DETECTOR_SHA256:
-        size = f"{len(content)} bytes" if len(content) <= DETECTOR_BYTES else f"over {DETECTOR_BYTES} bytes"
-        raise PocketNetError(
-            f"{url} did not give the published detector ({size}, SHA-256 {_sha256(content)[:12]}..., "
-            f"expected {DETECTOR_BYTES} bytes, {DETECTOR_SHA256[:12]}...); nothing was kept"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PocketNetError(f"cannot create {path.parent}: {error.strerror}") from error
-    with atomic_write(path) as stream:
-        stream.write(content)
-    return path
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-@contextlib.contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    # OpenCV 5 warns on stderr that its new engine ignores the target, which nobody asked for.
-    import cv2
-
-    logging = getattr(getattr(cv2, "utils", None), "logging", None)
-    if logging is None:
-        yield
-        return
-    previous = logging.setLogLevel(logging.LOG_LEVEL_ERROR)
-    try:
-        yield
-    finally:
-        logging.setLogLevel(previous)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering import packing
 from pocketnet_fast.lowering.arena import place
 from pocketnet_fast.lowering.plan import (
+    BLOCK,
     MAX_TERMS,
     Buffer,
     GlobalDepthwiseStep,
@@ -22,12 +24,16 @@ from pocketnet_fast.lowering.plan import (
     StemStep,
     Step,
     Term,
+    TermKind,
+    blocks_of,
 )
 from pocketnet_fast.models.base import InputSpec
 
 # Pixels in the rows of a band: few enough that the band stays in the second-level cache, many enough that the
 # rows a depthwise convolution reads twice do not count.
 BAND_PIXELS = 448
+# An upper bound that no float exceeds.
+_NO_CAP = float(np.finfo(np.float32).max)
 
 
 def array(tensor: Tensor | None) -> np.ndarray:
@@ -61,6 +67,30 @@ def check_choices(color: str, precision: str) -> None:
         raise PocketNetError(f"precision is {precision!r}; a plan has 'fp32' or 'bf16'")
 
 
+class Activation(NamedTuple):
+    """``min(prelu(x), cap)`` per channel; without a cap, no upper bound."""
+
+    slope: np.ndarray
+    cap: np.ndarray | None = None
+
+    @staticmethod
+    def of(module: nn.Module | None, channels: int) -> Activation:
+        """That of a module of ``torch.nn``; of None, none.
+
+        Raises:
+            PocketNetError: If it is none that the kernels have.
+        """
+        if module is None:
+            return Activation(np.ones(channels))
+        if isinstance(module, nn.PReLU):
+            return Activation(np.broadcast_to(array(module.weight), (channels,)))
+        if isinstance(module, nn.ReLU6):
+            return Activation(np.zeros(channels), np.full(channels, 6.0))
+        if isinstance(module, nn.ReLU):
+            return Activation(np.zeros(channels))
+        raise PocketNetError(f"cannot lower an activation of type {type(module).__name__}")
+
+
 class PlanBuilder:
     """A plan in the making.
 
@@ -90,6 +120,76 @@ class PlanBuilder:
     def vector(self, values: np.ndarray) -> int:
         """Store a value for each channel; returns its offset."""
         return self.store.add(packing.pack_vector(values))
+
+    def optional(self, values: np.ndarray | None) -> int:
+        """The same, or -1 for None."""
+        return -1 if values is None else self.vector(values)
+
+    def pointwise(
+        self,
+        source: int,
+        weight: np.ndarray,
+        activation: Activation | None = None,
+        *,
+        pooled: bool = False,
+        stride: int = 1,
+    ) -> Term:
+        """A product with a state, or with the largest of its 2x2 pixels; ``weight`` is N x C."""
+        state = self.buffers[source]
+        active = activation or Activation.of(None, state.channels)
+        stride = 2 if pooled else stride
+        pixels = -(-state.height // stride) * -(-state.width // stride)
+        return Term(
+            TermKind.POOLED_POINTWISE if pooled else TermKind.POINTWISE,
+            source,
+            stride=stride,
+            out_blocks=blocks_of(weight.shape[0]),
+            slope=self.vector(active.slope),
+            cap=self.optional(active.cap),
+            pointwise=self.store.add(self.pack_pointwise(weight)),
+            macs=pixels * weight.size,
+        )
+
+    def depthwise(
+        self,
+        source: int,
+        taps: np.ndarray,
+        weight: np.ndarray | None,
+        *,
+        bias: np.ndarray,
+        middle: Activation,
+        activation: Activation | None = None,
+        stride: int = 1,
+    ) -> Term:
+        """A depthwise convolution, its bias and activation, and the product that follows, if one does.
+
+        Args:
+            source: What it reads.
+            taps: C x k x k.
+            weight: N x C, or None.
+            bias: Of the depthwise convolution.
+            middle: What becomes of its result.
+            activation: What becomes of the state before it.
+            stride: 1 or 2.
+        """
+        state = self.buffers[source]
+        active = activation or Activation.of(None, state.channels)
+        pixels = -(-state.height // stride) * -(-state.width // stride)
+        caps = np.full(state.channels, _NO_CAP) if middle.cap is None else middle.cap
+        rows = [packing.pack_vector(row).reshape(-1, BLOCK) for row in (bias, middle.slope, caps)]
+        return Term(
+            TermKind.DEPTHWISE_ALONE if weight is None else TermKind.DEPTHWISE,
+            source,
+            taps.shape[1],
+            stride,
+            out_blocks=blocks_of(state.channels if weight is None else weight.shape[0]),
+            slope=self.vector(active.slope),
+            cap=self.optional(active.cap),
+            depthwise=self.store.add(self.pack_depthwise(taps)),
+            middle=self.store.add(np.stack(rows, 1)),
+            pointwise=-1 if weight is None else self.store.add(self.pack_pointwise(weight)),
+            macs=pixels * (taps.size + (0 if weight is None else weight.size)),
+        )
 
     def band_rows(self, buffer: int) -> int:
         """Rows of a state that are taken at a time."""
@@ -141,13 +241,17 @@ class PlanBuilder:
             self.store.add(packing.pack_depthwise(weight)),
             self.vector(bias),
             macs=weight.size,
-            cap=-1 if cap is None else self.vector(cap),
+            cap=self.optional(cap),
         )
 
     def linear(self, name: str, source: int, weight: np.ndarray, bias: np.ndarray) -> LinearStep:
         """The step of a projection to the embedding; ``weight`` is N x C."""
         offset = self.store.add(packing.pack_linear(weight))
         return LinearStep(name, source, offset, self.vector(bias), macs=weight.size)
+
+    def map(self, name: str, source: int, channels: int) -> MapStep:
+        """The step that makes a state's first channels a part of the result."""
+        return MapStep(name, source, channels)
 
     def emit(self, step: Step) -> None:
         """Append a step as a group of its own."""

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel
@@ -15,27 +12,12 @@ from pocketnet_fast.models.genotypes import SOFTMAX_CASIA, Genotype, genotype_fr
 from pocketnet_fast.models.iresnet import IResNet
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.models.shipped import ShippedFile, verified
 from pocketnet_fast.models.weights import load_weights
 
-
-@dataclass(frozen=True)
-class PretrainedFile:
-    """A weight file that ships inside the package.
-
-    Attributes:
-        path: Relative to the folder of this module.
-        sha256: Of the whole file.
-        embedding_dim: The embedding length that the weights were trained for.
-    """
-
-    path: str
-    sha256: str
-    embedding_dim: int
-
-
-PRETRAINED: dict[str, PretrainedFile] = {
-    "pocketnet_s128": PretrainedFile(
-        path="pretrained/pocketnet_s128.safetensors",
+PRETRAINED: dict[str, ShippedFile] = {
+    "pocketnet_s128": ShippedFile(
+        path="pocketnet_s128.safetensors",
         sha256="e1c3718128699fcc706402f102760e32d880a27d320a81accb4daa8289c13e32",
         embedding_dim=128,
     ),
@@ -119,7 +101,7 @@ def create_model(
     model = _build(name, embedding_dim, genotype, channels, layers)
     model.model_name = name
     if file is not None:
-        load_weights(model, _verified(file))
+        load_weights(model, verified(file))
         model.weights_source = f"pretrained {name}"
     elif weights is not None:
         load_weights(model, weights)
@@ -157,19 +139,10 @@ def _build(
     return builder(default_dim if embedding_dim is None else embedding_dim)
 
 
-def _pretrained_file(name: str) -> PretrainedFile:
+def _pretrained_file(name: str) -> ShippedFile:
     if name in PRETRAINED:
         return PRETRAINED[name]
     available = ", ".join(PRETRAINED) or "no model yet"
     raise PocketNetError(
         f"no pretrained weights ship for {name!r} (available: {available}); pass a file as weights"
     )
-
-
-def _verified(file: PretrainedFile) -> Path:
-    path = Path(__file__).parent / file.path
-    if not path.is_file():
-        raise PocketNetError(f"{path}: the pretrained weights are missing from the installation")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != file.sha256:
-        raise PocketNetError(f"{path}: damaged: its SHA-256 is not the registered one")
-    return path

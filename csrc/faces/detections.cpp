@@ -1,0 +1,97 @@
+#include "faces/detections.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+
+namespace pnf {
+namespace {
+
+float probability(float logit) { return 1.0f / (1.0f + std::exp(-logit)); }
+
+// The least logit of a class or an objectness with which a score can be reached.
+float least_logit(float score) {
+  const float least = score * score;
+  if (least <= 0.0f) return -std::numeric_limits<float>::infinity();
+  return least >= 1.0f ? std::numeric_limits<float>::infinity() : std::log(least / (1.0f - least)) - 1e-3f;
+}
+
+Detection at(const float* place, int x, int y, int stride, float score) {
+  const auto side = static_cast<float>(stride);
+  const float wide = std::exp(place[4]) * side, high = std::exp(place[5]) * side;
+  Detection found;
+  found.left = (static_cast<float>(x) + place[2]) * side - wide / 2;
+  found.top = (static_cast<float>(y) + place[3]) * side - high / 2;
+  found.width = wide;
+  found.height = high;
+  for (int i = 0; i < 5; ++i) {
+    found.landmarks[2 * i] = (place[6 + 2 * i] + static_cast<float>(x)) * side;
+    found.landmarks[2 * i + 1] = (place[7 + 2 * i] + static_cast<float>(y)) * side;
+  }
+  found.score = score;
+  return found;
+}
+
+// A box in whole pixels.
+struct Box {
+  long left, top, right, bottom;
+  double area() const { return static_cast<double>(right - left) * static_cast<double>(bottom - top); }
+};
+
+// Faces of a size that no image has would not fit an integer.
+long whole(float x) { return static_cast<long>(std::clamp(x, -1e8f, 1e8f)); }
+
+Box box_of(const Detection& face) {
+  const long left = whole(face.left), top = whole(face.top);
+  return {left, top, left + whole(face.width), top + whole(face.height)};
+}
+
+double overlap(const Box& a, const Box& b) {
+  const double both = a.area() + b.area();
+  if (both <= 0.0) return 1.0;
+  const Box inside = {std::max(a.left, b.left), std::max(a.top, b.top), std::min(a.right, b.right),
+                      std::min(a.bottom, b.bottom)};
+  if (inside.left >= inside.right || inside.top >= inside.bottom) return 0.0;
+  return inside.area() / (both - inside.area());
+}
+
+}  // namespace
+
+std::vector<Detection> detections(const float* maps, int height, int width, const DetectionOptions& options) {
+  std::vector<Detection> candidates;
+  const float least = least_logit(options.least_score);
+  for (const int stride : kDetectorStrides) {
+    const int rows = height / stride, columns = width / stride;
+    for (int y = 0; y < rows; ++y) {
+      for (int x = 0; x < columns; ++x, maps += kDetectorChannels) {
+        // A NaN is no face.
+        if (!(maps[0] >= least && maps[1] >= least)) continue;
+        const float score = std::sqrt(probability(maps[0]) * probability(maps[1]));
+        if (!(score > options.least_score)) continue;
+        const Detection found = at(maps, x, y, stride, score);
+        const float* const numbers = &found.left;
+        if (std::all_of(numbers, numbers + sizeof(found) / sizeof(float), [](float n) { return std::isfinite(n); })) {
+          candidates.push_back(found);
+        }
+      }
+    }
+  }
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [](const Detection& a, const Detection& b) { return a.score > b.score; });
+  if (candidates.size() > static_cast<std::size_t>(options.most_candidates)) candidates.resize(options.most_candidates);
+  std::vector<Box> kept;
+  std::vector<Detection> faces;
+  for (const Detection& face : candidates) {
+    const Box box = box_of(face);
+    if (std::any_of(kept.begin(), kept.end(),
+                    [&](const Box& other) { return overlap(box, other) > options.most_overlap; })) {
+      continue;
+    }
+    kept.push_back(box);
+    faces.push_back(face);
+  }
+  return faces;
+}
+
+}  // namespace pnf
