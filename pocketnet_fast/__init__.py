@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "FaceAnalyzer": "pocketnet_fast.faces.analyzer",
     "compile": "pocketnet_fast.lowering.compiled",
     "compiled_isa": "pocketnet_fast.ops.native",
     "create_model": "pocketnet_fast.models.registry",
@@ -23,6 +24,7 @@ _EXPORTS = {
 
 if TYPE_CHECKING:
     from pocketnet_fast.export.torchscript import export_torchscript as export_torchscript
+    from pocketnet_fast.faces.analyzer import FaceAnalyzer as FaceAnalyzer
     from pocketnet_fast.lowering.compiled import compile as compile
     from pocketnet_fast.models.identification import load_model as load_model
     from pocketnet_fast.models.registry import create_model as create_model
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from pocketnet_fast.ops.native import trim_memory as trim_memory
 
 __all__ = [
+    "FaceAnalyzer",
     "__version__",
     "compile",
     "compiled_isa",

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 PANELS: Final = {
-    "Faces": ("verify", "embed", "gallery"),
+    "Faces": ("verify", "faces", "embed", "gallery"),
     "Networks": ("info", "export", "calibrate"),
     "Evaluation": ("eval", "ijb", "megaface"),
     "Training and search": ("data", "train", "distill", "search"),

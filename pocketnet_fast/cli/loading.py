@@ -164,6 +164,19 @@ def _load_file(name: str | None, path: Path) -> EmbeddingModel:
     return build_for(file, architecture)
 
 
+def load_network(name: str | None, weights: Path | None, untrained: bool) -> EmbeddingModel | ExportedModel:
+    """``load_model``, or the network of a file that ``export_torchscript`` wrote.
+
+    Raises:
+        PocketNetError: See ``load_model`` and ``load_exported``.
+    """
+    from pocketnet_fast.export.exported import is_exported, load_exported
+
+    if weights is not None and not untrained and is_exported(weights):
+        return load_exported(weights)
+    return load_model(name, weights, untrained)
+
+
 def load_embedder(
     name: str | None,
     weights: Path | None,
@@ -188,16 +201,11 @@ def load_embedder(
     Raises:
         PocketNetError: see ``load_model``, ``load_exported`` and ``Embedder``.
     """
-    from pocketnet_fast.export.exported import is_exported, load_exported
     from pocketnet_fast.faces.pipeline import ENGINES, Embedder
 
     if engine not in ENGINES:
         raise PocketNetError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
-    model: EmbeddingModel | ExportedModel
-    if weights is not None and not untrained and is_exported(weights):
-        model = load_exported(weights)
-    else:
-        model = load_model(name, weights, untrained)
+    model = load_network(name, weights, untrained)
     embedder = Embedder(model, engine=engine, flip=flip, threads=threads, batch_size=batch)
     if embedder.note is not None:
         note(f"running eager PyTorch: {embedder.note}")

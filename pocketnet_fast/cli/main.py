@@ -18,6 +18,7 @@ from pocketnet_fast.cli import (
     embed,
     eval,
     export,
+    faces,
     gallery,
     ijb,
     info,
@@ -74,6 +75,7 @@ def _root(
 
 info.register(app)
 embed.register(app)
+faces.register(app)
 verify.register(app)
 gallery.register(app)
 ijb.register(app)

@@ -1,4 +1,4 @@
-"""A picture of a comparison: both photos with what was found in them, both crops, and the result."""
+"""Pictures of what was found in photos: of one, and of a comparison with crops and result."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.data.alignment import TEMPLATE
+from pocketnet_fast.faces.face import Face
 from pocketnet_fast.faces.pipeline import AlignedFace
 
 ImageArray = npt.NDArray[np.uint8]
@@ -54,6 +55,30 @@ def draw_comparison(
     return canvas
 
 
+def draw_faces(photo: ImageArray, faces: list[Face]) -> ImageArray:
+    """Draw the boxes, landmarks and scores of faces into a photo; doubtful faces are grey.
+
+    Args:
+        photo: H x W x 3 uint8, RGB, which is not changed.
+        faces: What was found in it.
+
+    Returns:
+        A picture of the same size.
+    """
+    import cv2
+
+    picture = photo.copy()
+    # Thick enough to be seen when a large photo is shown small.
+    thickness = max(1, round(max(photo.shape) / 600))
+    for face in reversed(faces):
+        ink = _YES if face.doubt is None else _OTHER
+        left, top, width, height = (round(value) for value in face.box)
+        cv2.rectangle(picture, (left, top), (left + width, top + height), ink, thickness, cv2.LINE_AA)
+        _dots(picture, face.landmarks, ink, thickness + 1)
+        _write(picture, f"{face.score:.2f}", (left, top - 4 * thickness), 0.5 * thickness, ink)
+    return picture
+
+
 def _column(photo: ImageArray, face: AlignedFace, colour: tuple[int, int, int]) -> ImageArray:
     import cv2
 
@@ -85,12 +110,12 @@ def _blank(height: int, width: int) -> ImageArray:
     return np.full((height, width, 3), _PAPER, np.uint8)
 
 
-def _dots(image: ImageArray, points: npt.NDArray[Any], colour: tuple[int, int, int]) -> None:
+def _dots(image: ImageArray, points: npt.NDArray[Any], colour: tuple[int, int, int], radius: int = 3) -> None:
     import cv2
 
     for x, y in np.rint(points).astype(int).tolist():
-        cv2.circle(image, (x, y), 4, (255, 255, 255), -1, cv2.LINE_AA)
-        cv2.circle(image, (x, y), 3, colour, -1, cv2.LINE_AA)
+        cv2.circle(image, (x, y), radius + 1, (255, 255, 255), -1, cv2.LINE_AA)
+        cv2.circle(image, (x, y), radius, colour, -1, cv2.LINE_AA)
 
 
 def _write(

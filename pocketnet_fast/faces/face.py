@@ -24,12 +24,16 @@ class Face:
         landmarks: 5 x 2 float64 (x, y), in the order of ``alignment.TEMPLATE``.
         score: the detector's confidence, 0..1.
         doubt: why this may be no face, or none whose landmarks can be relied on; else None.
+        crop: 112 x 112 x 3 uint8, RGB, aligned; None if it was only looked for, or is doubtful.
+        embedding: D float32 of length 1; None if it was only looked for, or is doubtful.
     """
 
     box: tuple[float, float, float, float]
     landmarks: npt.NDArray[np.float64]
     score: float
     doubt: str | None = None
+    crop: npt.NDArray[np.uint8] | None = None
+    embedding: npt.NDArray[np.float32] | None = None
 
     @property
     def size(self) -> float:

@@ -82,6 +82,7 @@ class Embedder:
         flip: embed the mirror image too and add the two, as the verification protocol does.
         batch_size: crops per call.
         threads: threads of one call; None leaves PyTorch's number.
+        precision: of the fused engine, as ``compile`` takes it.
 
     Attributes:
         engine: which one runs, ``"fused"``, ``"eager"`` or ``"torchscript"``.
@@ -104,6 +105,7 @@ class Embedder:
         flip: bool = False,
         batch_size: int = 32,
         threads: int | None = None,
+        precision: str = "fp32",
     ) -> None:
         if engine not in ENGINES:
             raise PocketNetError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
@@ -121,6 +123,8 @@ class Embedder:
         self.embedding_dim: int = network.embedding_dim
         self.note: str | None = None
         self.calibration: Calibration | None
+        if precision != "fp32" and (isinstance(model, ExportedModel) or engine in ("eager", "torchscript")):
+            raise PocketNetError(f"precision is {precision!r}, which is of the fused engine")
         if isinstance(model, ExportedModel):
             if engine not in ("auto", "torchscript"):
                 raise PocketNetError(f"an exported network runs as it is; the {engine} engine takes weights")
@@ -138,12 +142,14 @@ class Embedder:
         self.note = None if engine == "eager" else _why_not_fused(model)
         if engine == "fused" and self.note is not None:
             raise PocketNetError(f"the fused engine cannot run this: {self.note}")
+        if precision != "fp32" and self.note is not None:
+            raise PocketNetError(f"precision is {precision!r}, which is of the fused engine: {self.note}")
         self.engine = "eager" if engine == "eager" or self.note is not None else "fused"
         self._embed = self._eager
         if self.engine == "fused":
             from pocketnet_fast.lowering.compiled import compile as compile_model
 
-            self._embed = compile_model(model, flip=flip, threads=threads)
+            self._embed = compile_model(model, flip=flip, threads=threads, precision=precision)
 
     def __call__(self, crops: ImageArray, names: Sequence[str] | None = None) -> Embeddings:
         """Embed aligned crops.

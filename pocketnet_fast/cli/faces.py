@@ -1,0 +1,154 @@
+"""``pocketnet faces``: everything about the faces of photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocketnet_fast.cli.loading import (
+    DetectorOption,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    UntrainedOption,
+    UprightOption,
+    WeightsOption,
+    load_network,
+    note,
+    photos_below,
+)
+from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.progress import progress
+from pocketnet_fast.errors import PocketNetError
+
+if TYPE_CHECKING:
+    from pocketnet_fast.faces.face import Face
+
+
+def faces(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTOS", help="Photos and folders of them.")],
+    *,
+    show: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw what was found into copies of the photos.")
+    ] = None,
+    crops: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the aligned crops, 112x112, as .png.")
+    ] = None,
+    most: Annotated[
+        int | None, typer.Option("--max-faces", min=1, help="Of a photo, the most prominent; default: all.")
+    ] = None,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    untrained: UntrainedOption = False,
+    detector: DetectorOption = None,
+    upright: UprightOption = True,
+    flip: Annotated[
+        bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
+    ] = True,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find all faces of photos: boxes, landmarks, scores, which way up, and with --json their embeddings.
+
+    The most prominent face of a photo comes first. A doubtful one comes last and has no embedding, as nothing
+    can be decided by it. A photo that cannot be read is named and left out; with none that can, the command
+    fails.
+
+    Example: [bold]pocketnet faces party.jpg --show seen/ --crops crops/[/bold]
+    """
+    files = [path for photo in photos for path in (photos_below(photo) if photo.is_dir() else [photo])]
+
+    from pocketnet_fast.faces.analyzer import FaceAnalyzer
+
+    analyzer = FaceAnalyzer(
+        model=load_network(model, weights, untrained),
+        detector=detector,
+        upright=upright,
+        flip=flip,
+        threads=threads,
+        max_faces=most,
+    )
+    pictures = _Pictures(show, crops)
+    report: list[dict[str, Any]] = []
+    broken: set[Path] = set()
+
+    def left_out(photo: object, error: PocketNetError) -> None:
+        assert isinstance(photo, Path)
+        broken.add(photo)
+        note(f"left out: {error}")
+
+    with progress(len(files), "looking for faces") as advance:
+        results = analyzer.analyze_many(files, on_error=left_out)
+        for path, found in zip(files, results, strict=True):
+            advance()
+            if path in broken:
+                continue
+            pictures.write(path, found)
+            report.append({"file": str(path), "faces": [_described(face) for face in found]})
+            if not as_json:
+                _say(path, found)
+    if not report:
+        raise PocketNetError("none of the photos could be read")
+    if as_json:
+        print_json(report, indent=None)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("faces")(faces)
+
+
+class _Pictures:
+    """Writes what was asked for; photos of one name in different folders get numbers."""
+
+    def __init__(self, show: Path | None, crops: Path | None) -> None:
+        self._show, self._crops = show, crops
+        self._seen: dict[str, int] = {}
+        for folder in (show, crops):
+            if folder is None:
+                continue
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise PocketNetError(f"{folder}: cannot be a folder: {error.strerror}") from None
+
+    def write(self, path: Path, found: list[Face]) -> None:
+        from pocketnet_fast.data.images import encode_image, read_image
+        from pocketnet_fast.faces.drawing import draw_faces
+        from pocketnet_fast.files import atomic_write
+
+        count = self._seen[path.stem] = self._seen.get(path.stem, 0) + 1
+        name = path.stem if count == 1 else f"{path.stem}-{count}"
+        if self._show is not None:
+            with atomic_write(self._show / f"{name}.png") as stream:
+                stream.write(encode_image(draw_faces(read_image(path), found), ".png"))
+        if self._crops is not None:
+            for index, face in enumerate(found):
+                if face.crop is not None:
+                    with atomic_write(self._crops / f"{name}_{index}.png") as stream:
+                        stream.write(encode_image(face.crop, ".png"))
+
+
+def _described(face: Face) -> dict[str, Any]:
+    return {
+        "box": face.box,
+        "landmarks": face.landmarks.tolist(),
+        "score": face.score,
+        "turn": face.turn,
+        "doubt": face.doubt,
+        "embedding": None if face.embedding is None else face.embedding.tolist(),
+    }
+
+
+def _say(path: Path, found: list[Face]) -> None:
+    typer.echo(f"{path}: {len(found)} face{'' if len(found) == 1 else 's'}")
+    for index, face in enumerate(found):
+        left, top, width, height = face.box
+        line = (
+            f"  {index}  {width:.0f}x{height:.0f} pixels at ({left:.0f}, {top:.0f}), score {face.score:.2f}"
+        )
+        if face.turn:
+            line += f", the photo turned by {face.turn} degrees"
+        typer.echo(line + (f", doubtful: {face.doubt}" if face.doubt else ""))
