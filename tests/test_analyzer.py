@@ -141,7 +141,7 @@ def test_options(scene: ImageArray, tmp_path: Path) -> None:
         FaceAnalyzer(model="iresnet50")
     with pytest.raises(PocketNetError, match="precision is 'int8'"):
         FaceAnalyzer(precision="int8")
-    network = pocketnet_fast.create_model("mobilefacenet")
+    network = pocketnet_fast.create_model("iresnet18")
     with pytest.raises(PocketNetError, match="precision is 'bf16', which is of the fused engine"):
         FaceAnalyzer(model=network, precision="bf16")
 

@@ -181,9 +181,9 @@ class TestEmbed:
         big = write_image(tmp_path / "big.png", np.zeros((224, 224, 3), np.uint8))
         assert refused(run("embed", big, *quiet, "--json"), "224x224", "112x112")
 
-    def test_only_pocketnets_are_fused(self, run: Run, crops: list[Path], trained: list[object]) -> None:
-        command = ["embed", crops[0], "--aligned", *trained, "--json"]
-        assert refused(run(*command, "--engine", "fused"), "mobilefacenet is no PocketNet")
+    def test_what_has_no_fused_form_runs_eager(self, run: Run, crops: list[Path]) -> None:
+        command = ["embed", crops[0], "--aligned", "--untrained", "--model", "iresnet18", "--json"]
+        assert refused(run(*command, "--engine", "fused"), "iresnet18 has no fused form")
         result = run(*command)
         assert result.json["engine"] == "eager"
         assert "running eager PyTorch" in result.err

@@ -100,7 +100,7 @@ def test_the_plan_is_printed():
         (["pocketnet_s128", "--weights", "absent.pth"], "absent.pth: no such weight file"),
         (["pocketnet_s128", "--layers", "4"], "has layers fixed"),
         (["pocketnet", "--genotype", "Genotype(x=1)"], "missing normal"),
-        (["mobilefacenet", "--plan"], "no fused form"),
+        (["iresnet18", "--plan"], "no fused form"),
     ],
 )
 def test_bad_input_is_named(arguments, message):

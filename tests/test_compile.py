@@ -19,7 +19,6 @@ import pocketnet_fast
 from pocketnet_fast.data.records import RecordDataset
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering.precision import choose_precision
-from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.ops import native
 
@@ -286,5 +285,5 @@ def test_options_are_checked(model: PocketNet) -> None:
         pocketnet_fast.compile(model, threads=0)
     with pytest.raises(PocketNetError, match="'gray'"):
         pocketnet_fast.compile(model, color="gray")
-    with pytest.raises(PocketNetError, match="MobileFaceNet"):
-        pocketnet_fast.compile(MobileFaceNet())
+    with pytest.raises(PocketNetError, match="iresnet18 has no fused form"):
+        pocketnet_fast.compile(pocketnet_fast.create_model("iresnet18"))

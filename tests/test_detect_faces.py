@@ -210,7 +210,7 @@ def test_damaged_weights_find_no_face(portrait: Tensor, lowered: tuple[Tensor, T
 
 def test_what_is_refused(model: YuNet, portrait: Tensor, lowered: tuple[Tensor, Tensor]) -> None:
     import pocketnet_fast
-    from pocketnet_fast.lowering.pocketnet import lower
+    from pocketnet_fast.lowering.networks import lower
 
     program, weights = lowered
     for image in (portrait.float(), portrait[None], portrait[:, :, :2], portrait[:0]):

@@ -5,7 +5,7 @@ import torch
 from helpers import random_genotype
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.lowering.pocketnet import lower
+from pocketnet_fast.lowering.networks import lower
 from pocketnet_fast.models.genotypes import OPERATIONS
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.search.derivation import derive_genotype

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.lowering.networks import has_fused_form, no_fused_form
 from pocketnet_fast.models.base import EmbeddingModel
-from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import current_calibration
 
 METADATA_FILE: Final = "pocketnet_fast.json"
@@ -108,11 +108,8 @@ def checked_source(model: nn.Module, kernels: str, input: str, color: str) -> Em
         raise PocketNetError("color concerns uint8 input; float input is normalised by the caller")
     if not isinstance(model, EmbeddingModel):
         raise PocketNetError(f"a {type(model).__name__} cannot be exported; expected a model of this package")
-    if kernels == "fused" and not isinstance(model, PocketNet):
-        raise PocketNetError(
-            f"{type(model).__name__} has no fused form, only PocketNets have; "
-            "kernels='aten' (--kernels aten) exports it"
-        )
+    if kernels == "fused" and not has_fused_form(model):
+        raise PocketNetError(f"{no_fused_form(model)}; kernels='aten' (--kernels aten) exports it")
     return model
 
 

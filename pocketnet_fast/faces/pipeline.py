@@ -76,9 +76,9 @@ class Embedder:
     Args:
         model: an eager network of ``create_model``, which is put into evaluation mode, or an exported one of
             ``load_exported``.
-        engine: ``"fused"`` (PocketNet on the compiled kernels), ``"eager"`` (plain PyTorch, any model),
-            ``"torchscript"`` (an exported network, as it is), or ``"auto"``: torchscript for an exported
-            network, fused where that is possible, else eager.
+        engine: ``"fused"`` (PocketNets and MobileFaceNets on the compiled kernels), ``"eager"`` (plain
+            PyTorch, any model), ``"torchscript"`` (an exported network, as it is), or ``"auto"``: torchscript
+            for an exported network, fused where that is possible, else eager.
         flip: embed the mirror image too and add the two, as the verification protocol does.
         batch_size: crops per call.
         threads: threads of one call; None leaves PyTorch's number.
@@ -211,11 +211,10 @@ class Embedder:
 
 
 def _why_not_fused(model: nn.Module) -> str | None:
-    from pocketnet_fast.models.pocketnet import PocketNet
+    from pocketnet_fast.lowering.networks import has_fused_form, no_fused_form
 
-    if not isinstance(model, PocketNet):
-        name = getattr(model, "model_name", type(model).__name__)
-        return f"{name} is no PocketNet, and only PocketNets have fused kernels"
+    if not has_fused_form(model):
+        return no_fused_form(model)
     from pocketnet_fast.ops import native
 
     try:

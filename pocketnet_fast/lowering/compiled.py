@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering.compiled_cuda import CompiledCudaModel, compile_cuda
 from pocketnet_fast.lowering.inputs import check_pixels, told
+from pocketnet_fast.lowering.networks import lower
 from pocketnet_fast.lowering.plan import Plan
-from pocketnet_fast.lowering.pocketnet import lower
 from pocketnet_fast.lowering.precision import MIN_COSINE, PRECISIONS, choose_precision
 
 _MAX_THREADS = 1024

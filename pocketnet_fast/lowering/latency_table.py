@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from pocketnet_fast.lowering.networks import lower
 from pocketnet_fast.lowering.plan import NodeStep
-from pocketnet_fast.lowering.pocketnet import lower
 from pocketnet_fast.lowering.profile import profile
 from pocketnet_fast.machine import processor_name
 from pocketnet_fast.models.genotypes import OPERATIONS, Edge, Genotype

@@ -17,7 +17,7 @@ import numpy as np
 from torch import nn
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.lowering.builder import PlanBuilder, array, check_choices, filters, normalization
+from pocketnet_fast.lowering.builder import PlanBuilder, array, filters, normalization
 from pocketnet_fast.lowering.plan import (
     BLOCK,
     Group,
@@ -330,26 +330,10 @@ class _Lowering(PlanBuilder):
         self.emit(self.linear("tail.6-7", vector, projection, shift))
 
 
-def lower(model: nn.Module, *, color: str = "rgb", bands: bool = True, precision: str = "fp32") -> Plan:
-    """Lower a trained PocketNet to a plan.
-
-    Args:
-        model: A ``PocketNet``; its batch normalisation is taken as in evaluation. The module is not changed.
-        color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
-        bands: Let steps that follow one another work on a few rows at a time, as a cache of the CPU holds;
-            without, each step is a group of its own and every state lies in the arena, as on a GPU.
-        precision: Of the states and of the weights of depthwise and pointwise convolutions, ``"fp32"`` or
-            ``"bf16"``; sums are float32 in both.
-
-    Returns:
-        The plan, with the weights packed once for every instruction set.
+def lower_pocketnet(model: PocketNet, bgr: bool, bands: bool, precision: str) -> Plan:
+    """Lower a PocketNet; see ``lower``, whose ``color`` is another than the network's where ``bgr`` is true.
 
     Raises:
-        PocketNetError: If the model is no PocketNet or its genotype goes beyond what the kernels take.
+        PocketNetError: If the genotype goes beyond what the kernels take.
     """
-    if not isinstance(model, PocketNet):
-        raise PocketNetError(
-            f"a {type(model).__name__} has no fused form; PocketNet models (pocketnet_s128, ...) have"
-        )
-    check_choices(color, precision)
-    return _Lowering(model, color != model.input_spec.color, bands, precision).run()
+    return _Lowering(model, bgr, bands, precision).run()

@@ -50,6 +50,16 @@ def expected_prelu(moments: Moments, slope: np.ndarray) -> np.ndarray:
     return positive + slope * (moments.mean - positive)
 
 
+def expected_capped(moments: Moments, slope: np.ndarray, cap: np.ndarray | None) -> np.ndarray:
+    """Mean of ``min(prelu(x), cap)`` of normally distributed values; without a cap, of PReLU."""
+    mean = expected_prelu(moments, slope)
+    if cap is None:
+        return mean
+    # What lies above the cap is that much smaller.
+    above = Moments(moments.mean - cap, moments.variance)
+    return mean - expected_prelu(above, np.zeros_like(cap))
+
+
 def rounded(weights: np.ndarray) -> np.ndarray:
     """Weights as bfloat16 holds them, in float64."""
     return to_bf16(weights).double().numpy()
