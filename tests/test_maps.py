@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,38 @@ def test_a_copied_tail_gives_the_teachers_embedding() -> None:
         for layer in model.tail_layers():
             x = layer(x)
     assert torch.allclose(x.flatten(1), expected, atol=1e-4)
+
+
+class Coarse(EmbeddingModel):
+    """A teacher whose last map is smaller than any of a PocketNet's."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_maps(x, ())[0]
+
+    def forward_maps(self, x: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        last = torch.cat([nn.functional.adaptive_avg_pool2d(x, 3)] * 2, 1)
+        self._check_maps(("3",), names)
+        return last.flatten(1)[:, :8], dict.fromkeys(names, last)
+
+
+def test_smaller_maps_than_the_pupil_has() -> None:
+    """A mean of 2x2 of the pupil's last map stands for each place of 3x3, as 7 // 3 is 2."""
+    model = small()
+    pupil = make_pupil(model, teaching(Coarse()), ("3",), seed=3)
+    x = images(2)
+    with torch.no_grad():
+        found = pupil(x)[1]["3"]
+        tail = model.forward_maps(x, ("tail",))[1]["tail"]
+    assert found.shape == (2, 6, 3, 3)
+    _, convolution, norm = pupil.projections["3"]
+    squares = tail[:, :, :6, :6].unflatten(3, (3, 2)).unflatten(2, (3, 2))
+    expected = norm(convolution(squares.mean((3, 5))))
+    assert torch.allclose(found, expected, atol=1e-5)
+    with pytest.raises(PocketNetError, match="has no feature map tail"):
+        make_pupil(pocketnet_fast.create_model("iresnet18"), teaching(Coarse()), ("3",), 0)
 
 
 class Scripted(nn.Module):

@@ -243,7 +243,7 @@ class Decoder {
 
   Term term(const Buffer& out, int group_rows) {
     ProgramTerm t;
-    t.kind = static_cast<TermKind>(next(0, 7, "term kind"));
+    t.kind = static_cast<TermKind>(next(0, 8, "term kind"));
     const int source = buffer_index();
     t.kernel = next(1, kMaxKernel, "kernel");
     t.stride = next(1, 2, "stride");
@@ -254,8 +254,9 @@ class Decoder {
     t.first_out = next(0, out.blocks - 1, "first output block");
     t.out_blocks = next(1, out.blocks - t.first_out, "output blocks");
     const bool pooled = t.kind == TermKind::kPooledPointwise, upsampled = t.kind == TermKind::kUpsampled;
-    const bool window = t.kind == TermKind::kDepthwise || t.kind == TermKind::kDepthwiseAlone;
-    const bool product = t.kind == TermKind::kPointwise || t.kind == TermKind::kDepthwise || pooled;
+    const bool filter_pooled = t.kind == TermKind::kDepthwisePooled;
+    const bool window = t.kind == TermKind::kDepthwise || t.kind == TermKind::kDepthwiseAlone || filter_pooled;
+    const bool product = t.kind == TermKind::kPointwise || t.kind == TermKind::kDepthwise || pooled || filter_pooled;
     const bool pool = t.kind == TermKind::kMaxPool || t.kind == TermKind::kAvgPool;
     const std::int64_t channels = std::int64_t{in.blocks} * kBlock;
     t.slope = operand(product || window, channels);
@@ -268,7 +269,7 @@ class Decoder {
 
     const auto out_side = [&](int side) { return upsampled ? 2 * side : (side + t.stride - 1) / t.stride; };
     if (out.height != out_side(in.height) || out.width != out_side(in.width)) fail("a term's input has another size");
-    if (pooled && (t.stride != 2 || in.height % 2 != 0 || in.width % 2 != 0)) {
+    if ((pooled || filter_pooled) && (t.stride != 2 || in.height % 2 != 0 || in.width % 2 != 0)) {
       fail("a pooled term needs stride 2 and an even size");
     }
     if (t.shift != 0 && (t.kind != TermKind::kPointwise || t.stride != 2 || in.height % 2 != 0 || in.width % 2 != 0)) {

@@ -30,7 +30,7 @@ struct NodeCase {
   std::string describe() const {
     std::string text = std::to_string(channels) + "x" + std::to_string(height) + "x" + std::to_string(width) + " =";
     for (const TermCase& t : terms) {
-      constexpr const char* kNames[] = {"pw", "dw", "max", "avg", "id", "2x2 pw", "dw alone", "up"};
+      constexpr const char* kNames[] = {"pw", "dw", "max", "avg", "id", "2x2 pw", "dw alone", "up", "dw 2x2"};
       text += std::string(" ") + kNames[static_cast<int>(t.kind)] + " k" + std::to_string(t.kernel) + "/" +
               std::to_string(t.stride) + "+" + std::to_string(t.shift) + "(" + std::to_string(t.channels) + "x" +
               std::to_string(t.height) + "x" + std::to_string(t.width) + ")@" + std::to_string(t.first_out) + "+" +
@@ -41,9 +41,12 @@ struct NodeCase {
 };
 
 bool is_product(TermKind kind) {
-  return kind == TermKind::kPointwise || kind == TermKind::kDepthwise || kind == TermKind::kPooledPointwise;
+  return kind == TermKind::kPointwise || kind == TermKind::kDepthwise || kind == TermKind::kPooledPointwise ||
+         kind == TermKind::kDepthwisePooled;
 }
-bool is_window(TermKind kind) { return kind == TermKind::kDepthwise || kind == TermKind::kDepthwiseAlone; }
+bool is_window(TermKind kind) {
+  return kind == TermKind::kDepthwise || kind == TermKind::kDepthwiseAlone || kind == TermKind::kDepthwisePooled;
+}
 bool is_active(TermKind kind) { return is_product(kind) || is_window(kind); }
 bool is_pool(TermKind kind) { return kind == TermKind::kMaxPool || kind == TermKind::kAvgPool; }
 
@@ -102,7 +105,36 @@ void evaluate(const TermCase& term, const TermData& data, int y, int x, Exact* o
       const double positive = prelu(value, data.slope[c]);
       return term.cap ? at_most(positive, data.cap[c]) : positive;
     };
-    for (int ky = 0; ky < window; ++ky) {
+    // A convolution's result at (oy, ox), and what becomes of it.
+    const auto filtered = [&](int oy, int ox, int stride) {
+      Exact result;
+      for (int ky = 0; ky < term.kernel; ++ky) {
+        for (int kx = 0; kx < term.kernel; ++kx) {
+          const int iy = oy * stride + ky - pad, ix = ox * stride + kx - pad;
+          if (iy < 0 || iy >= term.height || ix < 0 || ix >= term.width) continue;
+          result.add(data.depthwise[(c * term.kernel + ky) * term.kernel + kx] * active(plane[iy * term.width + ix]));
+        }
+      }
+      if (!term.middle) return result;
+      const float* const middle = data.middle.data() + c;
+      const double slope = middle[term.channels];
+      result.add(middle[0]);
+      result.value = at_most(prelu(result.value, slope), middle[2 * term.channels]);
+      result.magnitude *= std::max(1.0, std::abs(slope));
+      return result;
+    };
+    if (term.kind == TermKind::kDepthwisePooled) {
+      sum.value = -std::numeric_limits<double>::infinity();
+      for (int i = 0; i < 4; ++i) {
+        const Exact one = filtered(2 * y + i / 2, 2 * x + i % 2, 1);
+        sum.value = std::isnan(one.value) || one.value > sum.value ? one.value : sum.value;
+        // Whichever is taken for the largest, its error is no larger than the largest one's.
+        sum.magnitude = std::max(sum.magnitude, one.magnitude);
+      }
+    } else if (is_window(term.kind)) {
+      sum = filtered(y, x, term.stride);
+    }
+    for (int ky = 0; ky < window && !is_window(term.kind); ++ky) {
       for (int kx = 0; kx < window; ++kx) {
         const int iy = y * term.stride + term.shift + ky - pad;
         const int ix = x * term.stride + term.shift + kx - pad;
@@ -111,28 +143,15 @@ void evaluate(const TermCase& term, const TermData& data, int y, int x, Exact* o
         ++count;
         // A comparison alone would drop a NaN that is not the first value.
         largest = std::isnan(value) || value > largest ? value : largest;
-        if (pooled) continue;
-        if (is_active(term.kind)) {
-          const double weight =
-              term.kind == TermKind::kPointwise ? 1.0 : data.depthwise[(c * term.kernel + ky) * term.kernel + kx];
-          sum.add(weight * active(value));
-        } else {
-          sum.add(value);
-        }
+        if (!pooled) sum.add(is_active(term.kind) ? active(value) : value);
       }
     }
     if (pooled) sum.add(active(largest));
-    if (term.middle) {
-      const float* const middle = data.middle.data() + c;
-      const double slope = middle[term.channels];
-      sum.add(middle[0]);
-      sum.value = at_most(prelu(sum.value, slope), middle[2 * term.channels]);
-      sum.magnitude *= std::max(1.0, std::abs(slope));
-    }
     switch (term.kind) {
       case TermKind::kPointwise:
       case TermKind::kDepthwise:
       case TermKind::kPooledPointwise:
+      case TermKind::kDepthwisePooled:
         for (int o = 0; o < data.outputs; ++o) {
           const double weight = data.pointwise[static_cast<std::size_t>(o) * term.channels + c];
           out[data.first_output + o].add(weight * sum.value, std::abs(weight) * sum.magnitude);
@@ -162,8 +181,9 @@ bool unusual_beside(const NodeCase& node, const std::vector<TermData>& data, int
     const TermCase& term = node.terms[t];
     const int output = channel - data[t].first_output, pad = term.kernel / 2;
     if (!is_window(term.kind) || output < 0 || output >= data[t].outputs) continue;
-    for (int iy = y * term.stride - pad - 1; iy <= y * term.stride + pad + 1; ++iy) {
-      for (int ix = x * term.stride - pad; ix <= x * term.stride + pad; ++ix) {
+    const int more = term.kind == TermKind::kDepthwisePooled ? 1 : 0;
+    for (int iy = y * term.stride - pad - 1; iy <= y * term.stride + pad + 1 + more; ++iy) {
+      for (int ix = x * term.stride - pad; ix <= x * term.stride + pad + more; ++ix) {
         if (iy < 0 || iy >= term.height || ix < 0 || ix >= term.width) continue;
         for (int c = 0; c < term.channels; ++c) {
           if (!std::isfinite(data[t].input[(static_cast<std::size_t>(c) * term.height + iy) * term.width + ix]))
@@ -404,16 +424,19 @@ struct Operation {
   int kernel, stride, shift;
   bool upsamples() const { return kind == TermKind::kUpsampled; }
   // Of its input.
-  bool needs_even_sides() const { return shift != 0 || kind == TermKind::kPooledPointwise; }
+  bool needs_even_sides() const {
+    return shift != 0 || kind == TermKind::kPooledPointwise || kind == TermKind::kDepthwisePooled;
+  }
 };
 
 constexpr Operation kOperations[] = {
-    {TermKind::kPointwise, 1, 1, 0},      {TermKind::kPointwise, 1, 2, 0},      {TermKind::kPointwise, 1, 2, 1},
-    {TermKind::kDepthwise, 3, 1, 0},      {TermKind::kDepthwise, 3, 2, 0},      {TermKind::kDepthwise, 5, 1, 0},
-    {TermKind::kDepthwise, 5, 2, 0},      {TermKind::kDepthwise, 7, 1, 0},      {TermKind::kDepthwise, 7, 2, 0},
-    {TermKind::kMaxPool, 3, 1, 0},        {TermKind::kMaxPool, 3, 2, 0},        {TermKind::kAvgPool, 3, 1, 0},
-    {TermKind::kAvgPool, 3, 2, 0},        {TermKind::kIdentity, 1, 1, 0},       {TermKind::kPooledPointwise, 1, 2, 0},
-    {TermKind::kDepthwiseAlone, 3, 1, 0}, {TermKind::kDepthwiseAlone, 5, 2, 0}, {TermKind::kUpsampled, 1, 1, 0},
+    {TermKind::kPointwise, 1, 1, 0},       {TermKind::kPointwise, 1, 2, 0},       {TermKind::kPointwise, 1, 2, 1},
+    {TermKind::kDepthwise, 3, 1, 0},       {TermKind::kDepthwise, 3, 2, 0},       {TermKind::kDepthwise, 5, 1, 0},
+    {TermKind::kDepthwise, 5, 2, 0},       {TermKind::kDepthwise, 7, 1, 0},       {TermKind::kDepthwise, 7, 2, 0},
+    {TermKind::kMaxPool, 3, 1, 0},         {TermKind::kMaxPool, 3, 2, 0},         {TermKind::kAvgPool, 3, 1, 0},
+    {TermKind::kAvgPool, 3, 2, 0},         {TermKind::kIdentity, 1, 1, 0},        {TermKind::kPooledPointwise, 1, 2, 0},
+    {TermKind::kDepthwiseAlone, 3, 1, 0},  {TermKind::kDepthwiseAlone, 5, 2, 0},  {TermKind::kUpsampled, 1, 1, 0},
+    {TermKind::kDepthwisePooled, 3, 2, 0}, {TermKind::kDepthwisePooled, 5, 2, 0},
 };
 
 // Most terms are narrow, so that a test takes no minute; some have up to six blocks.

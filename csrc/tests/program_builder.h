@@ -50,9 +50,10 @@ class ProgramBuilder {
       const int channels = buffers_[term.input].blocks * kBlock;
       const int out_blocks = term.out_blocks == 0 ? blocks : term.out_blocks;
       const bool alone = term.kind == TermKind::kDepthwiseAlone;
-      const bool depthwise = alone || term.kind == TermKind::kDepthwise;
+      const bool pooled = term.kind == TermKind::kDepthwisePooled;
+      const bool depthwise = alone || pooled || term.kind == TermKind::kDepthwise;
       const bool product = term.kind == TermKind::kDepthwise || term.kind == TermKind::kPointwise ||
-                           term.kind == TermKind::kPooledPointwise;
+                           term.kind == TermKind::kPooledPointwise || pooled;
       const bool pool = term.kind == TermKind::kMaxPool || term.kind == TermKind::kAvgPool;
       append(
           {static_cast<int>(term.kind), term.input, term.kernel, term.stride, term.shift, term.first_out, out_blocks});
@@ -215,7 +216,9 @@ inline Encoded small_detector(int height, int width, std::uint32_t seed, bool ha
   b.group(kRows, 2);
   b.stem(stem);
   b.node(first, {{kPointwise, stem, 1, 1, 0, 0, 0, true}});
-  b.node(fine, {{kDepthwise, first, 3, 2, 0, 0, 0, false, true}, {kPooledPointwise, first, 1, 2}});
+  b.node(fine, {{kDepthwise, first, 3, 2, 0, 0, 0, false, true},
+                {kPooledPointwise, first, 1, 2},
+                {kDepthwisePooled, first, 3, 2, 0, 0, 0, true, true}});
   b.node(coarse, {{kMaxPool, fine, 3, 2}, {kPointwise, fine, 1, 2, 1}});
   b.node(merged, {{kDepthwiseAlone, fine, 3}, {kUpsampled, coarse}, {kIdentity, fine}});
   b.node(out, {{kDepthwise, merged, 5}});

@@ -160,6 +160,7 @@ class PlanBuilder:
         middle: Activation,
         activation: Activation | None = None,
         stride: int = 1,
+        pooled: bool = False,
     ) -> Term:
         """A depthwise convolution, its bias and activation, and the product that follows, if one does.
 
@@ -171,14 +172,19 @@ class PlanBuilder:
             middle: What becomes of its result.
             activation: What becomes of the state before it.
             stride: 1 or 2.
+            pooled: Whether the product is of the largest of 2x2 pixels of its result.
         """
         state = self.buffers[source]
         active = activation or Activation.of(None, state.channels)
         pixels = -(-state.height // stride) * -(-state.width // stride)
+        kind = TermKind.DEPTHWISE_ALONE if weight is None else TermKind.DEPTHWISE
+        products = 0 if weight is None else pixels * weight.size
+        if pooled:
+            kind, stride, products = TermKind.DEPTHWISE_POOLED, 2, products // 4
         caps = np.full(state.channels, _NO_CAP) if middle.cap is None else middle.cap
         rows = [packing.pack_vector(row).reshape(-1, BLOCK) for row in (bias, middle.slope, caps)]
         return Term(
-            TermKind.DEPTHWISE_ALONE if weight is None else TermKind.DEPTHWISE,
+            kind,
             source,
             taps.shape[1],
             stride,
@@ -188,7 +194,7 @@ class PlanBuilder:
             depthwise=self.store.add(self.pack_depthwise(taps)),
             middle=self.store.add(np.stack(rows, 1)),
             pointwise=-1 if weight is None else self.store.add(self.pack_pointwise(weight)),
-            macs=pixels * (taps.size + (0 if weight is None else weight.size)),
+            macs=pixels * taps.size + products,
         )
 
     def band_rows(self, buffer: int) -> int:

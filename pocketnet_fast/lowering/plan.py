@@ -34,6 +34,7 @@ class TermKind(IntEnum):
     POOLED_POINTWISE = 5
     DEPTHWISE_ALONE = 6
     UPSAMPLED = 7
+    DEPTHWISE_POOLED = 8
 
 
 class _StepKind(IntEnum):
@@ -338,9 +339,11 @@ def _operation(term: Term) -> str:
         return f"{active} pw{stride}{' shifted' if term.shift else ''}"
     if term.kind == TermKind.POOLED_POINTWISE:
         return f"max 2x2 {active} pw"
-    if term.kind in (TermKind.DEPTHWISE, TermKind.DEPTHWISE_ALONE):
+    if term.kind in (TermKind.DEPTHWISE, TermKind.DEPTHWISE_ALONE, TermKind.DEPTHWISE_POOLED):
         middle = " prelu" if term.middle >= 0 else ""
-        product = " pw" if term.kind == TermKind.DEPTHWISE else ""
+        product = "" if term.kind == TermKind.DEPTHWISE_ALONE else " pw"
+        if term.kind == TermKind.DEPTHWISE_POOLED:
+            stride, middle = "", f"{middle} max 2x2"
         return f"{active} dw {term.kernel}x{term.kernel}{stride}{middle}{product}"
     if term.kind == TermKind.UPSAMPLED:
         return "upsampled"

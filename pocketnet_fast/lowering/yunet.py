@@ -1,9 +1,9 @@
 """Lowers YuNet to a plan whose result are its maps, for images of any size.
 
 A unit's product has no activation behind it and its depthwise convolution none before it, so the units are
-regrouped: a step is a depthwise convolution, its ReLU, and the product of the unit after it. What several
-units or a pool read is the state after a depthwise convolution alone. A product of a sum is the sum of the
-products, of which that of the coarser state is made before it is enlarged.
+regrouped: a step is a depthwise convolution, its ReLU, a pool where one follows, and the product of the unit
+after it. What several units read is the state after a depthwise convolution alone. A product of a sum is the
+sum of the products, of which that of the coarser state is made before it is enlarged.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class _Lowering(PlanBuilder):
         self.emit(self.node(name, output, terms, bias))
         return output
 
-    def filtered(self, unit: nn.Module, source: int, weight: np.ndarray | None) -> Term:
-        """A unit's depthwise convolution and ReLU, and the product after it, if one follows."""
+    def filtered(self, unit: nn.Module, source: int, weight: np.ndarray | None, pooled: bool = False) -> Term:
+        """A unit's depthwise convolution and ReLU, a pool, and the product after it, if they follow."""
         assert isinstance(unit, SeparableUnit)
         channels = unit.depthwise.out_channels
         middle = Activation(np.zeros(channels) if unit.active else np.ones(channels))
         taps, bias = filters(unit.depthwise)[:, 0], array(unit.depthwise.bias)
-        return self.depthwise(source, taps, weight, bias=bias, middle=middle)
+        return self.depthwise(source, taps, weight, bias=bias, middle=middle, pooled=pooled)
 
     def state_of(self, name: str, unit: nn.Module, product: int) -> int:
         """What a unit gives, from its product."""
@@ -51,11 +51,20 @@ class _Lowering(PlanBuilder):
         return self.step(name, product, weight.shape[0], [self.filtered(unit, product, weight)], bias)
 
     def pooled_product(self, name: str, state: int, unit: nn.Module) -> int:
-        """The product of a unit behind a pool."""
+        """The product of a unit behind a pool of a state."""
         weight, bias = _product(unit)
+        return self.halved(name, state, [self.pointwise(state, weight, pooled=True)], bias)
+
+    def next_pooled_product(self, name: str, unit: nn.Module, product: int, following: nn.Module) -> int:
+        """The product of the unit after one and a pool, from the product of the one."""
+        weight, bias = _product(following)
+        return self.halved(name, product, [self.filtered(unit, product, weight, pooled=True)], bias)
+
+    def halved(self, name: str, state: int, terms: list[Term], bias: np.ndarray) -> int:
+        """Emit a sum of half the sides of a state."""
         source = self.buffers[state]
-        output = self.buffer(name, weight.shape[0], source.height // 2, source.width // 2)
-        self.emit(self.node(name, output, [self.pointwise(state, weight, pooled=True)], bias))
+        output = self.buffer(name, len(bias), source.height // 2, source.width // 2)
+        self.emit(self.node(name, output, terms, bias))
         return output
 
     def merged_product(self, name: str, unit: nn.Module, state: int, coarser: int) -> int:
@@ -70,24 +79,23 @@ class _Lowering(PlanBuilder):
 
     def run(self, model: YuNet, size: tuple[int, int], bgr: bool) -> Plan:
         first = self._beginning(model, size)
-        product = self.pooled_product(
-            "stages.0.0", self.state_of("first", model.first, first), self._unit(model, 0, 0)
-        )
+        product = self.next_pooled_product("stages.0.0", model.first, first, self._unit(model, 0, 0))
         states = []
-        for number in range(len(model.stages)):
+        last = len(model.stages) - 1
+        for number in range(last + 1):
             one, two = self._unit(model, number, 0), self._unit(model, number, 1)
             product = self.next_product(f"stages.{number}.1", one, product, two)
             if number == 0:
-                following = self._unit(model, 1, 0)
-                product = self.next_product("stages.1.0", two, product, following)
-                continue
-            if number == len(model.stages) - 1:
+                product = self.next_product("stages.1.0", two, product, self._unit(model, 1, 0))
+            elif number == 1:
+                product = self.next_pooled_product("stages.2.0", two, product, self._unit(model, 2, 0))
+            elif number == last:
                 product = self.next_product("laterals.2", two, product, model.laterals[2])
-                break
-            state = self.state_of(f"stages.{number}", two, product)
-            if number > 1:
-                states.append(state)
-            product = self.pooled_product(f"stages.{number + 1}.0", state, self._unit(model, number + 1, 0))
+            else:
+                # The state is merged with coarser ones later.
+                states.append(self.state_of(f"stages.{number}", two, product))
+                following = self._unit(model, number + 1, 0)
+                product = self.pooled_product(f"stages.{number + 1}.0", states[-1], following)
         maps: dict[int, int] = {}
         coarser = -1
         for level in (2, 1, 0):

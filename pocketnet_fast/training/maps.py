@@ -2,7 +2,8 @@
 
 The maps of given heights are compared after a learned pointwise projection of the pupil's, each channel of
 the teacher's brought to mean 0 and deviation 1 over the batch, as their scales differ by layer (hints, arXiv
-1412.6550, with a projection per map). The map "tail", which the global depthwise convolution reads, is
+1412.6550, with a projection per map). A map of the teacher that is smaller than any of the pupil's is
+compared with means of the pupil's last one. The map "tail", which the global depthwise convolution reads, is
 compared as it is, relative to the teacher's mean square: with the teacher's own layers after it
 (``copy_tail``) a pupil that gives the teacher's map gives the teacher's embedding. Embeddings that differ in
 length are compared after a learned matrix, too, where the recipe says so (``match`` "linear").
@@ -34,16 +35,17 @@ class MapPupil(nn.Module):
     Args:
         model: The network.
         projections: A module per map other than "tail", and "embedding" where embeddings have one.
-        names: The maps.
+        sources: By map, the one of the network that it is made of.
     """
 
-    def __init__(self, model: EmbeddingModel, projections: nn.ModuleDict, names: tuple[str, ...]) -> None:
+    def __init__(self, model: EmbeddingModel, projections: nn.ModuleDict, sources: Mapping[str, str]) -> None:
         super().__init__()
-        self.model, self.projections, self.names = model, projections, names
+        self.model, self.projections, self.sources = model, projections, dict(sources)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Maps]:
         """The embeddings and the maps, after their projections."""
-        embedding, maps = self.model.forward_maps(x, self.names)
+        embedding, found = self.model.forward_maps(x, tuple(dict.fromkeys(self.sources.values())))
+        maps = {name: found[source] for name, source in self.sources.items()}
         for name in maps.keys() & self.projections.keys():
             maps[name] = self.projections[name](maps[name])
         if EMBEDDING in self.projections:
@@ -114,25 +116,42 @@ def make_pupil(
     training = model.training
     model.eval()
     with torch.no_grad():
-        maps = model.forward_maps(model.input_spec.normalize(probe), names)[1]
+        sources, maps = _sources(model, model.input_spec.normalize(probe), names)
     model.train(training)
     projections = nn.ModuleDict()
     torch.manual_seed(seed)
     for name in names:
         ours, theirs = maps[name].shape[1:], targets[name].shape[1:]
-        if ours[1:] != theirs[1:] or (name == TAIL and ours != theirs):
+        step = ours[1] // theirs[1] if sources[name] != name else 1
+        if any(a // max(step, 1) != b for a, b in zip(ours[1:], theirs[1:], strict=True)) or (
+            name == TAIL and ours != theirs
+        ):
             raise PocketNetError(
                 f"the feature map {name} is {tuple(ours)} in the pupil and {tuple(theirs)} in the teacher "
                 f"{teacher.name}; they cannot be compared"
             )
         if name != TAIL:
+            mean = [nn.AvgPool2d(step)] if step > 1 else []
             norm = nn.BatchNorm2d(theirs[0], track_running_stats=False)
-            projections[name] = nn.Sequential(nn.Conv2d(ours[0], theirs[0], 1, bias=False), norm)
+            projections[name] = nn.Sequential(*mean, nn.Conv2d(ours[0], theirs[0], 1, bias=False), norm)
     if embedding is not None:
         linear = nn.Linear(embedding.shape[1], embedding.shape[0], bias=False)
         linear.weight.data.copy_(embedding)
         projections[EMBEDDING] = linear
-    return MapPupil(model, projections.to(device), names)
+    return MapPupil(model, projections.to(device), sources)
+
+
+def _sources(model: EmbeddingModel, probe: Tensor, names: tuple[str, ...]) -> tuple[dict[str, str], Maps]:
+    """The map of the pupil that each one is made of, and these maps."""
+    sources, maps = {}, {}
+    for name in names:
+        try:
+            sources[name], maps[name] = name, model.forward_maps(probe, (name,))[1][name]
+        except PocketNetError:
+            if not name.isdecimal():
+                raise
+            sources[name], maps[name] = TAIL, model.forward_maps(probe, (TAIL,))[1][TAIL]
+    return sources, maps
 
 
 @torch.no_grad()

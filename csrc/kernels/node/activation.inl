@@ -39,22 +39,28 @@ PNF_INLINE void activate_row(const State* in, int step, int pixels, const Activa
   }
 }
 
-// put(pixel, lane, value) for a row of the largest of 2 x 2 pixels, activated; `in` at the upper left one, `row` elements from
-// one row to the next.
+// put(pixel, lane, value) for a row of the largest of 2 x 2 pixels; `in` at the upper left one, `row` elements from one row
+// to the next.
 template <typename State, typename Put>
-PNF_INLINE void for_each_pooled(const State* in, std::ptrdiff_t row, int pixels, const Activation& activation,
-                                Put put) {
+PNF_INLINE void for_each_pooled(const State* in, std::ptrdiff_t row, int pixels, Put put) {
   for (int lane = 0; lane < kBlock; lane += kLanes) {
-    const Vec slope = load(activation.slope + lane);
     for (int p = 0; p < pixels; ++p) {
       const State* const window = in + 2 * p * kBlock + lane;
       const Vec upper = max_nan(load(window), load(window + kBlock));
       const Vec lower = max_nan(load(window + row), load(window + row + kBlock));
-      Vec value = prelu(max_nan(upper, lower), slope);
-      if (activation.cap != nullptr) value = at_most(value, load(activation.cap + lane));
-      put(p, lane, value);
+      put(p, lane, max_nan(upper, lower));
     }
   }
+}
+
+// The same with what becomes of them.
+template <typename State, typename Put>
+PNF_INLINE void for_each_pooled(const State* in, std::ptrdiff_t row, int pixels, const Activation& activation,
+                                Put put) {
+  for_each_pooled(in, row, pixels, [&](int p, int lane, Vec largest) {
+    const Vec value = prelu(largest, load(activation.slope + lane));
+    put(p, lane, activation.cap == nullptr ? value : at_most(value, load(activation.cap + lane)));
+  });
 }
 
 }  // namespace

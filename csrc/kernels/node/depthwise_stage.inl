@@ -17,6 +17,12 @@ PNF_INLINE std::ptrdiff_t filter_words(const TermOf<State>& term) {
   return static_cast<std::ptrdiff_t>(rows) * term.kernel * kBlock;
 }
 
+// A convolution whose result is pooled takes every row, whatever the term's stride.
+template <typename State>
+PNF_INLINE int filter_stride(const TermOf<State>& term) {
+  return term.kind == TermKind::kDepthwisePooled ? 1 : term.stride;
+}
+
 // One depthwise term in progress: its ring, and the first input row that is not in the ring yet.
 template <typename State>
 struct DepthwiseStage {
@@ -34,8 +40,8 @@ template <typename State>
 DepthwiseStage<State> begin_depthwise(const TermOf<State>& term, int row_begin, float* ring) {
   const int pad = term.kernel / 2;
   const int top = row_begin * term.stride - pad;
-  const DepthwiseRow row = term.middle == nullptr ? depthwise_row_of<State, false>(term.kernel, term.stride)
-                                                  : depthwise_row_of<State, true>(term.kernel, term.stride);
+  const DepthwiseRow row = term.middle == nullptr ? depthwise_row_of<State, false>(term.kernel, filter_stride(term))
+                                                  : depthwise_row_of<State, true>(term.kernel, filter_stride(term));
   const DepthwiseStage<State> stage = {&term, row, ring, top < 0 ? 0 : top};
   for (int block = 0; block < term.blocks; ++block) {
     for (int slot = 0; slot < term.kernel; ++slot) {
@@ -51,7 +57,7 @@ template <typename State>
 void depthwise_output_row(DepthwiseStage<State>& stage, int y, int out_width, float* out, std::ptrdiff_t block_stride) {
   const TermOf<State>& term = *stage.term;
   const int pad = term.kernel / 2;
-  const int top = y * term.stride - pad;
+  const int top = y * filter_stride(term) - pad;
   const int ky_begin = top < 0 ? -top : 0;
   const int ky_end = top + term.kernel > term.height ? term.height - top : term.kernel;
   for (int block = 0; block < term.blocks; ++block) {

@@ -9,11 +9,13 @@ std::size_t node_scratch(const Node& node) {
   std::size_t floats = panel * node.blocks;
   for (int t = 0; t < node.terms; ++t) {
     const Term& term = node.term[t];
+    const bool pooled = term.kind == TermKind::kDepthwisePooled;
     if (term.kind == TermKind::kPointwise || term.kind == TermKind::kDepthwise ||
-        term.kind == TermKind::kPooledPointwise) {
+        term.kind == TermKind::kPooledPointwise || pooled) {
       floats += panel * term.blocks + last_weights_floats(node, term);
     }
-    if (term.kind == TermKind::kDepthwise) floats += ring_floats(term) + pair_weights_floats(term);
+    if (term.kind == TermKind::kDepthwise || pooled) floats += ring_floats(term) + pair_weights_floats(term);
+    if (pooled) floats += filtered_floats(term);
     // A row of results that are added to others, besides.
     if (term.kind == TermKind::kDepthwiseAlone) {
       floats += ring_floats(term) + static_cast<std::size_t>(node.width) * node.blocks * kBlock;

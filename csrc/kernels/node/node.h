@@ -7,6 +7,7 @@
 //     kAvgPool          scale[co] * avg_3x3(in)[co]                       padding not counted
 //     kIdentity         in[co]
 //     kPooledPointwise  sum_ci pw[ci][co] * act(max_2x2(in))[ci]          stride 2, of an even height and width
+//     kDepthwisePooled  sum_ci pw[ci][co] * max_2x2(middle(dw_kxk(act(in))))[ci]    stride 2, of an even height and width
 //     kDepthwiseAlone   middle(dw_kxk(act(in)))[co]
 //     kUpsampled        in[co]                                            pixel (y / 2, x / 2)
 //
@@ -47,7 +48,8 @@ enum class TermKind : int {
   kIdentity = 4,
   kPooledPointwise = 5,
   kDepthwiseAlone = 6,
-  kUpsampled = 7
+  kUpsampled = 7,
+  kDepthwisePooled = 8
 };
 
 template <typename State>

@@ -18,12 +18,25 @@ struct FloatPanels : PanelsInTurn<State, kBlock> {
   using Stage = DepthwiseStage<State>;
   using typename PanelsInTurn<State, kBlock>::Place;
 
-  static std::ptrdiff_t stage_floats(const TermOf<State>& term) { return ring_floats(term); }
+  static std::ptrdiff_t stage_floats(const TermOf<State>& term) {
+    return ring_floats(term) + (term.kind == TermKind::kDepthwisePooled ? filtered_floats(term) : 0);
+  }
   static Stage begin(const TermOf<State>& term, int row_begin, float* ring) {
     return begin_depthwise(term, row_begin, ring);
   }
   static void output_row(Stage& stage, int y, int out_width, const Place& place, std::ptrdiff_t offset) {
     depthwise_output_row(stage, y, out_width, place.first + offset, place.panel);
+  }
+  static void pooled_output_row(Stage& stage, int y, int out_width, const Place& place, std::ptrdiff_t offset) {
+    const TermOf<State>& term = *stage.term;
+    const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term.width) * kBlock;
+    float* const filtered = stage.ring + ring_floats(term);
+    for (int r = 0; r < 2; ++r) depthwise_output_row(stage, 2 * y + r, term.width, filtered + r * row, 2 * row);
+    for (int block = 0; block < term.blocks; ++block) {
+      float* const out = place.at(block) + offset;
+      for_each_pooled(filtered + block * 2 * row, row, out_width,
+                      [out](int p, int v, Vec value) { store(out + p * kBlock + v, value); });
+    }
   }
   static void activate(const State* in, int step, int pixels, const Activation& activation, float* out) {
     activate_row(in, step, pixels, activation, out);

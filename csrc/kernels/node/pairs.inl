@@ -205,34 +205,36 @@ struct PairPanels : Arrangement {
   using typename Arrangement::Place;
   static constexpr int kElements = 2 * Arrangement::kStep;  // from a pixel of a panel to the next
 
-  static std::ptrdiff_t stage_floats(const TermOf<Bf16>& term) { return ring_floats(term) + pair_weights_floats(term); }
+  static std::ptrdiff_t stage_floats(const TermOf<Bf16>& term) {
+    return ring_floats(term) + pair_weights_floats(term) +
+           (term.kind == TermKind::kDepthwisePooled ? filtered_floats(term) : 0);
+  }
   static Stage begin(const TermOf<Bf16>& term, int row_begin, float* ring) {
     const int top = row_begin * term.stride - term.kernel / 2;
-    const DepthwisePairRow row = term.middle == nullptr
-                                     ? depthwise_pair_row_of<kElements, false>(term.kernel, term.stride)
-                                     : depthwise_pair_row_of<kElements, true>(term.kernel, term.stride);
+    // What is pooled lies in rows of whole blocks first.
+    const DepthwisePairRow row =
+        term.kind == TermKind::kDepthwisePooled ? row_of<kBlock>(term) : row_of<kElements>(term);
     const PairStage stage = {&term, row, ring, ring + ring_floats(term), top < 0 ? 0 : top / 2};
     stage.begin();
     return stage;
   }
 
   static void output_row(Stage& stage, int y, int out_width, const Place& place, std::ptrdiff_t offset) {
+    filter_row(stage, y, out_width, [&](int block) { return halves(place.at(block) + offset); });
+  }
+
+  static void pooled_output_row(Stage& stage, int y, int out_width, const Place& place, std::ptrdiff_t offset) {
     const TermOf<Bf16>& term = *stage.term;
-    const int top = y * term.stride - term.kernel / 2, first = (top - (top & 1)) / 2;
-    const int beyond = (term.height + 1) / 2, end = first + stage.pairs() < beyond ? first + stage.pairs() : beyond;
-    for (int block = 0; block < term.blocks; ++block) {
-      for (int pair = stage.next; pair < end; ++pair) stage.add_pair(block, pair);
-      const float* weights = stage.weights_of(block, (top & 1) != 0);
-      Taps taps = {};
-      for (int pair = first < 0 ? 0 : first; pair < end; ++pair) {
-        PNF_ASSERT(taps.count < kMaxPairs);
-        taps.rows[taps.count] = stage.slot(block, pair);
-        taps.weights[taps.count++] = weights + (pair - first) * term.kernel * kBlock;
-      }
-      stage.row(taps, out_width, term.middle == nullptr ? nullptr : term.middle + block * kMiddleFloats,
-                halves(place.at(block) + offset));
+    const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term.width) * kBlock;
+    Bf16* const filtered = halves(stage.ring + ring_floats(term) + pair_weights_floats(term));
+    for (int r = 0; r < 2; ++r) {
+      filter_row(stage, 2 * y + r, term.width, [&](int block) { return filtered + (2 * block + r) * row; });
     }
-    if (end > stage.next) stage.next = end;
+    for (int block = 0; block < term.blocks; ++block) {
+      Bf16* const out = halves(place.at(block) + offset);
+      for_each_pooled(filtered + 2 * block * row, row, out_width,
+                      [out](int p, int v, Vec value) { store(out + p * kElements + v, value); });
+    }
   }
 
   static void activate(const Bf16* in, int step, int pixels, const Activation& activation, float* out) {
@@ -249,6 +251,33 @@ struct PairPanels : Arrangement {
   }
 
  private:
+  template <int Step>
+  static DepthwisePairRow row_of(const TermOf<Bf16>& term) {
+    const int stride = filter_stride(term);
+    return term.middle == nullptr ? depthwise_pair_row_of<Step, false>(term.kernel, stride)
+                                  : depthwise_pair_row_of<Step, true>(term.kernel, stride);
+  }
+
+  // Row y of the convolution, of each block to where `out` says.
+  template <typename Out>
+  static void filter_row(Stage& stage, int y, int width, Out out) {
+    const TermOf<Bf16>& term = *stage.term;
+    const int top = y * filter_stride(term) - term.kernel / 2, first = (top - (top & 1)) / 2;
+    const int beyond = (term.height + 1) / 2, end = first + stage.pairs() < beyond ? first + stage.pairs() : beyond;
+    for (int block = 0; block < term.blocks; ++block) {
+      for (int pair = stage.next; pair < end; ++pair) stage.add_pair(block, pair);
+      const float* weights = stage.weights_of(block, (top & 1) != 0);
+      Taps taps = {};
+      for (int pair = first < 0 ? 0 : first; pair < end; ++pair) {
+        PNF_ASSERT(taps.count < kMaxPairs);
+        taps.rows[taps.count] = stage.slot(block, pair);
+        taps.weights[taps.count++] = weights + (pair - first) * term.kernel * kBlock;
+      }
+      stage.row(taps, width, term.middle == nullptr ? nullptr : term.middle + block * kMiddleFloats, out(block));
+    }
+    if (end > stage.next) stage.next = end;
+  }
+
   template <bool HasCap>
   static void activate_by(const TwoActivations<HasCap>& activation, const Bf16* in, int step, int pixels, float* out) {
     if (step == 1) {

@@ -4,8 +4,9 @@
 //   kStep                         words from a pixel of a panel to the next
 //   arrange                       divides scratch among the panels of a node
 //   place[term]                   where they lie: place[term].at(block)
-//   Stage, stage_floats, begin, output_row
-//                                 a depthwise term in progress, its memory, and its next row of every panel
+//   Stage, stage_floats, begin, output_row, pooled_output_row
+//                                 a depthwise term in progress, its memory, and its next row of every panel, or the next
+//                                 row of what is pooled of its result
 //   activate, activate_pooled     a row of a panel for a pointwise term
 //   runs                          all panels that one or more blocks of outputs are the sum of, kMostRuns at most
 //   multiply<NB>                  their products, NB blocks of outputs
@@ -21,7 +22,7 @@ namespace {
 template <typename State>
 PNF_INLINE bool is_convolution(const TermOf<State>& term) {
   return term.kind == TermKind::kPointwise || term.kind == TermKind::kDepthwise ||
-         term.kind == TermKind::kPooledPointwise;
+         term.kind == TermKind::kPooledPointwise || term.kind == TermKind::kDepthwisePooled;
 }
 
 template <typename State>
@@ -181,7 +182,7 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
       scratch += ring_floats(term);
     }
     if (!is_convolution(term)) continue;
-    if (term.kind == TermKind::kDepthwise) {
+    if (term.kind == TermKind::kDepthwise || term.kind == TermKind::kDepthwisePooled) {
       stages[t] = Panels::begin(term, row_begin, scratch);
       scratch += Panels::stage_floats(term);
     }
@@ -196,6 +197,10 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
       for (int r = 0; r < rows; ++r) {
         if (term.kind == TermKind::kDepthwise) {
           Panels::output_row(stages[t], y + r, node.width, panels.place[t], r * row_words);
+          continue;
+        }
+        if (term.kind == TermKind::kDepthwisePooled) {
+          Panels::pooled_output_row(stages[t], y + r, node.width, panels.place[t], r * row_words);
           continue;
         }
         const std::ptrdiff_t iy = static_cast<std::ptrdiff_t>(y + r) * term.stride + term.shift;

@@ -26,6 +26,12 @@ static inline std::ptrdiff_t ring_floats(const TermOf<State>& term) {
   return static_cast<std::ptrdiff_t>(term.blocks) * term.kernel * ring_width(term) * kBlock;
 }
 
+// Two rows of a convolution's result, of which the largest of 2 x 2 pixels are taken.
+template <typename State>
+static inline std::ptrdiff_t filtered_floats(const TermOf<State>& term) {
+  return 2 * static_cast<std::ptrdiff_t>(term.blocks) * term.width * kBlock;
+}
+
 // Depthwise weights of half precision for windows that begin with a pair of rows and for those that begin inside one.
 template <typename State>
 static inline std::ptrdiff_t pair_weights_floats(const TermOf<State>& term) {

@@ -17,7 +17,7 @@ _BLOCK = 16
 _HALF = 4  # the version of programs of half precision
 _GROUP, _STEM, _NODE, _GLOBAL_DEPTHWISE, _LINEAR, _MAP = range(6)
 _POINTWISE, _DEPTHWISE, _MAX_POOL, _AVG_POOL, _IDENTITY = range(5)
-_POOLED_POINTWISE, _DEPTHWISE_ALONE, _UPSAMPLED = range(5, 8)
+_POOLED_POINTWISE, _DEPTHWISE_ALONE, _UPSAMPLED, _DEPTHWISE_POOLED = range(5, 9)
 
 
 class _Words:
@@ -144,28 +144,22 @@ def _term(words: list[int], states: dict[int, Tensor], blocks: int, constant: An
     x = states[source]
     channels = x.shape[1]
     in_blocks = channels // _BLOCK
-    if kind == _IDENTITY:
-        return x
-    if kind == _UPSAMPLED:
-        return F.interpolate(x, scale_factor=2, mode="nearest")
-    if kind in (_MAX_POOL, _AVG_POOL):
-        if kind == _MAX_POOL:
-            pooled = F.max_pool2d(x, 3, stride, 1)
-        else:
-            pooled = F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
-        factor: Tensor = constant(scale, 1, channels, 1, 1)
-        return pooled * factor
+    if kind in (_IDENTITY, _UPSAMPLED, _MAX_POOL, _AVG_POOL):
+        return _without_weights(kind, x, stride, scale, constant)
     if kind == _POOLED_POINTWISE:
         x, stride = F.max_pool2d(x, 2, 2), 1
     x = _activated(x, constant(slope, channels), None if cap < 0 else constant(cap, channels))
-    if kind in (_DEPTHWISE, _DEPTHWISE_ALONE):
+    if kind in (_DEPTHWISE, _DEPTHWISE_ALONE, _DEPTHWISE_POOLED):
         taps = _taps(filters, depthwise, in_blocks, kernel, half=filters is not constant)
-        x = F.conv2d(x, taps, None, stride, kernel // 2, groups=channels)
+        steps = 1 if kind == _DEPTHWISE_POOLED else stride
+        x = F.conv2d(x, taps, None, steps, kernel // 2, groups=channels)
         if middle >= 0:
             bias, slopes, caps = constant(middle, in_blocks, 3, _BLOCK).transpose(0, 1).flatten(1)
             x = _activated(x + bias.view(1, -1, 1, 1), slopes, caps)
     else:
         x = x[:, :, shift::stride, shift::stride]
+    if kind == _DEPTHWISE_POOLED:
+        x = F.max_pool2d(x, 2, 2)
     if kind == _DEPTHWISE_ALONE:
         return x
     # out block, in block, in, out; in half precision two inputs to a word
@@ -179,6 +173,19 @@ def _term(words: list[int], states: dict[int, Tensor], blocks: int, constant: An
     before = first_out * _BLOCK
     after = (blocks - first_out - out_blocks) * _BLOCK
     return F.pad(product, (0, 0, 0, 0, before, after))
+
+
+def _without_weights(kind: int, x: Tensor, stride: int, scale: int, constant: Any) -> Tensor:
+    if kind == _IDENTITY:
+        return x
+    if kind == _UPSAMPLED:
+        return F.interpolate(x, scale_factor=2, mode="nearest")
+    if kind == _MAX_POOL:
+        pooled = F.max_pool2d(x, 3, stride, 1)
+    else:
+        pooled = F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
+    factor: Tensor = constant(scale, 1, x.shape[1], 1, 1)
+    return pooled * factor
 
 
 def _taps(filters: Any, offset: int, blocks: int, kernel: int, *, half: bool) -> Tensor:

@@ -169,12 +169,12 @@ def _node(states: list[list[int]], output: int, bias: int, terms: list[list[int]
         kind, source, kernel, stride, shift, first, count = term[:7]
         return kind, kernel, stride, shift, states[source][2], first, count
 
+    if any(term[0] > _LAST_KIND or any(operand != -1 for operand in term[11:]) for term in terms):
+        raise PocketNetError(_FOREIGN)
     for (kind, kernel, stride, shift, blocks, first, count), group in itertools.groupby(terms, alike):
         parts = list(group)
         codes.append(edge_code(kind, kernel, stride, shift, len(parts), blocks, first, count))
         for term in parts:
-            if kind > _LAST_KIND or any(operand != -1 for operand in term[11:]):
-                raise PocketNetError(_FOREIGN)
             _, offset, _, rows, columns, _ = states[term[1]]
             table += [offset, rows, columns, *term[7:11]]
     if len(codes) > _MAX_EDGES:
