@@ -80,7 +80,7 @@ def test_the_embeddings_are_those_of_embed(
     embed = runner(monkeypatch, capsys, "embed")
     files = [people / "ann" / "one.png", people / "ann" / "two.png", people / "bob" / "one.png"]
     output = tmp_path / "out.npz"
-    assert embed(*files, "--aligned", "--untrained", "--flip", "-o", output).code == 0
+    assert embed(*files, "--aligned", "--untrained", "-o", output).code == 0
     with np.load(output) as data:
         np.testing.assert_allclose(Gallery(built).embeddings, data["embeddings"], atol=1e-6)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ PYTHON_ROOMS = [
     {"models"},
     {"ops"},
 ]
-FREE = {"errors", "files", "machine", "cmake", "strict_json", "pictures", "__init__", "_C"}
+FREE = {"errors", "files", "machine", "cmake", "strict_json", "pictures", "lazy", "__init__", "_C"}
 NATIVE_ROOMS = [{"bindings"}, {"ops"}, {"faces"}, {"plan"}, {"kernels"}]
 HEAVY = ["cv2", "matplotlib", "skimage", "onnxruntime", "openvino", "triton", "typer", "rich", "safetensors"]
 
@@ -98,3 +99,15 @@ def test_lazy_names_resolve() -> None:
         assert getattr(pocketnet_fast, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'compil'"):
         _ = pocketnet_fast.compil  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("room", ["pocketnet_fast", "faces", "gallery", "export"])
+def test_rooms_give_their_public_names(room: str) -> None:
+    """Each name of ``__all__`` is there, and only a name that is one is found."""
+    name = room if room == "pocketnet_fast" else f"pocketnet_fast.{room}"
+    module = importlib.import_module(name)
+    for public in module.__all__:
+        assert getattr(module, public) is not None
+        assert public in dir(module)
+    with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'nothing'"):
+        getattr(module, "nothing")  # noqa: B009

@@ -86,7 +86,7 @@ def test_eval(run: Run, weights: Path, folder: Path) -> None:
 
 
 def test_embed(run: Run, weights: Path, folder: Path) -> None:
-    result = run("embed", folder / "0.png", "--aligned", "--weights", weights, "--json")
+    result = run("embed", folder / "0.png", "--aligned", "--no-flip", "--weights", weights, "--json")
     embedder = network(weights)
     row = embedder(crop(0)[None])[0]
     found = np.array(result.json["embeddings"][0]["embedding"])

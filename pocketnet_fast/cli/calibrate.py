@@ -10,6 +10,7 @@ import typer
 
 from pocketnet_fast.cli.loading import (
     EngineOption,
+    FlipOption,
     JsonOption,
     ModelOption,
     ThreadsOption,
@@ -71,9 +72,7 @@ def calibrate(
         ),
     ] = None,
     model: ModelOption = None,
-    flip: Annotated[
-        bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
-    ] = True,
+    flip: FlipOption = True,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 16,

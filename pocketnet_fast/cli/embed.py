@@ -15,6 +15,7 @@ from pocketnet_fast.cli.loading import (
     AlignedOption,
     DetectorOption,
     EngineOption,
+    FlipOption,
     JsonOption,
     ModelOption,
     SeveralFaces,
@@ -55,7 +56,7 @@ def embed(
     aligned: AlignedOption = False,
     detector: DetectorOption = None,
     upright: UprightOption = True,
-    flip: Annotated[bool, typer.Option("--flip", help="Add the embedding of the mirror image.")] = False,
+    flip: FlipOption = True,
     skip: Annotated[
         bool, typer.Option("--skip", help="Leave out images that cannot be used, naming each.")
     ] = False,

@@ -9,6 +9,7 @@ import typer
 
 from pocketnet_fast.cli.loading import (
     DetectorOption,
+    FlipOption,
     JsonOption,
     ModelOption,
     ThreadsOption,
@@ -44,9 +45,7 @@ def faces(
     untrained: UntrainedOption = False,
     detector: DetectorOption = None,
     upright: UprightOption = True,
-    flip: Annotated[
-        bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
-    ] = True,
+    flip: FlipOption = True,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:

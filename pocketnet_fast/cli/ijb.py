@@ -11,6 +11,7 @@ import typer
 
 from pocketnet_fast.cli.loading import (
     EngineOption,
+    FlipOption,
     JsonOption,
     ModelOption,
     ThreadsOption,
@@ -42,9 +43,7 @@ def ijb(
     model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
-    flip: Annotated[
-        bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
-    ] = True,
+    flip: FlipOption = True,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 32,

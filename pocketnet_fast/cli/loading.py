@@ -59,6 +59,9 @@ EngineOption = Annotated[
         "for an exported file."
     ),
 ]
+FlipOption = Annotated[
+    bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; default: as many as PyTorch uses.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

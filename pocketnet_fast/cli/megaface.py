@@ -12,6 +12,7 @@ from pocketnet_fast.cli.loading import (
     AlignedOption,
     DetectorOption,
     EngineOption,
+    FlipOption,
     JsonOption,
     ModelOption,
     SeveralFaces,
@@ -65,9 +66,7 @@ def extract(
     aligned: AlignedOption = False,
     detector: DetectorOption = None,
     upright: UprightOption = True,
-    flip: Annotated[
-        bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
-    ] = True,
+    flip: FlipOption = True,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 32,

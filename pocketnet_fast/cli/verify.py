@@ -12,6 +12,7 @@ from pocketnet_fast.cli.loading import (
     AlignedOption,
     DetectorOption,
     EngineOption,
+    FlipOption,
     JsonOption,
     ModelOption,
     ThreadsOption,
@@ -56,9 +57,7 @@ def verify(
     aligned: AlignedOption = False,
     detector: DetectorOption = None,
     upright: UprightOption = True,
-    flip: Annotated[
-        bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
-    ] = True,
+    flip: FlipOption = True,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,

@@ -1,1 +1,33 @@
-"""Models as files that other programs load."""
+"""Models as files that other programs load.
+
+The names below are loaded on first use.
+"""
+
+from typing import TYPE_CHECKING
+
+from pocketnet_fast.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from pocketnet_fast.export.aotinductor import export_aotinductor as export_aotinductor
+    from pocketnet_fast.export.aotinductor import load_package as load_package
+    from pocketnet_fast.export.exported import load_exported as load_exported
+    from pocketnet_fast.export.onnx import export_onnx as export_onnx
+    from pocketnet_fast.export.torchscript import export_torchscript as export_torchscript
+
+_NAMES = {
+    "export_aotinductor": "pocketnet_fast.export.aotinductor",
+    "export_onnx": "pocketnet_fast.export.onnx",
+    "export_torchscript": "pocketnet_fast.export.torchscript",
+    "load_exported": "pocketnet_fast.export.exported",
+    "load_package": "pocketnet_fast.export.aotinductor",
+}
+
+__all__ = [
+    "export_aotinductor",
+    "export_onnx",
+    "export_torchscript",
+    "load_exported",
+    "load_package",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

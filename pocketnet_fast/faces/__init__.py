@@ -1,1 +1,30 @@
-"""From a photo to aligned face crops."""
+"""From a photo to faces with embeddings.
+
+The names below are loaded on first use.
+"""
+
+from typing import TYPE_CHECKING
+
+from pocketnet_fast.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from pocketnet_fast.faces.analyzer import FaceAnalyzer as FaceAnalyzer
+    from pocketnet_fast.faces.detector import FaceDetector as FaceDetector
+    from pocketnet_fast.faces.detector import select_face as select_face
+    from pocketnet_fast.faces.face import Face as Face
+
+_NAMES = {
+    "FaceAnalyzer": "pocketnet_fast.faces.analyzer",
+    "Face": "pocketnet_fast.faces.face",
+    "FaceDetector": "pocketnet_fast.faces.detector",
+    "select_face": "pocketnet_fast.faces.detector",
+}
+
+__all__ = [
+    "Face",
+    "FaceAnalyzer",
+    "FaceDetector",
+    "select_face",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)
