@@ -181,6 +181,22 @@ class TestEmbed:
         big = write_image(tmp_path / "big.png", np.zeros((224, 224, 3), np.uint8))
         assert refused(run("embed", big, *quiet, "--json"), "224x224", "112x112")
 
+    def test_all_faces(self, run: Run, astronaut: Path, tmp_path: Path) -> None:
+        photo = read_image(astronaut)[:260, 90:350]
+        pair = write_image(tmp_path / "pair.png", np.concatenate([photo, photo[::2, ::-2].repeat(2, 0)], 1))
+        command = ["embed", pair, astronaut, "--json"]
+        assert len(run(*command).json["embeddings"]) == 2
+        rows = run(*command, "--all-faces").json["embeddings"]
+        assert [row["file"] for row in rows] == [str(pair), str(pair), str(astronaut)]
+        assert [row["faces"] for row in rows] == [2, 2, 1]
+        assert rows[0]["box"] != rows[1]["box"]
+        # In batches that a photo's faces overflow, the same.
+        again = run(*command, "--all-faces", "--batch", 1).json["embeddings"]
+        assert [row["box"] for row in again] == [row["box"] for row in rows]
+        assert refused(run(*command, "--all-faces", "--aligned"), "exclude each other")
+        wall = write_image(tmp_path / "wall.png", np.full((90, 90, 3), 99, np.uint8))
+        assert refused(run("embed", wall, "--all-faces", "--json"), "no face found")
+
     def test_what_has_no_fused_form_runs_eager(self, run: Run, crops: list[Path]) -> None:
         command = ["embed", crops[0], "--aligned", "--untrained", "--model", "iresnet18", "--json"]
         assert refused(run(*command, "--engine", "fused"), "iresnet18 has no fused form")

@@ -57,6 +57,9 @@ def embed(
     detector: DetectorOption = None,
     upright: UprightOption = True,
     flip: FlipOption = True,
+    all_faces: Annotated[
+        bool, typer.Option("--all-faces", help="Every face of a photo, not only the most prominent one.")
+    ] = False,
     skip: Annotated[
         bool, typer.Option("--skip", help="Leave out images that cannot be used, naming each.")
     ] = False,
@@ -65,11 +68,12 @@ def embed(
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 32,
     as_json: JsonOption = False,
 ) -> None:
-    """Embed the most prominent face of each image.
+    """Embed the most prominent face of each image, or every face that can be recognised.
 
     Embeddings have length 1, so the product of two is their cosine similarity; the lengths they had are kept
     as norms. An .npz holds files, embeddings, norms, and of detected faces boxes, landmarks, scores and
-    counts; a .csv holds file, norm, and one column per dimension.
+    counts; a .csv holds file, norm, and one column per dimension. With --all-faces, a photo has a row for each
+    of its faces.
 
     Example: [bold]pocketnet embed photos/*.jpg -o faces.npz[/bold]
     """
@@ -78,6 +82,8 @@ def embed(
     if output is not None and output.suffix.lower() not in _FORMATS:
         raise PocketNetError(f"{output}: unknown kind of file; expected {' or '.join(_FORMATS)}")
 
+    if all_faces and aligned:
+        raise PocketNetError("--aligned and --all-faces exclude each other")
     images = [path for image in images for path in (photos_below(image) if image.is_dir() else [image])]
 
     import numpy as np
@@ -97,9 +103,13 @@ def embed(
         several = SeveralFaces()
         with progress(len(images), "embedding") as advance:
             report = _report if skip else None
-            for face, row in embed_photos(images, embedder, finder, on_photo=advance, on_error=report):
+            found = embed_photos(
+                images, embedder, finder, every_face=all_faces, on_photo=advance, on_error=report
+            )
+            for face, row in found:
                 faces.append(face)
-                several.add(face)
+                if not all_faces:
+                    several.add(face)
                 rows.append(row)
         several.say()
         if not faces:

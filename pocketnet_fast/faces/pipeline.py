@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pocketnet_fast.data.alignment import CROP_SIZE, align
 from pocketnet_fast.data.images import read_image
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.faces.detector import FaceDetector, select_face
+from pocketnet_fast.faces.detector import MIN_FACE, FaceDetector, select_face
 from pocketnet_fast.faces.face import Face
 
 if TYPE_CHECKING:
@@ -68,6 +68,24 @@ def aligned_face(
 def load_face(path: str | os.PathLike[str], detector: FaceDetector | None) -> AlignedFace:
     """Read an image file and align its face: ``read_image`` and ``aligned_face``, with their errors."""
     return aligned_face(read_image(path), path, detector)
+
+
+def load_faces(path: str | os.PathLike[str], detector: FaceDetector) -> list[AlignedFace]:
+    """Read a photo and align every face of it that can be recognised, the most prominent first.
+
+    Raises:
+        PocketNetError: the file cannot be read, or every face is doubtful or too small, or there is none.
+    """
+    name, image = os.fspath(path), read_image(path)
+    found = detector.detect(image)
+    select_face(found, name)
+    usable = [face for face in found if face.doubt is None and face.size >= MIN_FACE]
+    return [
+        AlignedFace(
+            name, align(image, face.landmarks), [face, *(other for other in found if other is not face)]
+        )
+        for face in usable
+    ]
 
 
 class Embedder:
@@ -237,6 +255,7 @@ def embed_photos(
     embedder: Embedder,
     detector: FaceDetector | None,
     *,
+    every_face: bool = False,
     on_photo: Callable[[], None] = lambda: None,
     on_error: Callable[[PocketNetError], None] | None = None,
 ) -> Iterator[tuple[AlignedFace, Embeddings]]:
@@ -246,6 +265,7 @@ def embed_photos(
         paths: image files.
         embedder: what embeds the crops; its batch size bounds how many are held.
         detector: None if the files are aligned crops.
+        every_face: not only the most prominent one; see ``load_faces``.
         on_photo: called after each file, for progress.
         on_error: given the error of a file that cannot be used, which is then left out; without it the
             error is raised.
@@ -263,12 +283,15 @@ def embed_photos(
 
     for path in paths:
         try:
-            batch.append(load_face(path, detector))
+            if every_face and detector is not None:
+                batch += load_faces(path, detector)
+            else:
+                batch.append(load_face(path, detector))
         except PocketNetError as error:
             if on_error is None:
                 raise
             on_error(error)
         on_photo()
-        if len(batch) == embedder.batch_size:
+        if len(batch) >= embedder.batch_size:
             yield from flush()
     yield from flush()
