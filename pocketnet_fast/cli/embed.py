@@ -72,8 +72,8 @@ def embed(
 
     Embeddings have length 1, so the product of two is their cosine similarity; the lengths they had are kept
     as norms. An .npz holds files, embeddings, norms, and of detected faces boxes, landmarks, scores and
-    counts; a .csv holds file, norm, and one column per dimension. With --all-faces, a photo has a row for each
-    of its faces.
+    counts; a .csv holds file, norm, and one column per dimension. With --all-faces, a photo has a row for
+    each of its faces.
 
     Example: [bold]pocketnet embed photos/*.jpg -o faces.npz[/bold]
     """
