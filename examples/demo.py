@@ -33,7 +33,6 @@ from rich.console import Console
 from rich.table import Table
 
 import pocketnet_fast
-from pocketnet_fast.data.alignment import align
 from pocketnet_fast.data.images import read_image
 from pocketnet_fast.faces.pipeline import normalized
 from pocketnet_fast.ops.native import library_path
@@ -48,12 +47,11 @@ SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Portrait:
-    """A photo that an installed package carries, with its landmarks (x, y) in the template's order."""
+    """A photo that an installed package carries."""
 
     person: str
     package: str
     file: str
-    landmarks: tuple[tuple[float, float], ...]
 
     def path(self) -> Path:
         # Asking the import system, not the package: scikit-image's own loader may start a download.
@@ -67,65 +65,49 @@ class Portrait:
 
 
 PORTRAITS = (
-    Portrait(
-        "Eileen Collins",
-        "skimage",
-        "data/astronaut.png",
-        ((200.1, 101.8), (247.1, 102.6), (220.4, 124.5), (198.6, 142.8), (239.7, 143.6)),
-    ),
-    Portrait(
-        "Grace Hopper",
-        "matplotlib",
-        "mpl-data/sample_data/grace_hopper.jpg",
-        ((227.1, 193.3), (307.8, 195.4), (266.5, 240.0), (228.5, 267.9), (302.2, 269.6)),
-    ),
+    Portrait("Eileen Collins", "skimage", "data/astronaut.png"),
+    Portrait("Grace Hopper", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 )
 
-Photo = tuple[np.ndarray, np.ndarray]  # the image and its landmarks
+
+def original(image: np.ndarray) -> np.ndarray:
+    return image
 
 
-def original(image: np.ndarray, landmarks: np.ndarray) -> Photo:
-    return image, landmarks
+def mirrored(image: np.ndarray) -> np.ndarray:
+    return image[:, ::-1]
 
 
-def mirrored(image: np.ndarray, landmarks: np.ndarray) -> Photo:
-    flipped = landmarks * (-1, 1) + (image.shape[1] - 1, 0)
-    return image[:, ::-1], flipped[[1, 0, 2, 4, 3]]
+def darker(image: np.ndarray) -> np.ndarray:
+    return (image * 0.45).astype(np.uint8)
 
 
-def darker(image: np.ndarray, landmarks: np.ndarray) -> Photo:
-    return (image * 0.45).astype(np.uint8), landmarks
+def blurred(image: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(image, (0, 0), 0.003 * image.shape[1])
 
 
-def blurred(image: np.ndarray, landmarks: np.ndarray) -> Photo:
-    eyes = float(np.linalg.norm(landmarks[1] - landmarks[0]))
-    return cv2.GaussianBlur(image, (0, 0), 0.05 * eyes), landmarks
-
-
-def rotated(image: np.ndarray, landmarks: np.ndarray) -> Photo:
+def rotated(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), 25, 1)
-    turned = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
-    return turned, landmarks @ matrix[:, :2].T + matrix[:, 2]
+    return cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
 
 
-ALTERATIONS: tuple[Callable[[np.ndarray, np.ndarray], Photo], ...] = (
-    original,
-    mirrored,
-    darker,
-    blurred,
-    rotated,
-)
+ALTERATIONS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (original, mirrored, darker, blurred, rotated)
 
 
 def make_crops() -> tuple[list[str], np.ndarray]:
-    """Return labels and N x 112 x 112 x 3 uint8 crops, each aligned after its photo was altered."""
+    """Return labels and N x 112 x 112 x 3 uint8 crops, of the face found in each photo after it was altered."""
+    analyzer = pocketnet_fast.FaceAnalyzer(max_faces=1)
     labels, crops = [], []
     for portrait in PORTRAITS:
         image = read_image(portrait.path())
         for alter in ALTERATIONS:
-            crops.append(align(*alter(image, np.array(portrait.landmarks))))
-            labels.append(f"{portrait.person}, {alter.__name__}")
+            label = f"{portrait.person}, {alter.__name__}"
+            faces = analyzer.analyze(alter(image))
+            if not faces or faces[0].crop is None:
+                sys.exit(f"demo: no face was found in {label}")
+            crops.append(faces[0].crop)
+            labels.append(label)
     return labels, np.stack(crops)
 
 
@@ -323,7 +305,7 @@ def measure(out: Path, rounds: int, progress: Callable[[str], None]) -> dict[str
     log.unlink(missing_ok=True)
     (out / "crops").mkdir(parents=True, exist_ok=True)
 
-    progress("aligning the portraits")
+    progress("finding the faces")
     labels, crops = make_crops()
     files = []
     for label, crop in zip(labels, crops, strict=True):
