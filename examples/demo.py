@@ -96,7 +96,7 @@ ALTERATIONS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (original, mirrore
 
 
 def make_crops() -> tuple[list[str], np.ndarray]:
-    """Return labels and N x 112 x 112 x 3 uint8 crops, of the face found in each photo after it was altered."""
+    """Return labels and N x 112 x 112 x 3 uint8 crops, of the face found in each altered photo."""
     analyzer = pocketnet_fast.FaceAnalyzer(max_faces=1)
     labels, crops = [], []
     for portrait in PORTRAITS:
