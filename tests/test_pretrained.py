@@ -25,12 +25,13 @@ from pocketnet_fast.evaluation.verification import (
 from pocketnet_fast.faces.detector import FaceDetector
 from pocketnet_fast.faces.pipeline import Embedder, aligned_face, normalized
 from pocketnet_fast.models import registry
+from pocketnet_fast.models.shipped import verified
 
 NAMES = sorted(registry.PRETRAINED)
 
 
 def path_of(name: str) -> Path:
-    return Path(registry.__file__).parent / registry.PRETRAINED[name].path
+    return verified(registry.PRETRAINED[name])
 
 
 def test_the_default_model_has_weights() -> None:
