@@ -404,7 +404,7 @@ void run(const Case& c, Random& random) {
   const Constants values(random.reals(static_cast<std::size_t>(c.pixels()) * stride, -1.0f, 1.0f), misaligned);
   const OutputGradient gradient = {gradients.get(), stride, first};
   for (const KernelSet& set : compiled_kernels()) {
-    if (!set.available) continue;
+    if (!is_tested(set)) continue;
     ImageView view = {products.get(), kBlock, static_cast<std::ptrdiff_t>(c.pixels()) * kBlock, true};
     if (c.kind == CellKind::kNormalize) {
       view = {inputs.get()[0], c.part_channels, kBlock, false};
@@ -474,7 +474,7 @@ void sums() {
                shifts[t][c];
       };
       for (const KernelSet& set : compiled_kernels()) {
-        if (!set.available) continue;
+        if (!is_tested(set)) continue;
         Guarded out(static_cast<std::size_t>(pixels) * channels, true), rest(blocks * plane, true);
         // At once, or the second term and residual on top of the first.
         const int at_once = random.integer(1, 2);

@@ -413,10 +413,10 @@ void threads_fit_into_the_limit() {
 int main() {
   using namespace pnf::test;
   for (const pnf::KernelSet& set : pnf::compiled_kernels()) {
-    if (set.available) division_of_work_leaves_the_result(set, network());
+    if (is_tested(set)) division_of_work_leaves_the_result(set, network());
   }
   for (const pnf::Bf16KernelSet& set : pnf::compiled_bf16_kernels()) {
-    if (set.available) division_of_work_leaves_the_result(set, network(true));
+    if (is_tested(set)) division_of_work_leaves_the_result(set, network(true));
   }
   groups_leave_the_result();
   flip_adds_the_mirror_image();

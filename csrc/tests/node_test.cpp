@@ -290,6 +290,8 @@ struct Layout {
 template <typename State>
 void run_in(const NodeCase& test, std::vector<TermData> data, const std::vector<float>& bias, const Layout& layout,
             Random& random) {
+  const auto& sets = kernel_sets(State{});
+  if (std::none_of(sets.begin(), sets.end(), [](const auto& set) { return is_tested(set); })) return;
   for (TermData& d : data) {
     d.input = rounded<State>(d.input);
     d.depthwise = rounded<State>(d.depthwise);
@@ -348,7 +350,7 @@ void run_in(const NodeCase& test, std::vector<TermData> data, const std::vector<
   }
   Guarded scratch_memory(node_scratch(sized), layout.misaligned);
 
-  for (const auto& set : kernel_sets(State{})) {
+  for (const auto& set : sets) {
     if (!is_tested(set)) continue;
     const std::string name = std::string(set.name) + (halvings > 0 ? " half " : " ") + test.describe();
     const auto rows = [&](RowsOf<State>& output, int begin, int end) {
