@@ -18,7 +18,7 @@ from pocketnet_fast.models.weights import load_weights
 PRETRAINED: dict[str, ShippedFile] = {
     "pocketnet_s128": ShippedFile(
         path="pocketnet_s128.safetensors",
-        sha256="e1c3718128699fcc706402f102760e32d880a27d320a81accb4daa8289c13e32",
+        sha256="16dc8a80c223c446f24965d22b7b55c29113697eb8ff6ef756a51e45ea5d78fc",
         embedding_dim=128,
     ),
 }
