@@ -21,6 +21,7 @@ NAMES = [
     "pocketnet_s128_arcface",
     "pocketnet_s128_kd",
     "pocketnet_s128_multistep_kd",
+    "refine_distill",
     "synthetic_tiny",
     "transfer_distill",
 ]
