@@ -1,4 +1,4 @@
-"""The native test suite: plain, under sanitizers, and emulated on another processor and on older CPUs."""
+"""The native test suite: plain, and emulated on another processor and on older CPUs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from native import (
     embeddings_of,
     network_command,
     run,
-    sanitized_build,
-    thread_sanitized_build,
     tool,
 )
 
@@ -27,17 +25,6 @@ from pocketnet_fast.models.pocketnet import PocketNet
 def test_plain():
     output = ctest(build("release"))
     assert "100% tests passed" in output
-
-
-@pytest.mark.slow
-def test_address_and_undefined_behaviour_sanitizers():
-    """With the kernels' assertions on, those of AVX-512 and of tile registers in plain C++ included."""
-    ctest(sanitized_build())
-
-
-@pytest.mark.slow
-def test_thread_sanitizer():
-    ctest(thread_sanitized_build("threads_tests"), "--label-regex", "threads")
 
 
 @pytest.mark.slow
