@@ -267,7 +267,7 @@ class Decoder {
     t.cap = optional_operand(product || window, channels);
     t.middle = t.kind == TermKind::kDepthwiseAlone ? weights(3 * channels) : optional_operand(window, 3 * channels);
 
-    const auto out_side = [&](int side) { return upsampled ? 2 * side : (side + t.stride - 1) / t.stride; };
+    const auto out_side = [&](int side) { return output_side(t.kind, t.stride, side); };
     if (out.height != out_side(in.height) || out.width != out_side(in.width)) fail("a term's input has another size");
     if ((pooled || filter_pooled) && (t.stride != 2 || in.height % 2 != 0 || in.width % 2 != 0)) {
       fail("a pooled term needs stride 2 and an even size");

@@ -55,6 +55,11 @@ struct ProgramTerm {
   int slope, depthwise, pointwise, scale, cap, middle;  // offsets; unused ones are -1
 };
 
+// Of a term's output, from its input's.
+inline int output_side(TermKind kind, int stride, int side) {
+  return kind == TermKind::kUpsampled ? 2 * side : (side + stride - 1) / stride;
+}
+
 struct Step {
   StepKind kind;
   int input, output;  // buffers

@@ -51,11 +51,8 @@ class Resizing {
     }
     const ProgramTerm& term = p_.terms[step.first_term];
     const Buffer& in = buffers_[term.input];
-    const auto side = [&](int s) {
-      return term.kind == TermKind::kUpsampled ? 2 * s : (s + term.stride - 1) / term.stride;
-    };
-    out.height = side(in.height);
-    out.width = side(in.width);
+    out.height = output_side(term.kind, term.stride, in.height);
+    out.width = output_side(term.kind, term.stride, in.width);
   }
 
   // About as many pixels at a time as before.

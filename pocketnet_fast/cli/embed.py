@@ -23,10 +23,10 @@ from pocketnet_fast.cli.loading import (
     UntrainedOption,
     UprightOption,
     WeightsOption,
+    all_photos,
     load_detector,
     load_embedder,
     note,
-    photos_below,
 )
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
@@ -84,7 +84,7 @@ def embed(
 
     if all_faces and aligned:
         raise PocketNetError("--aligned and --all-faces exclude each other")
-    images = [path for image in images for path in (photos_below(image) if image.is_dir() else [image])]
+    images = all_photos(images)
 
     import numpy as np
 

@@ -16,9 +16,9 @@ from pocketnet_fast.cli.loading import (
     UntrainedOption,
     UprightOption,
     WeightsOption,
+    all_photos,
     load_network,
     note,
-    photos_below,
 )
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
@@ -57,7 +57,7 @@ def faces(
 
     Example: [bold]pocketnet faces party.jpg --show seen/ --crops crops/[/bold]
     """
-    files = [path for photo in photos for path in (photos_below(photo) if photo.is_dir() else [photo])]
+    files = all_photos(photos)
 
     from pocketnet_fast.faces.analyzer import FaceAnalyzer
 

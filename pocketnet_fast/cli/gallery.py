@@ -21,6 +21,7 @@ from pocketnet_fast.cli.loading import (
     UntrainedOption,
     UprightOption,
     WeightsOption,
+    all_photos,
     load_detector,
     load_embedder,
     note,
@@ -218,7 +219,7 @@ def search(
     from pocketnet_fast.gallery.index import IndexedSearch
     from pocketnet_fast.gallery.store import Gallery
 
-    queries = [path for query in queries for path in (photos_below(query) if query.is_dir() else [query])]
+    queries = all_photos(queries)
     gallery = Gallery(where)
     indexed = IndexedSearch(gallery, probes=probes) if use_index else None
     finder = load_detector(aligned, detector, upright)

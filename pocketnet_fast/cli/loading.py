@@ -106,6 +106,15 @@ def photos_below(folder: Path) -> list[Path]:
     return found
 
 
+def all_photos(given: list[Path]) -> list[Path]:
+    """The files among what was given, and for each folder the images in it.
+
+    Raises:
+        PocketNetError: a folder holds none.
+    """
+    return [path for one in given for path in (photos_below(one) if one.is_dir() else [one])]
+
+
 def weight_file(weights: Path) -> Path:
     """The file that ``--weights`` means: itself, or of a training run's folder the newest (averaged) weights.
 

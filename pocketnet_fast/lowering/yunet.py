@@ -25,10 +25,10 @@ def _product(unit: nn.Module) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Lowering(PlanBuilder):
-    def step(self, name: str, like: int, channels: int, terms: list[Term], bias: np.ndarray) -> int:
-        """Emit a sum of the size of another state."""
+    def step(self, name: str, like: int, terms: list[Term], bias: np.ndarray, shrink: int = 1) -> int:
+        """Emit a sum of the size of another state, or of a part of its sides."""
         state = self.buffers[like]
-        output = self.buffer(name, channels, state.height, state.width)
+        output = self.buffer(name, len(bias), state.height // shrink, state.width // shrink)
         self.emit(self.node(name, output, terms, bias))
         return output
 
@@ -43,39 +43,30 @@ class _Lowering(PlanBuilder):
     def state_of(self, name: str, unit: nn.Module, product: int) -> int:
         """What a unit gives, from its product."""
         channels = self.buffers[product].channels
-        return self.step(name, product, channels, [self.filtered(unit, product, None)], np.zeros(channels))
+        return self.step(name, product, [self.filtered(unit, product, None)], np.zeros(channels))
 
     def next_product(self, name: str, unit: nn.Module, product: int, following: nn.Module) -> int:
         """The product of the unit after one, from that of the one."""
         weight, bias = _product(following)
-        return self.step(name, product, weight.shape[0], [self.filtered(unit, product, weight)], bias)
+        return self.step(name, product, [self.filtered(unit, product, weight)], bias)
 
     def pooled_product(self, name: str, state: int, unit: nn.Module) -> int:
         """The product of a unit behind a pool of a state."""
         weight, bias = _product(unit)
-        return self.halved(name, state, [self.pointwise(state, weight, pooled=True)], bias)
+        return self.step(name, state, [self.pointwise(state, weight, pooled=True)], bias, shrink=2)
 
     def next_pooled_product(self, name: str, unit: nn.Module, product: int, following: nn.Module) -> int:
         """The product of the unit after one and a pool, from the product of the one."""
         weight, bias = _product(following)
-        return self.halved(name, product, [self.filtered(unit, product, weight, pooled=True)], bias)
-
-    def halved(self, name: str, state: int, terms: list[Term], bias: np.ndarray) -> int:
-        """Emit a sum of half the sides of a state."""
-        source = self.buffers[state]
-        output = self.buffer(name, len(bias), source.height // 2, source.width // 2)
-        self.emit(self.node(name, output, terms, bias))
-        return output
+        return self.step(name, product, [self.filtered(unit, product, weight, pooled=True)], bias, shrink=2)
 
     def merged_product(self, name: str, unit: nn.Module, state: int, coarser: int) -> int:
         """The product of a state and the coarser one."""
         weight, bias = _product(unit)
         channels = weight.shape[0]
-        small = self.step(
-            f"{name}.coarser", coarser, channels, [self.pointwise(coarser, weight)], np.zeros(channels)
-        )
+        small = self.step(f"{name}.coarser", coarser, [self.pointwise(coarser, weight)], np.zeros(channels))
         enlarged = Term(TermKind.UPSAMPLED, small, out_blocks=blocks_of(channels))
-        return self.step(name, state, channels, [self.pointwise(state, weight), enlarged], bias)
+        return self.step(name, state, [self.pointwise(state, weight), enlarged], bias)
 
     def run(self, model: YuNet, size: tuple[int, int], bgr: bool) -> Plan:
         first = self._beginning(model, size)
@@ -108,7 +99,7 @@ class _Lowering(PlanBuilder):
                 coarser = self.state_of(f"merged.{level}", lateral, product)
                 weight, bias = _product(head)
                 product_of_head = self.step(
-                    f"heads.{level}.product", coarser, CHANNELS, [self.pointwise(coarser, weight)], bias
+                    f"heads.{level}.product", coarser, [self.pointwise(coarser, weight)], bias
                 )
             else:
                 product_of_head = self.next_product("heads.0.product", lateral, product, head)
