@@ -169,13 +169,6 @@ class TestDetection:
         np.testing.assert_array_equal(found.landmarks, expected.landmarks)
         assert abs(found.landmarks[2, 0] - (511 - 220.4)) < 5
 
-    @pytest.mark.parametrize("box", [(-90.0, -90, 30, 30), (600.0, 10, 30, 30), (10.0, 600, 30, 30)])
-    def test_a_box_outside_the_image(
-        self, detector: FaceDetector, astronaut: np.ndarray, box: tuple[float, float, float, float]
-    ) -> None:
-        outside = Face(box, TEMPLATE, 0.9)
-        assert detector._refined(astronaut, outside, 1.0) is outside
-
     def test_from_many_threads(self, detector: FaceDetector, astronaut: np.ndarray) -> None:
         images = [astronaut, cv2.resize(astronaut, (300, 300)), astronaut[:300, 50:400]] * 2
         expected = [detector.detect(image)[0].box for image in images]

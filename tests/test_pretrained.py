@@ -92,7 +92,7 @@ def test_turned_and_tilted_photos_are_decided_as_upright_ones(
     name: str, shared_dir: Path, detector: FaceDetector
 ) -> None:
     """Each photo turned, mirrored or tilted in a way of its own; all pairs of people."""
-    from pocketnet_fast.faces.upright import straightened
+    from find_faces_reference import straightened
 
     def changed(photo: ImageArray, number: int) -> ImageArray:
         tilts = (90, 180, 270, 30, 315, 60, 345, 45, 300)

@@ -1,8 +1,10 @@
 // Every operator schema of the project, and nothing else.
 #include <torch/csrc/stable/library.h>
 
+#include "ops/align_faces.h"
 #include "ops/cell.h"
 #include "ops/detect_faces.h"
+#include "ops/find_faces.h"
 #include "ops/margin_cross_entropy.h"
 #include "ops/run_plan.h"
 #include "ops/trim_memory.h"
@@ -12,6 +14,10 @@ STABLE_TORCH_LIBRARY(pocketnet_fast, m) {
   m.def(
       "detect_faces(Tensor image, Tensor program, Tensor weights, float least_score, float most_overlap, "
       "int most_candidates, int threads) -> Tensor");
+  m.def(
+      "find_faces(Tensor photo, Tensor program, Tensor weights, float least_score, bool upright, int threads) -> "
+      "Tensor");
+  m.def("align_faces(Tensor photo, Tensor landmarks, int side) -> Tensor");
   m.def("trim_memory() -> int");
   m.def("margin_cross_entropy(Tensor embedding, Tensor kernel, Tensor label, float scale) -> (Tensor, Tensor)");
   m.def(
@@ -26,6 +32,8 @@ STABLE_TORCH_LIBRARY(pocketnet_fast, m) {
 STABLE_TORCH_LIBRARY_IMPL(pocketnet_fast, CPU, m) {
   m.impl("run_plan", TORCH_BOX(&pnf::ops::run_plan));
   m.impl("detect_faces", TORCH_BOX(&pnf::ops::detect_faces));
+  m.impl("find_faces", TORCH_BOX(&pnf::ops::find_faces));
+  m.impl("align_faces", TORCH_BOX(&pnf::ops::align_faces));
   m.impl("margin_cross_entropy", TORCH_BOX(&pnf::ops::margin_cross_entropy));
   m.impl("margin_cross_entropy_backward", TORCH_BOX(&pnf::ops::margin_cross_entropy_backward));
   m.impl("cell", TORCH_BOX(&pnf::ops::cell));

@@ -80,8 +80,6 @@ def align(image: npt.NDArray[Any], landmarks: npt.ArrayLike, size: int = CROP_SI
     Raises:
         PocketNetError: the image has another shape or dtype, or the landmarks are unusable.
     """
-    import cv2
-
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise PocketNetError(f"expected an H x W x 3 uint8 image, got {image.shape} {image.dtype}")
@@ -89,13 +87,15 @@ def align(image: npt.NDArray[Any], landmarks: npt.ArrayLike, size: int = CROP_SI
         raise PocketNetError(f"the size of a crop must be positive, got {size}")
     if np.shape(landmarks) != (5, 2):
         raise PocketNetError(f"expected 5 x 2 landmarks, got {np.shape(landmarks)}")
-    matrix = similarity_transform(landmarks, TEMPLATE * (size / CROP_SIZE))
-    crop = cv2.warpAffine(
-        np.ascontiguousarray(image),
-        matrix,
-        (size, size),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=0,
-    )
-    return np.asarray(crop, dtype=np.uint8)
+    import torch
+
+    from pocketnet_fast.ops.align_faces import align_faces
+
+    # An image that was decoded in the other channel order may have a negative stride, which torch has not.
+    photo = torch.from_numpy(np.ascontiguousarray(image))
+    points = torch.tensor(np.asarray(landmarks, np.float64))[None]
+    try:
+        crops = align_faces(photo, points, size)
+    except RuntimeError as error:
+        raise PocketNetError(str(error).removeprefix("align_faces: ")) from None
+    return np.asarray(crops[0].numpy())

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-
-# In units of the box's shorter side and of the distance from the eyes to the mouth; wide enough for profiles.
-_OUTSIDE: Final = 0.35
-_EYES_TO_MOUTH: Final = (0.2, 1.1)
-_NOSE: Final = (-0.3, 1.3)
-_CROSSED_EYES: Final = -0.35
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,37 +55,3 @@ class Face:
         return replace(
             self, box=(left + x, top + y, width, height), landmarks=self.landmarks + np.array((x, y))
         )
-
-
-def examined(face: Face) -> Face:
-    """Return the face, with a ``doubt`` if its landmarks are where no face can have them.
-
-    Profiles have both eyes nearly in one place and pass; an eye on the wrong side, a nose above the eyes or
-    landmarks far outside the box do not.
-    """
-    if face.doubt is not None:
-        return face
-    problem = _implausible(face)
-    return face if problem is None else replace(face, doubt=f"its landmarks are not a face's: {problem}")
-
-
-def _implausible(face: Face) -> str | None:
-    points = face.landmarks
-    left, top, width, height = face.box
-    outside = max(
-        (np.array((left, top)) - points).max(), (points - np.array((left + width, top + height))).max()
-    )
-    if not np.isfinite(points).all() or outside > _OUTSIDE * face.size:
-        return "they lie outside its box"
-    eyes, mouth = points[:2].mean(0), points[3:].mean(0)
-    down = mouth - eyes
-    length = float(np.linalg.norm(down))
-    if not _EYES_TO_MOUTH[0] <= length / face.size <= _EYES_TO_MOUTH[1]:
-        return "eyes and mouth are too near or too far"
-    down /= length
-    across = np.array((down[1], -down[0]))
-    if (points[1] - points[0]) @ across < _CROSSED_EYES * length:
-        return "the eyes are on each other's side"
-    if not _NOSE[0] <= (points[2] - eyes) @ down / length <= _NOSE[1]:
-        return "the nose is not between eyes and mouth"
-    return None

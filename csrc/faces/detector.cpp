@@ -1,0 +1,245 @@
+#include "faces/detector.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <numbers>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+
+#include "faces/resample.h"
+#include "faces/way_up.h"
+#include "plan/executor.h"
+#include "plan/lease.h"
+
+namespace pnf {
+namespace {
+
+constexpr int kUnit = kDetectorStrides[2];
+constexpr DetectionOptions kDefaults;
+
+// What the detector is given and what it answers.
+struct DetectionMemory {
+  std::vector<std::uint8_t> pixels;
+  std::vector<float> maps;
+  std::size_t bytes() const { return pixels.capacity() + maps.capacity() * sizeof(float); }
+  bool outgrown() const { return false; }
+};
+
+int up_to_unit(int side) { return (side + kUnit - 1) / kUnit * kUnit; }
+
+// The faces of an image of height x width that `draw` writes as resize() does.
+template <typename Draw>
+std::vector<Detection> detect(int height, int width, const DetectorNetwork& network, const DetectionOptions& options,
+                              Draw draw) {
+  const int high = up_to_unit(height), wide = up_to_unit(width);
+  const PreparedProgram prepared(network.program, network.weights, high, wide);
+  std::int64_t expected = 0;
+  for (const int stride : kDetectorStrides)
+    expected += std::int64_t{high / stride} * (wide / stride) * kDetectorChannels;
+  if (prepared.info().results != expected) throw std::invalid_argument("the program is no face detector's");
+  const Lease<DetectionMemory> memory;
+  const std::size_t row = std::size_t{3} * wide;
+  memory->pixels.resize(row * high);
+  memory->maps.resize(expected);
+  std::uint8_t* const pixels = memory->pixels.data();
+  draw(pixels, static_cast<std::ptrdiff_t>(row));
+  for (int y = 0; y < height; ++y)
+    std::memset(pixels + row * y + std::size_t{3} * width, 0, row - std::size_t{3} * width);
+  std::memset(pixels + row * height, 0, row * (high - height));
+  RunOptions run;
+  run.threads = network.threads;
+  prepared.execute({1, nullptr, pixels}, run, memory->maps.data());
+  return detections(memory->maps.data(), high, wide, options);
+}
+
+// The long side of a detector's input is first brought between these two; then, until a face shows, to each of the others.
+constexpr int kLeastFirstSide = 320, kMostFirstSide = 640;
+constexpr int kOtherSides[] = {640, 1920, 256};
+// How far an image is enlarged at most, and the only one of the other sides that is worth enlarging for.
+constexpr double kMostUpscaling = 4.0;
+constexpr int kSideOfSmallFaces = 640;
+// With a MobileFaceNet, same and different pairs lie 5.3 standard deviations apart when faces are brought to 64 pixels, 6.6
+// at 128, 7.1 to 7.8 from 160 to 320. So a face that was seen smaller or larger than this is looked at again, alone, at
+// the size below.
+constexpr double kLeastWellSeen = 160.0, kMostWellSeen = 350.0;
+constexpr double kSecondLook = 224.0;
+constexpr double kMargin = 0.25, kAround = 1.8;
+constexpr double kSameFace = 0.4;   // overlap of its boxes at two looks
+constexpr double kSamePlace = 0.5;  // distance of its middles at two looks
+
+// Beyond it, landmarks show less of a tilt than there is: a face tilted by 30 degrees may seem tilted by 16.
+constexpr double kTilted = 12.0;
+constexpr int kLooksAlongTilt = 2;
+std::vector<double> scales(int long_side) {
+  std::vector<double> result = {std::min<double>(
+      std::clamp(long_side, kLeastFirstSide, kMostFirstSide) / static_cast<double>(long_side), kMostUpscaling)};
+  for (const int side : kOtherSides) {
+    const double most = side == kSideOfSmallFaces ? kMostUpscaling : 1.0;
+    const double scale = std::min(side / static_cast<double>(long_side), most);
+    if (std::find(result.begin(), result.end(), scale) == result.end()) result.push_back(scale);
+  }
+  return result;
+}
+
+int scaled_side(int side, double scale) { return std::max(1, static_cast<int>(std::nearbyint(side * scale))); }
+
+Point turn_of(double degrees) { return std::polar(1.0, degrees * std::numbers::pi / 180.0); }
+
+// A photo whose clockwise tilt is taken away, black around it. Nothing of it is drawn before it is looked at.
+class Straightened {
+ public:
+  Straightened(const Pixels& photo, int tilt, const DetectorNetwork& network, float least_score)
+      : photo_(photo), tilt_(tilt), network_(network) {
+    options_.least_score = least_score;
+    const double width = photo.width, height = photo.height;
+    // Taking a clockwise tilt away turns counterclockwise. Quarter turns are exact.
+    Point turn = turn_of(-tilt);
+    if (quarter()) turn = {std::round(turn.real()), std::round(turn.imag())};
+    const double across = std::abs(turn.real()), along = std::abs(turn.imag());
+    width_ = static_cast<int>(std::lround(width * across + height * along));
+    height_ = static_cast<int>(std::lround(width * along + height * across));
+    const Point centre{(width - 1) / 2, (height - 1) / 2}, new_centre{(width_ - 1) / 2.0, (height_ - 1) / 2.0};
+    from_photo_ = {turn, new_centre - turn * centre};
+  }
+
+  // In the photo's coordinates.
+  std::vector<Face> faces(bool along_tilt) const {
+    std::vector<Face> found = seen();
+    const Similarity back = from_photo_.inverse();
+    for (Face& face : found) face = moved(along_tilt ? seen_along_tilt(face) : face, back);
+    return found;
+  }
+
+ private:
+  bool quarter() const { return tilt_ % 90 == 0; }
+
+  std::vector<Face> seen() const {
+    for (const double scale : scales(std::max(height_, width_))) {
+      std::vector<Face> found = look(0, 0, width_, height_, scale);
+      if (found.empty()) continue;
+      for (Face& face : found) face = seen_well(face, scale);
+      return found;
+    }
+    return {};
+  }
+
+  // The faces of a part of it, drawn `scale` times as large.
+  std::vector<Face> look(int left, int top, int wide, int high, double scale) const {
+    const int height = scaled_side(high, scale), width = scaled_side(wide, scale);
+    double per_x = static_cast<double>(wide) / width, per_y = static_cast<double>(high) / height;
+    if (!quarter()) per_x = per_y = 0.5 * (per_x + per_y);
+    const auto draw = [&](std::uint8_t* out, std::ptrdiff_t stride) {
+      if (tilt_ == 0) {
+        resize(photo_.part(left, top, wide, high), height, width, out, stride);
+        return;
+      }
+      // What was reduced is quicker to turn.
+      const OwnedPixels part = quarter() ? turned_part(left, top, wide, high, height, width)
+                                         : warped(photo_, in_part(left, top, 1.0 / per_x), height, width);
+      resize(part.pixels(), height, width, out, stride);
+    };
+    std::vector<Face> faces;
+    const Point corner{static_cast<double>(left), static_cast<double>(top)};
+    for (const Detection& found : detect(height, width, network_, options_, draw)) {
+      faces.push_back(moved(face_of(found, per_x, per_y), {1.0, corner}));
+    }
+    return faces;
+  }
+
+  // From the photo to a part of this, whose pixels are drawn `scale` times as large: borders stay on borders.
+  Similarity in_part(int left, int top, double scale) const {
+    const Point half{0.5, 0.5}, corner{static_cast<double>(left), static_cast<double>(top)};
+    return Similarity{scale, scale * (half - corner) - half}.after(from_photo_);
+  }
+
+  OwnedPixels turned_part(int left, int top, int wide, int high, int height, int width) const {
+    const bool lies = tilt_ % 180 != 0;
+    // Opposite corners, pixels that belong to the part.
+    const Similarity back = from_photo_.inverse();
+    const Point one = back({static_cast<double>(left), static_cast<double>(top)});
+    const Point other = back({left + wide - 1.0, top + high - 1.0});
+    const auto x = static_cast<int>(std::lround(std::min(one.real(), other.real())));
+    const auto y = static_cast<int>(std::lround(std::min(one.imag(), other.imag())));
+    const OwnedPixels part = resized(photo_.part(x, y, lies ? high : wide, lies ? wide : high), lies ? width : height,
+                                     lies ? height : width);
+    return turned(part.pixels(), 360 - tilt_);
+  }
+
+  // A face as the detector sees it at its best size, if it then sees it.
+  Face seen_well(const Face& face, double scale) const {
+    const double size = face.size() * scale, better = std::min(kSecondLook / face.size(), kMostUpscaling);
+    if ((size >= kLeastWellSeen && size <= kMostWellSeen) || better == scale) return face;
+    const auto inside = [](double place, int side) { return static_cast<int>(std::clamp(place, 0.0, double(side))); };
+    const int left = inside(face.left - face.width * kMargin, width_);
+    const int top = inside(face.top - face.height * kMargin, height_);
+    const int right = inside(face.left + face.width * (1 + kMargin) + 1, width_);
+    const int bottom = inside(face.top + face.height * (1 + kMargin) + 1, height_);
+    if (right <= left || bottom <= top) return face;
+    Face best = face;
+    double most = kSameFace;
+    for (const Face& found : look(left, top, right - left, bottom - top, better)) {
+      const double same = overlap(found, face);
+      if (same > most) best = found, most = same;
+    }
+    return best;
+  }
+
+  // A face as the detector sees it when its tilt is taken away, if it then is surer of it.
+  Face seen_along_tilt(Face face) const {
+    for (int i = 0; i < kLooksAlongTilt && std::abs(face.tilt()) > kTilted; ++i) {
+      const double scale = std::min(kSecondLook / face.size(), kMostUpscaling);
+      const int side = std::max(1, static_cast<int>(std::lround(face.size() * scale * kAround)));
+      const Point turn = scale * turn_of(-face.tilt());
+      const Similarity to_part = {turn, Point{(side - 1) / 2.0, (side - 1) / 2.0} - turn * face.middle()};
+      const auto draw = [&](std::uint8_t* out, std::ptrdiff_t stride) {
+        const OwnedPixels part = warped(photo_, to_part.after(from_photo_), side, side);
+        resize(part.pixels(), side, side, out, stride);
+      };
+      const Similarity back = to_part.inverse();
+      std::optional<Face> better;
+      for (const Detection& found : detect(side, side, network_, options_, draw)) {
+        const Face seen = moved(face_of(found, 1.0, 1.0), back);
+        const bool best = !better || seen.score > better->score;
+        if (best && distance(seen, face) < kSamePlace) better = seen;
+      }
+      if (!better || better->score <= face.score) break;
+      face = *better;
+    }
+    return face;
+  }
+
+  Pixels photo_;
+  int tilt_;
+  const DetectorNetwork& network_;
+  DetectionOptions options_;
+  int width_, height_;
+  Similarity from_photo_;
+};
+
+}  // namespace
+
+std::vector<Detection> detect(const Pixels& image, const DetectorNetwork& network, const DetectionOptions& options) {
+  return detect(image.height, image.width, network, options, [&](std::uint8_t* out, std::ptrdiff_t stride) {
+    resize(image, image.height, image.width, out, stride);
+  });
+}
+
+std::vector<Face> find_faces(const Pixels& photo, const DetectorNetwork& network, const SearchOptions& options) {
+  const auto look = [&](int tilt) {
+    return Straightened(photo, tilt, network, options.least_score).faces(options.upright);
+  };
+  std::vector<Face> faces = options.upright ? faces_of_best_way_up(look) : look(0);
+  for (Face& face : faces) {
+    if (face.doubt == Doubt::kNone) face.doubt = implausible(face);
+  }
+  std::stable_sort(faces.begin(), faces.end(), [](const Face& a, const Face& b) {
+    const bool a_doubtful = a.doubt != Doubt::kNone, b_doubtful = b.doubt != Doubt::kNone;
+    return a_doubtful != b_doubtful ? b_doubtful : a.prominence() > b.prominence();
+  });
+  return faces;
+}
+
+}  // namespace pnf

@@ -1,0 +1,47 @@
+// Finds and aligns the faces of a photo, without torch: run_faces PROGRAM WEIGHTS ISA HEIGHT WIDTH PIXELS. The files hold
+// the int32 words and float32 weights of a detector, and uint8 pixels. For each face that is not doubtful, 15 doubles (box,
+// landmarks, score) and the crop's bytes go to standard output.
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <vector>
+
+#include "faces/alignment.h"
+#include "faces/detector.h"
+#include "kernels/dispatch.h"
+
+namespace {
+
+template <typename T>
+std::vector<T> read(const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  std::vector<T> values(bytes.size() / sizeof(T));
+  std::copy(bytes.begin(), bytes.begin() + values.size() * sizeof(T), reinterpret_cast<char*>(values.data()));
+  return values;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 7) return 2;
+  const std::vector<std::int32_t> words = read<std::int32_t>(argv[1]);
+  const std::vector<float> weights = read<float>(argv[2]);
+  pnf::force_isa(argv[3]);
+  const int height = std::atoi(argv[4]), width = std::atoi(argv[5]);
+  const std::vector<std::uint8_t> pixels = read<std::uint8_t>(argv[6]);
+  if (pixels.size() != std::size_t{3} * height * width) return 2;
+  const pnf::Pixels photo = {pixels.data(), height, width, std::ptrdiff_t{3} * width};
+  for (const pnf::Face& face : pnf::find_faces(photo, {words, weights, 2}, {})) {
+    if (face.doubt != pnf::Doubt::kNone) continue;
+    std::vector<double> numbers = {face.left, face.top, face.width, face.height};
+    for (const pnf::Point& landmark : face.landmarks) numbers.insert(numbers.end(), {landmark.real(), landmark.imag()});
+    numbers.push_back(face.score);
+    std::vector<std::uint8_t> crop(3 * pnf::kCropSide * pnf::kCropSide);
+    pnf::align(photo, face.landmarks, pnf::kCropSide, crop.data());
+    std::fwrite(numbers.data(), sizeof(double), numbers.size(), stdout);
+    std::fwrite(crop.data(), 1, crop.size(), stdout);
+  }
+  return std::ferror(stdout) != 0;
+}
