@@ -22,16 +22,29 @@ from pocketnet_fast.data.images import ImageArray, read_image
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.faces.detector import FaceDetector
 from pocketnet_fast.faces.pipeline import Embedder, aligned_face, normalized
-from pocketnet_fast.faces.upright import straightened
 
 Change = Callable[[ImageArray], ImageArray]
+
+
+def tilted_clockwise(photo: ImageArray, degrees: int) -> ImageArray:
+    """The whole photo, in a larger one if need be, black around it."""
+    import cv2
+
+    if degrees % 90 == 0:
+        return np.ascontiguousarray(np.rot90(photo, -degrees // 90))
+    height, width = photo.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1.0)
+    across, along = np.abs(matrix[0, :2])
+    wide, high = round(width * across + height * along), round(width * along + height * across)
+    matrix[:, 2] += ((wide - width) / 2, (high - height) / 2)
+    return np.asarray(cv2.warpAffine(photo, matrix, (wide, high), flags=cv2.INTER_LINEAR))
 
 
 def changes() -> dict[str, Change]:
     """What is done to a photo, by name."""
 
     def tilted(degrees: int) -> Change:
-        return lambda photo: straightened(photo, -degrees % 360)[0]
+        return lambda photo: tilted_clockwise(photo, degrees)
 
     def mirrored(change: Change) -> Change:
         return lambda photo: np.ascontiguousarray(change(photo)[:, ::-1])

@@ -144,7 +144,7 @@ def _seen_tilted(image: ImageArray, tilt: int, detect: Detect, look: Look) -> li
 
 
 def straightened(image: ImageArray, tilt: int) -> tuple[ImageArray, Matrix]:
-    """The whole image without a clockwise tilt, in a larger one where it needs to be; and the 2 x 3 matrix to it."""
+    """The image without a clockwise tilt, in a larger one if need be; and the 2 x 3 matrix to it."""
     height, width = image.shape[:2]
     matrix: Any = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), tilt, 1.0)
     if tilt % 90 == 0:

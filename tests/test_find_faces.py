@@ -21,8 +21,8 @@ from pocketnet_fast.models.yunet import load_yunet
 from pocketnet_fast.ops.find_faces import find_faces
 from pocketnet_fast.ops.native import available_isas, forced_isa
 
-# Resampling in floating point differs from OpenCV's fixed point by a grey value here and there; by that, another of the
-# places that see a face can become the surest, whose landmarks differ by some hundredths of the face.
+# Resampling in floating point differs from OpenCV's fixed point by a grey value here and there; by that,
+# another of the places that see a face can become the surest, and its landmarks differ by some hundredths.
 BOX, LANDMARKS, SCORE = 3.0, 3.0, 0.02
 
 

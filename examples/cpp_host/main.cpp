@@ -1,4 +1,4 @@
-// Loads a TorchScript file or an AOTInductor package of pocketnet_fast, embeds aligned face crops and prints JSON. No Python is involved.
+// Loads a TorchScript file or an AOTInductor package of pocketnet_fast, embeds faces and prints JSON. No Python is involved.
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
 #include <torch/torch.h>
@@ -13,16 +13,19 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "calibration.h"
+#include "decisions.h"
 #include "image.h"
+#include "json.h"
 #include "network.h"
 #include "npy.h"
+#include "photos.h"
 
 namespace {
 
@@ -30,10 +33,13 @@ constexpr const char* kUsage =
     "usage: cpp_host MODEL IMAGE... [--far F] [--ops libpnf_ops.so] [--repeat N] [--threads N] [--callers N]\n"
     "       cpp_host MODEL --crops CROPS.npy --output EMBEDDINGS.npy [--flip] [--batch N] [...]\n"
     "\n"
-    "Prints the embeddings of aligned 112x112 crops and their cosine similarities; or embeds a whole file of crops\n"
-    "into another. If the file carries thresholds, each pair is decided by one, from embeddings as they were when it\n"
-    "was calibrated: mostly with those of the mirror images added, so that the cosines of the decisions differ from\n"
-    "the similarities, which are those of the images alone.\n"
+    "Of a file that takes photos, prints the faces of each and their embeddings; of one that takes aligned 112x112\n"
+    "crops, their embeddings and cosine similarities; or embeds a whole file of crops into another. If the file "
+    "carries\n"
+    "thresholds, each pair is decided by one, from embeddings as they were when it was calibrated: mostly with those "
+    "of\n"
+    "the mirror images added, so that the cosines of the decisions differ from the similarities of crops, which are\n"
+    "those of the images alone. Of photos, the most prominent faces are compared.\n"
     "  --far F        decide at this false accept rate, one of those that the file carries (default: the file's)\n"
     "  --ops FILE     the operators that a file of fused kernels calls; the default is the installed one that\n"
     "                 CMake found\n"
@@ -142,36 +148,6 @@ Options parse(int argc, char** argv) {
   return options;
 }
 
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      char escape[8];
-      std::snprintf(escape, sizeof(escape), "\\u%04x", c);
-      out += escape;
-    } else {
-      out += c;
-    }
-  }
-  return out + "\"";
-}
-
-std::string number(double value) {
-  if (!std::isfinite(value)) return "null";
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.9g", value);
-  return text;
-}
-
-std::string list(const torch::Tensor& row) {
-  std::string out = "[";
-  for (std::int64_t i = 0; i < row.size(0); ++i) out += (i == 0 ? "" : ", ") + number(row[i].item<float>());
-  return out + "]";
-}
-
 // uint8 [N, 112, 112, 3]
 torch::Tensor read_crops(const std::vector<std::string>& paths, const ImageLimits& limits) {
   std::vector<torch::Tensor> crops;
@@ -218,51 +194,14 @@ torch::Tensor embed(Network& network, const torch::Tensor& rgb, const std::strin
   return embedding.contiguous();
 }
 
-torch::Tensor cosines(const torch::Tensor& embedding) {
-  const torch::Tensor unit = embedding / embedding.norm(2, {1}, true).clamp_min(1e-12);
-  return unit.mm(unit.t());
-}
-
-// What the pairs of images are decided by.
-struct Decider {
-  CalibratedPoint point;
-  bool flip = false;
-  bool chosen = false;  // whether by --far
-};
-
-std::optional<Decider> decider(const Options& options, const std::string& metadata) {
-  const std::optional<Calibration> calibration = calibration_of(metadata);
-  if (!calibration && options.far) {
-    throw std::runtime_error(options.model + ": carries no threshold that --far could choose; calibrate the weights " +
-                             "(pocketnet calibrate) and export them again");
-  }
-  if (!calibration) return std::nullopt;
-  try {
-    return Decider{calibration->at(options.far), calibration->flip, options.far.has_value()};
-  } catch (const std::exception& error) {
-    throw std::runtime_error(options.model + ": " + error.what());
-  }
-}
-
 std::string decisions(Network& network, const torch::Tensor& rgb, const std::string& metadata,
                       const std::optional<Decider>& by) {
   if (!by) return "null";
-  const torch::Tensor similarity = cosines(embed(network, rgb, metadata, by->flip));
-  const char* about = by->flip ? "cosines of embeddings with those of the mirror images added, as calibrated"
-                               : "cosines of the embeddings above, as calibrated";
-  std::string out = "{\"threshold\": " + number(by->point.threshold) + ", \"far\": " + number(by->point.far) +
-                    ", \"far_source\": " + (by->chosen ? "\"option\"" : "\"calibration\"") +
-                    ", \"flip\": " + (by->flip ? "true" : "false") + ", \"cosines_of\": " + quoted(about) +
-                    ", \"pairs\": [";
-  for (std::int64_t a = 0; a < similarity.size(0); ++a) {
-    for (std::int64_t b = a + 1; b < similarity.size(0); ++b) {
-      const float cosine = similarity[a][b].item<float>();
-      out += (a == 0 && b == 1 ? "\n" : ",\n") + ("{\"a\": " + std::to_string(a)) + ", \"b\": " + std::to_string(b) +
-             ", \"cosine\": " + number(cosine) + ", \"same\": " + (cosine >= by->point.threshold ? "true" : "false") +
-             "}";
-    }
-  }
-  return out + "]}";
+  std::vector<std::size_t> names(rgb.size(0));
+  std::iota(names.begin(), names.end(), std::size_t{0});
+  return decisions_as_json(*by, cosines(embed(network, rgb, metadata, by->flip)), names,
+                           by->flip ? "cosines of embeddings with those of the mirror images added, as calibrated"
+                                    : "cosines of the embeddings above, as calibrated");
 }
 
 // A file of crops to a file of embeddings; prints what it did.
@@ -334,9 +273,6 @@ void load_operators(const std::string& named) {
 }
 
 int run(const Options& options) {
-  // First, because it is quick and fails most: loading a network takes longer.
-  torch::Tensor rgb;
-  if (options.crops.empty()) rgb = read_crops(options.images, options.limits);
   load_operators(options.ops);
   at::set_num_threads(options.threads);
   const c10::InferenceMode guard;
@@ -348,7 +284,13 @@ int run(const Options& options) {
     embed_file(network, options, metadata);
     return 0;
   }
-  const std::optional<Decider> by = decider(options, metadata);
+  const std::optional<Decider> by = decider(options.model, metadata, options.far);
+  if (network.takes_photos()) {
+    std::printf("{\n\"model\": %s,\n\"photos\": %s,\n\"threads\": %d\n}\n", metadata.c_str(),
+                faces_as_json(network, options.images, options.limits, by).c_str(), options.threads);
+    return 0;
+  }
+  const torch::Tensor rgb = read_crops(options.images, options.limits);
   const torch::Tensor input = input_of(rgb, metadata);
   const torch::Tensor embedding = network.forward(input).contiguous();
   const torch::Tensor similarity = cosines(embedding);

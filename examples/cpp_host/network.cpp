@@ -67,7 +67,13 @@ class ScriptedNetwork final : public Network {
   }
 
  private:
-  at::Tensor run(const at::Tensor& batch) override { return module_.forward({batch}).toTensor(); }
+  std::vector<at::Tensor> run(const at::Tensor& input) override {
+    const c10::IValue result = module_.forward({input});
+    if (result.isTensor()) return {result.toTensor()};
+    std::vector<at::Tensor> tensors;
+    for (const c10::IValue& element : result.toTupleRef().elements()) tensors.push_back(element.toTensor());
+    return tensors;
+  }
 
   torch::jit::Module module_;
 };
@@ -85,7 +91,11 @@ class PackagedNetwork final : public Network {
   }
 
  private:
-  at::Tensor run(const at::Tensor& batch) override { return loader_->run({batch.to(device_)}).at(0).to(torch::kCPU); }
+  std::vector<at::Tensor> run(const at::Tensor& input) override {
+    std::vector<at::Tensor> tensors = loader_->run({input.to(device_)});
+    for (at::Tensor& tensor : tensors) tensor = tensor.to(torch::kCPU);
+    return tensors;
+  }
 
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> loader_;
   torch::DeviceType device_ = torch::kCPU;
@@ -94,6 +104,7 @@ class PackagedNetwork final : public Network {
 }  // namespace
 
 at::Tensor Network::forward(const at::Tensor& batch) {
+  if (takes_photos()) throw std::runtime_error("the file takes photos, and finds their faces itself");
   const bool pixels = text_of(metadata_, "dtype") == "uint8";
   const c10::IntArrayRef size = batch.sizes();
   const bool fits = size.size() == 4 && (pixels ? size[1] == 112 && size[2] == 112 && size[3] == 3
@@ -102,7 +113,16 @@ at::Tensor Network::forward(const at::Tensor& batch) {
     throw std::runtime_error(std::string("the network takes ") +
                              (pixels ? "uint8 [N, 112, 112, 3]" : "float32 [N, 3, 112, 112]") + " on the CPU");
   }
-  return run(batch.contiguous());
+  return run(batch.contiguous()).at(0);
+}
+
+bool Network::takes_photos() const { return text_of(metadata_, "task") == "faces"; }
+
+std::vector<at::Tensor> Network::faces(const at::Tensor& photo) {
+  if (!takes_photos()) throw std::runtime_error("the network takes aligned crops, and finds no faces");
+  std::vector<at::Tensor> found = run(photo.contiguous());
+  if (found.size() != 4) throw std::runtime_error("the file answers otherwise than it says");
+  return found;
 }
 
 std::unique_ptr<Network> load_network(const std::string& path) {

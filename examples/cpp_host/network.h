@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 class Network {
  public:
@@ -12,13 +13,18 @@ class Network {
   // any strides; the embeddings are float32 [N, D] on the CPU. Throws std::runtime_error for another batch, which
   // AOTInductor itself would take.
   at::Tensor forward(const at::Tensor& batch);
+  // What a file finds in a photo, uint8 [H, W, 3] in the colour order that the metadata state: float32 boxes [N, 4],
+  // landmarks [N, 5, 2], scores [N] and embeddings [N, D] of length 1. May be called as forward(). Throws
+  // std::runtime_error where the file takes crops.
+  std::vector<at::Tensor> faces(const at::Tensor& photo);
+  bool takes_photos() const;
   const std::string& metadata() const { return metadata_; }
 
  protected:
   std::string metadata_;
 
  private:
-  virtual at::Tensor run(const at::Tensor& batch) = 0;  // contiguous
+  virtual std::vector<at::Tensor> run(const at::Tensor& input) = 0;  // contiguous
 };
 
 // Loads a TorchScript file, or by its name (.pt2) an AOTInductor package. Throws std::runtime_error, naming the file.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pocketnet_fast.cli.loading import (
+    DetectorOption,
+    FlipOption,
     JsonOption,
     ModelOption,
     UntrainedOption,
+    UprightOption,
     WeightsOption,
     load_model,
 )
@@ -18,6 +21,11 @@ from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import waiting
 from pocketnet_fast.cli.thresholds import check_far, uncalibrated
 from pocketnet_fast.errors import PocketNetError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pocketnet_fast.faces.analyzer import FaceAnalyzer
 
 _SUFFIXES = {"torchscript": ".pt", "aotinductor": ".pt2", "onnx": ".onnx"}
 
@@ -55,11 +63,26 @@ def export(
             show_default=False,
         ),
     ] = None,
+    photos: Annotated[
+        bool,
+        typer.Option(
+            "--photos",
+            help="The file takes photos, not crops, finds their faces and embeds them (torchscript, "
+            "aotinductor); the next four options belong to it.",
+        ),
+    ] = False,
+    detector: DetectorOption = None,
+    upright: UprightOption = True,
+    flip: FlipOption = True,
+    max_faces: Annotated[
+        int | None, typer.Option(min=1, help="Of a photo, the most prominent; default: all.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the network as a file for other programs, check it against the source model and print the error.
 
-    Example: [bold]pocketnet export --input uint8 --far 1e-5 -o s128.pt[/bold], or for a GPU
+    Example: [bold]pocketnet export --input uint8 --far 1e-5 -o s128.pt[/bold], the whole way from photos
+    [bold]pocketnet export --photos -o faces.pt[/bold], or for a GPU
     [bold]pocketnet export --device cuda --precision bf16 -o s128.pt2[/bold]
     """
     kind = format or next((kind for kind, suffix in _SUFFIXES.items() if output.suffix == suffix), None)
@@ -69,20 +92,27 @@ def export(
             if format
             else f"{output}: a name in {', '.join(_SUFFIXES.values())} says the format, or --format"
         )
-    if kind != "aotinductor" and device != "cpu":
-        raise PocketNetError("--device belongs to the format aotinductor")
-    if kind == "onnx" and precision != "fp32":
-        raise PocketNetError("--precision belongs to the formats torchscript and aotinductor")
-    if kind == "onnx" and kernels not in (None, "aten"):
-        raise PocketNetError(
-            "an ONNX file has standard operators only; --kernels fused is for the other formats"
-        )
+    _check_options(kind, device, precision, kernels, photos=photos)
+    if not photos and (detector is not None or not upright or not flip or max_faces is not None):
+        raise PocketNetError("--detector, --no-upright, --no-flip and --max-faces belong to --photos")
     check_far(far)
     network = load_model(model, weights, untrained)
     if far is not None:
         if network.calibration is None:
             raise uncalibrated(far)
         network.calibration = network.calibration.with_default(far)
+    source: nn.Module | FaceAnalyzer = network
+    if photos:
+        from pocketnet_fast.faces.analyzer import FaceAnalyzer
+
+        source = FaceAnalyzer(
+            model=network,
+            detector=detector,
+            precision=precision,
+            flip=flip,
+            upright=upright,
+            max_faces=max_faces,
+        )
     if kind == "onnx":
         from pocketnet_fast.export.onnx import export_onnx
 
@@ -92,7 +122,7 @@ def export(
 
         with waiting("compiling"):
             report = export_aotinductor(
-                network,
+                source,
                 output,
                 kernels=kernels or "fused",
                 input=input,
@@ -104,13 +134,29 @@ def export(
         from pocketnet_fast.export.torchscript import export_torchscript
 
         report = export_torchscript(
-            network, output, kernels=kernels or "fused", input=input, color=color, precision=precision
+            source, output, kernels=kernels or "fused", input=input, color=color, precision=precision
         )
     if as_json:
         content = {"path": str(report.path), "error": report.error, "bytes": report.size}
         print_json({**content, "metadata": report.metadata}, indent=1)
     else:
         typer.echo(str(report))
+
+
+def _check_options(kind: str, device: str, precision: str, kernels: str | None, *, photos: bool) -> None:
+    """Refuse options that a format does not have."""
+    if kind != "aotinductor" and device != "cpu":
+        raise PocketNetError("--device belongs to the format aotinductor")
+    if kind != "onnx":
+        return
+    if precision != "fp32":
+        raise PocketNetError("--precision belongs to the formats torchscript and aotinductor")
+    if kernels not in (None, "aten"):
+        raise PocketNetError(
+            "an ONNX file has standard operators only; --kernels fused is for the other formats"
+        )
+    if photos:
+        raise PocketNetError("--photos is for the formats torchscript and aotinductor")
 
 
 def register(app: typer.Typer) -> None:

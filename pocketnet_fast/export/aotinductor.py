@@ -15,7 +15,7 @@ import platform
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,12 @@ from pocketnet_fast.export.source import (
 )
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.base import EmbeddingModel
+
+if TYPE_CHECKING:
+    from pocketnet_fast.faces.analyzer import FaceAnalyzer
+
+# Of a photo, as operators take it.
+_MAX_SIDE: Final = 1 << 20
 
 INPUT_CHECKS: Final = {
     "cpu": "inside: other dtypes and shapes are errors, any strides are taken",
@@ -85,26 +91,26 @@ class Package:
         self.metadata = metadata
         self._run = run
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Any:
         """Compute embeddings.
 
         Args:
             images: As the metadata state, on the package's device: float32 N,3,112,112 or uint8 N,112,112,3,
-                any N, any strides.
+                any N, any strides; or of an analyzer's package a photo, uint8 H,W,3.
 
         Returns:
-            float32 N,``embedding_dim``, not L2-normalised.
+            float32 N,``embedding_dim``, not L2-normalised; of an analyzer's package boxes, landmarks, scores
+            and embeddings, see ``export_torchscript``.
 
         Raises:
             PocketNetError: On another dtype, shape or device.
         """
         check_batch(images, self.metadata["input"], self.metadata["device"])
-        out: Tensor = self._run(images.contiguous())
-        return out
+        return self._run(images.contiguous())
 
 
 def export_aotinductor(
-    model: nn.Module,
+    model: nn.Module | FaceAnalyzer,
     path: str | os.PathLike[str],
     *,
     kernels: str = "fused",
@@ -113,14 +119,18 @@ def export_aotinductor(
     device: str = "cpu",
     precision: str = "fp32",
 ) -> ExportReport:
-    """Write a package for ``AOTIModelPackageLoader`` that takes any batch of up to 65,536 images.
+    """Write a package for ``AOTIModelPackageLoader``.
+
+    A network's takes any batch of up to 65,536 images; a ``FaceAnalyzer``'s takes a photo, uint8 H,W,3 of any
+    size, and returns what ``export_torchscript`` says.
 
     A package holds machine code: it runs on the architecture, and with the torch version, that it was made on
     and for; the metadata name both. The file is loaded again and compared with ``model`` before it appears at
     ``path``.
 
     Args:
-        model: A network of this package; evaluation mode is used, the module is left as it was.
+        model: A network of this package; evaluation mode is used, the module is left as it was. Or a
+            ``FaceAnalyzer``, for the CPU, as ``export_torchscript`` takes it, on fused kernels.
         path: Where to write, ``*.pt2``.
         kernels: ``"fused"``: a PocketNet on our kernels: on the CPU it calls the operator of
             ``libpnf_ops.so``, which the loading program must have loaded; on CUDA the Triton kernels are
@@ -137,10 +147,14 @@ def export_aotinductor(
         PocketNetError: On an unknown option, a model that cannot be exported so, a missing compiler or CUDA
             device, a file that cannot be written, or too large an error.
     """
-    source = checked_source(model, kernels, input, color)
+    from pocketnet_fast.faces.analyzer import FaceAnalyzer
+
     path = Path(path)
     if path.suffix != ".pt2":
         raise PocketNetError(f"{path}: AOTInductor packages are written as .pt2")
+    if isinstance(model, FaceAnalyzer):
+        return _export_analyzer(model, path, kernels, input, color, device, precision)
+    source = checked_source(model, kernels, input, color)
     if device not in ("cpu", "cuda"):
         raise PocketNetError(f"device is {device!r}; expected 'cpu' or 'cuda'")
     check_precision(precision, kernels, device)
@@ -150,15 +164,13 @@ def export_aotinductor(
         metadata = metadata_of(
             source, "aotinductor", kernels, input, color, precision, _needs(kernels, device)
         )
-        metadata["device"] = device
-        metadata["torch"] = torch.__version__
-        metadata["architecture"] = _architecture(device)
-        metadata["input_checks"] = INPUT_CHECKS[device]
+        metadata |= _about_package(device)
         # The exported graph reads its weights where the module has them.
         module = _module(source, kernels, input, color, device, precision)
         package = Path(folder) / "model.pt2"
-        _compile(module, check_images(source, input).to(device), package, json.dumps(metadata))
-        package.write_bytes(rewritten(package.read_bytes(), _without_traces))
+        batch = torch.export.Dim("images", min=0, max=65536)
+        example = check_images(source, input).to(device)
+        _compile(module, example, {0: batch}, package, json.dumps(metadata))
         runner = load_package(package)
         error = checked_error(
             source, lambda x: runner(x.to(device)).cpu(), input, color, MAX_ERRORS[precision]
@@ -167,6 +179,48 @@ def export_aotinductor(
     with atomic_write(path) as file:
         file.write(content)
     return ExportReport(path, kernels, error, len(content), metadata)
+
+
+def _export_analyzer(
+    analyzer: FaceAnalyzer, path: Path, kernels: str, input: str, color: str, device: str, precision: str
+) -> ExportReport:
+    from pocketnet_fast.export.photos import check_options, check_scene, photo_error, photo_metadata
+
+    check_options(analyzer, kernels, input, color, precision)
+    if device != "cpu":
+        raise PocketNetError(f"device is {device!r}; analyzers are exported for 'cpu'")
+    if kernels != "fused":
+        raise PocketNetError(
+            f"kernels is {kernels!r}; in a package, networks of ATen operators take crops only; as "
+            "TorchScript (.pt) they are exported with the detector"
+        )
+    with tempfile.TemporaryDirectory(prefix="pocketnet-") as folder:
+        metadata = photo_metadata(analyzer, "aotinductor", kernels, color, _needs(kernels, device))
+        metadata |= _about_package(device)
+        package = Path(folder) / "model.pt2"
+        sides = {
+            axis: torch.export.Dim(name, min=1, max=_MAX_SIDE)
+            for axis, name in enumerate(("height", "width"))
+        }
+        scene = torch.from_numpy(check_scene())
+        _compile(
+            analyzer.as_module(kernels=kernels, color=color), scene, sides, package, json.dumps(metadata)
+        )
+        runner = load_package(package)
+        error = photo_error(analyzer, runner, color, MAX_ERRORS[metadata["precision"]])
+        content = package.read_bytes()
+    with atomic_write(path) as file:
+        file.write(content)
+    return ExportReport(path, kernels, error, len(content), metadata)
+
+
+def _about_package(device: str) -> dict[str, Any]:
+    return {
+        "device": device,
+        "torch": torch.__version__,
+        "architecture": _architecture(device),
+        "input_checks": INPUT_CHECKS[device],
+    }
 
 
 def read_package_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -192,7 +246,7 @@ def read_package_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_package(path: str | os.PathLike[str]) -> Package:
-    """Load a package in Python: a callable from a batch of images to embeddings, on the package's device.
+    """Load a package in Python: a callable on the package's device, see ``Package``.
 
     Raises:
         PocketNetError: If the file is no such package, was made for another machine, or cannot be loaded.
@@ -263,13 +317,14 @@ def _without_traces(name: str, content: bytes) -> bytes:
     return without_folders(content) if name.endswith((".so", ".cubin")) else content
 
 
-def _compile(module: nn.Module, images: Tensor, package: Path, metadata: str) -> None:
+def _compile(
+    module: nn.Module, example: Tensor, any_size: dict[int, Any], package: Path, metadata: str
+) -> None:
     configs: dict[str, Any] = {"aot_inductor.metadata": {METADATA_FILE: metadata}}
     # Code for the CPU of this machine would not start on an older one. Older torch has no say in the first.
     portable = {"cpp.march": "", "cpp.simdlen": 1}
     known = torch._inductor.config.get_config_copy()
     configs |= {key: value for key, value in portable.items() if key in known}
-    batch = torch.export.Dim("images", min=0, max=65536)
     # Otherwise nothing and one are taken to be other cases than many, and refused when the package runs.
     any_count = torch.fx.experimental._config.patch(  # type: ignore[attr-defined]
         backed_size_oblivious=True
@@ -277,7 +332,7 @@ def _compile(module: nn.Module, images: Tensor, package: Path, metadata: str) ->
     try:
         with warnings.catch_warnings(), torch.no_grad(), any_count:
             warnings.simplefilter("ignore", FutureWarning)
-            exported = torch.export.export(module, (images,), dynamic_shapes=({0: batch},))
+            exported = torch.export.export(module, (example,), dynamic_shapes=(any_size,))
             torch._inductor.aoti_compile_and_package(
                 exported, package_path=str(package), inductor_configs=configs
             )
@@ -286,3 +341,4 @@ def _compile(module: nn.Module, images: Tensor, package: Path, metadata: str) ->
         raise PocketNetError(
             f"Inductor cannot compile the network (is there a C++ compiler?): {reason}"
         ) from None
+    package.write_bytes(rewritten(package.read_bytes(), _without_traces))

@@ -83,6 +83,11 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
         PocketNetError: If it is no such file, is damaged, or needs kernels that this installation lacks.
     """
     metadata = read_metadata(path)
+    if metadata.get("task") == "faces":
+        raise PocketNetError(
+            f"{path}: finds and embeds the faces of photos; it is no network that embeds crops (in Python, "
+            "FaceAnalyzer does what it does)"
+        )
     if metadata.get("kernels") == "fused":
         from pocketnet_fast.ops import native
 

@@ -124,12 +124,12 @@ def check_batch(images: Tensor, stated: dict[str, Any], device: str) -> None:
     Raises:
         PocketNetError: Saying what the file takes.
     """
-    shape = tuple(stated["shape"][1:])
+    shape = tuple(stated["shape"])
     fits = (
         isinstance(images, Tensor)
         and images.dtype == getattr(torch, stated["dtype"])
-        and images.dim() == 4
-        and tuple(images.shape[1:]) == shape
+        and images.dim() == len(shape)
+        and all(isinstance(side, str) or side == own for side, own in zip(shape, images.shape, strict=True))
         and images.device.type == device
         and images.layout == torch.strided
     )
@@ -138,7 +138,7 @@ def check_batch(images: Tensor, stated: dict[str, Any], device: str) -> None:
     found = f"a {type(images).__name__}"
     if isinstance(images, Tensor):
         found = f"{images.dtype} {tuple(images.shape)} on {images.device.type}".removeprefix("torch.")
-    expected = f"{stated['dtype']} (N, {', '.join(map(str, shape))}) on {device}"
+    expected = f"{stated['dtype']} ({', '.join(map(str, shape))}) on {device}"
     raise PocketNetError(f"images are {found}; the file takes {expected}")
 
 

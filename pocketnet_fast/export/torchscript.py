@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,11 @@ from pocketnet_fast.export.source import (
 )
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.base import EmbeddingModel
+
+if TYPE_CHECKING:
+    from pocketnet_fast.faces.analyzer import FaceAnalyzer
+
+_LIBRARY: Final = "libpnf_ops.so of pocketnet_fast"
 
 
 class _Checked(nn.Module):
@@ -85,7 +90,7 @@ def _scripted(
 
 
 def export_torchscript(
-    model: nn.Module,
+    model: nn.Module | FaceAnalyzer,
     path: str | os.PathLike[str],
     *,
     kernels: str = "fused",
@@ -93,17 +98,21 @@ def export_torchscript(
     color: str = "rgb",
     precision: str = "fp32",
 ) -> ExportReport:
-    """Write a TorchScript file that takes any batch size and loads on torch >= 2.10, in Python or C++.
+    """Write a TorchScript file that loads on torch >= 2.10, in Python or C++.
 
-    The file is loaded again and compared with ``model`` before it appears at ``path``.
+    The file is loaded again and compared with ``model`` before it appears at ``path``. A network's takes any
+    batch size; a ``FaceAnalyzer``'s takes a photo, uint8 H,W,3 of any size, and returns float32 boxes N,4,
+    landmarks N,5,2, scores N and embeddings N,D of length 1, see ``faces.photo_module.PhotoModule``.
 
     Args:
-        model: A network of this package; evaluation mode is used, the module is left as it was.
+        model: A network of this package; evaluation mode is used, the module is left as it was. Or a
+            ``FaceAnalyzer``: whose options the file keeps, but for ``threads``, which are torch's.
         path: Where to write, usually ``*.pt``.
         kernels: ``"fused"`` calls the operator of ``libpnf_ops.so``, which the loading program must have
             loaded, runs on the CPU, and needs a PocketNet; ``"aten"`` is the network with batch normalisation
             folded, in plain ATen operators, on any device. The fused kernels for CUDA are exported by
-            ``export_aotinductor(device="cuda")``; a fused file says so where it is given a CUDA tensor.
+            ``export_aotinductor(device="cuda")``; a fused file says so where it is given a CUDA tensor. Of an
+            analyzer, the network that embeds; its detector is fused in either case.
         input: ``"float"``: float32 N,3,112,112, normalised by the caller; ``"uint8"``: uint8 N,112,112,3.
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
         precision: ``"fp32"``, or with the fused kernels ``"bf16"`` (see ``compile``).
@@ -115,22 +124,49 @@ def export_torchscript(
         PocketNetError: On an unknown option, a model that cannot be exported so, a file that cannot be
             written, or an error above that of ``MAX_ERRORS``.
     """
+    from pocketnet_fast.faces.analyzer import FaceAnalyzer
+
+    if isinstance(model, FaceAnalyzer):
+        return _export_analyzer(model, Path(path), kernels, input, color, precision)
     source = checked_source(model, kernels, input, color)
     check_precision(precision, kernels, "cpu")
     with in_evaluation(source):
-        needs = "libpnf_ops.so of pocketnet_fast" if kernels == "fused" else "LibTorch alone"
+        needs = _LIBRARY if kernels == "fused" else "LibTorch alone"
         metadata = metadata_of(source, "torchscript", kernels, input, color, precision, needs)
         script = _scripted(source, kernels, input, color, precision)
-        extra = {METADATA_FILE: json.dumps(metadata, indent=1)}
-        buffer = io.BytesIO()
-        with quiet_about_torchscript():
-            torch.jit.save(script, buffer, _extra_files=extra)
-            content = rewritten(buffer.getvalue(), _without_debug_records)
-            reloaded = torch.jit.load(io.BytesIO(content))
+        content, reloaded = _saved(script, metadata)
         error = checked_error(source, reloaded, input, color, MAX_ERRORS[precision])
     with atomic_write(path) as file:
         file.write(content)
     return ExportReport(Path(path), kernels, error, len(content), metadata)
+
+
+def _saved(script: torch.jit.ScriptModule, metadata: dict[str, Any]) -> tuple[bytes, torch.jit.ScriptModule]:
+    """A file's content, and what is loaded from it."""
+    buffer = io.BytesIO()
+    with quiet_about_torchscript():
+        torch.jit.save(script, buffer, _extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
+        content = rewritten(buffer.getvalue(), _without_debug_records)
+        return content, torch.jit.load(io.BytesIO(content))
+
+
+def _export_analyzer(
+    analyzer: FaceAnalyzer, path: Path, kernels: str, input: str, color: str, precision: str
+) -> ExportReport:
+    from pocketnet_fast.export.photos import check_options, photo_error, photo_metadata
+
+    check_options(analyzer, kernels, input, color, precision)
+    with in_evaluation(analyzer.model):
+        metadata = photo_metadata(analyzer, "torchscript", kernels, color, _LIBRARY)
+        with quiet_about_torchscript():
+            script = torch.jit.script(analyzer.as_module(kernels=kernels, color=color))
+            # Freezing folds each batch normalisation into the convolution before it.
+            script = torch.jit.freeze(script) if kernels == "aten" else script
+        content, reloaded = _saved(script, metadata)
+        error = photo_error(analyzer, reloaded, color, MAX_ERRORS[metadata["precision"]])
+    with atomic_write(path) as file:
+        file.write(content)
+    return ExportReport(path, kernels, error, len(content), metadata)
 
 
 def _without_debug_records(name: str, content: bytes) -> bytes | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from pocketnet_fast.faces.pipeline import Embedder, normalized
 if TYPE_CHECKING:
     from torch import nn
 
+    from pocketnet_fast.faces.photo_module import PhotoModule
     from pocketnet_fast.models.calibration import Calibration
 
 Photo = str | os.PathLike[str] | bytes | bytearray | memoryview | ImageArray
@@ -142,6 +143,52 @@ class FaceAnalyzer:
                 yield next_in_turn()
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def as_module(self, *, kernels: str = "fused", color: str = "rgb") -> PhotoModule:
+        """This analyzer as one torch module, for ``export_torchscript`` and ``export_aotinductor``.
+
+        Args:
+            kernels: of the network that embeds: ``"fused"``, or ``"aten"`` for one that has no fused form.
+                The detector is always fused.
+            color: channel order of the photos, ``"rgb"`` or ``"bgr"``.
+
+        Raises:
+            PocketNetError: An unknown option, or a network that is an exported file already.
+        """
+        from pocketnet_fast.export.source import PixelsFirst, checked_source
+        from pocketnet_fast.faces.photo_module import PhotoModule, WithMirrorImage
+
+        precision, flip, upright, _ = self._options
+        source = checked_source(self.model, kernels, "uint8", color)
+        embedder: nn.Module
+        if kernels == "fused":
+            from pocketnet_fast.lowering.compiled import compile as compile_model
+
+            embedder = compile_model(source, precision=precision, flip=flip, color=color)
+        else:
+            embedder = PixelsFirst(source, color)
+            embedder = WithMirrorImage(embedder) if flip else embedder
+        detector = self._engines(self.threads).detector
+        return PhotoModule(
+            detector.lowered(color),
+            embedder,
+            least_score=detector.score_threshold,
+            upright=upright,
+            max_faces=self.max_faces or 0,
+        ).eval()
+
+    def facts(self) -> dict[str, Any]:
+        """What an exported file says of this analyzer, beside what it says of the network."""
+        precision, flip, upright, _ = self._options
+        detector = self._engines(self.threads).detector
+        return {
+            "precision": precision,
+            "adds_mirror_image": flip,
+            "upright": upright,
+            "max_faces": self.max_faces,
+            "least_score": detector.score_threshold,
+            "detector": "yunet" if detector.path is None else detector.path.name,
+        }
 
     def _analyze(self, photo: Photo, threads: int | None) -> list[Face]:
         image = _image(photo)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.faces.face import Face
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DETECTOR_VARIABLE: Final = "POCKETNET_DETECTOR"
 
@@ -54,13 +57,23 @@ class FaceDetector:
         precision: str = "fp32",
         threads: int | None = None,
     ) -> None:
-        from pocketnet_fast.lowering.yunet import lower_detector
         from pocketnet_fast.models.yunet import load_yunet
 
         self.upright = upright
         self.path = find_detector(model)
-        self._score_threshold, self._threads = score_threshold, threads or 0
-        self._program, self._weights = lower_detector(load_yunet(self.path), precision=precision).encode()
+        self.score_threshold, self._threads = score_threshold, threads or 0
+        self._model, self._precision = load_yunet(self.path), precision
+        self._network = self.lowered()
+
+    def lowered(self, color: str = "rgb") -> tuple[Tensor, Tensor]:
+        """int32 words and float32 weights of the network as ``ops.find_faces`` takes them.
+
+        Args:
+            color: channel order of the photos, ``"rgb"`` or ``"bgr"``.
+        """
+        from pocketnet_fast.lowering.yunet import lower_detector
+
+        return lower_detector(self._model, color=color, precision=self._precision).encode()
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Face]:
         """Return the faces in an image, the most prominent (box area times score) first, doubtful ones last.
@@ -83,9 +96,8 @@ class FaceDetector:
 
         found = find_faces(
             torch.from_numpy(np.ascontiguousarray(image)),
-            self._program,
-            self._weights,
-            self._score_threshold,
+            *self._network,
+            self.score_threshold,
             self.upright,
             self._threads,
         )
