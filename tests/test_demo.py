@@ -39,8 +39,8 @@ def crops(demo: ModuleType) -> dict[str, np.ndarray]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", no_network)
-        labels, images = demo.make_crops()
-    return dict(zip(labels, images, strict=True))
+        photos = demo.make_photos()
+        return dict(zip(photos, [face.crop for face in demo.find_faces(photos)], strict=True))
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
