@@ -20,8 +20,12 @@ from pocketnet_fast.models.base import InputSpec
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-WIDTHS = (128, ((128, 128, 1), (128, 128, 4), (256, 256, 1), (256, 256, 6), (512, 256, 1), (256, 256, 2)), 512)
-"""Of w600k_mbf's kind: the stem's, (inner, outer, blocks) of strided and of residual blocks, the last map's."""
+WIDTHS = (
+    128,
+    ((128, 128, 1), (128, 128, 4), (256, 256, 1), (256, 256, 6), (512, 256, 1), (256, 256, 2)),
+    512,
+)
+"""Of "mbf": the stem's; (inner, outer, blocks) of strided and of residual blocks in turn; the last map's."""
 
 
 class Around(nn.Module):
@@ -42,7 +46,9 @@ class Foreign(nn.Sequential):
     input_spec = InputSpec()
 
 
-def conv(act: Callable[[int], nn.Module] | None, i: int, o: int, k: int, s: int = 1, g: int = 1) -> list[nn.Module]:
+def conv(
+    act: Callable[[int], nn.Module] | None, i: int, o: int, k: int, s: int = 1, g: int = 1
+) -> list[nn.Module]:
     parts: list[nn.Module] = [nn.Conv2d(i, o, k, s, k // 2 if k < 7 else 0, groups=g, bias=False)]
     return [*parts, nn.BatchNorm2d(o), *([act(o)] if act else [])]
 
@@ -166,4 +172,6 @@ def by_onnxruntime(path: Path, images: Tensor) -> Tensor:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     name, batch = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
     parts: Sequence[Tensor] = images.split(1) if batch == 1 else [images]
-    return torch.cat([torch.from_numpy(session.run(None, {name: part.numpy()})[0]) for part in parts]).flatten(1)
+    return torch.cat(
+        [torch.from_numpy(session.run(None, {name: part.numpy()})[0]) for part in parts]
+    ).flatten(1)

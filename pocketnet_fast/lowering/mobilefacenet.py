@@ -5,8 +5,8 @@ states are sums and a block's result is the sum of its product and its input. An
 next step's windows read, has a state of its own.
 
 A convolution of n channels a group reads n states, each of every n-th channel, and gives as many: each of
-these is the sum of n depthwise convolutions, with no multiplication that the grouped one has not. To read a
-single state beside a copy with its channels exchanged, the stem would have to be computed twice.
+these is the sum of n depthwise convolutions, with no multiplication that the grouped one has not. Reading a
+single state beside copies of exchanged channels would compute the stem n times: 4 % of the whole for n of 2.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class _Lowering(PlanBuilder):
         channels, moments = self.buffers[buffer].channels, self.moments[buffer]
         if state.activation is None:
             return Term(TermKind.IDENTITY, buffer, out_blocks=blocks_of(channels)), moments
-        # A summand has an activation as the input of a convolution alone: here of one that leaves all as it is.
+        # Of the terms without a product, a depthwise convolution alone activates its input: here one that
+        # leaves it as it is.
         taps = np.zeros((channels, 3, 3))
         taps[:, 1, 1] = 1
         none = Activation.of(None, channels)
@@ -148,7 +149,7 @@ class _Lowering(PlanBuilder):
         return _State(tuple(buffers), unit.activation)
 
     def grouped(self, unit: Unit, following: Unit, source: _State) -> _State:
-        """Emit a convolution of several channels a group, and the product after it; returns the product's state.
+        """Emit a convolution of several channels a group and the product after it; returns the product.
 
         The product reads the rows at hand of the sums, so that these stay in a band.
         """
@@ -185,8 +186,8 @@ class _Lowering(PlanBuilder):
         parts = _channels_a_group(units[0]) if _is_grouped(units[0]) else 1
         if parts > MAX_TERMS:
             raise PocketNetError(
-                f"{model.model_name} has no fused form: {units[0].name} has {parts} channels a group, and the "
-                f"kernels take at most {MAX_TERMS}"
+                f"{model.model_name} has no fused form: {units[0].name} has {parts} channels a group, "
+                f"and the kernels take at most {MAX_TERMS}"
             )
         state = self.first(stem, model, parts)
         taken: list[_State] = []
@@ -218,9 +219,7 @@ class _Lowering(PlanBuilder):
             )
         vector = self.buffer("features", weight.shape[0], 1, 1)
         self.emit(
-            self.global_depthwise(
-                filtering.name, state, vector, active.slope, weight[:, 0], bias, active.cap
-            )
+            self.global_depthwise(filtering.name, state, vector, active.slope, weight[:, 0], bias, active.cap)
         )
         weight, bias = self.folded(product)
         self.emit(self.linear(product.name, vector, weight.reshape(weight.shape[:2]), bias))

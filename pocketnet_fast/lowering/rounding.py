@@ -44,6 +44,7 @@ class Moments(NamedTuple):
         nothing.
         """
         assert isinstance(bn, nn.BatchNorm1d | nn.BatchNorm2d)
+        assert bn.running_mean is not None and bn.running_var is not None
         gamma, beta, mean, variance = (
             t.detach().cpu().double().numpy() for t in (bn.weight, bn.bias, bn.running_mean, bn.running_var)
         )

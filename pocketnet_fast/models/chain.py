@@ -33,7 +33,7 @@ class Unit(NamedTuple):
 
 
 class ChainModel(EmbeddingModel):
-    """A network of units, the last two of which are a depthwise convolution of a whole state and a product."""
+    """A network of units, the last two a depthwise convolution of a whole state and a product."""
 
     def units(self) -> list[Unit]:
         """The units, first to last."""

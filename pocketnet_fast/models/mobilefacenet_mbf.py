@@ -1,4 +1,4 @@
-"""MobileFaceNet as InsightFace trains it ("mbf"): wider, with PReLU, a grouped convolution, and a matrix at its end.
+"""MobileFaceNet as InsightFace trains it ("mbf"): wider, with PReLU, a grouped convolution, a last matrix.
 
 The keys are those of the checkpoints of InsightFace's arcface_torch.
 """
@@ -10,7 +10,6 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.models.base import InputSpec
@@ -81,12 +80,15 @@ def sizes_of_checkpoint(shapes: Mapping[str, tuple[int, ...]]) -> MbfSizes | Non
     return MbfSizes(stem[0], stem[0] // grouped[1] if len(grouped) == 4 else 0, blocks, features[0])
 
 
-def sizes_of_chain(convolutions: Sequence[tuple[int, ...]]) -> MbfSizes | None:
-    """The sizes of the network whose convolutions these are; None if there are too few.
+def sizes_of_chain(convolutions: Sequence[tuple[int, ...]]) -> MbfSizes:
+    """The sizes of the network whose convolutions these are.
 
     Args:
         convolutions: Of each but the matrix: output channels, input channels of a group, window, stride,
             groups, in their order. Those of another network give sizes that do not agree with them.
+
+    Raises:
+        ValueError: If there are too few.
     """
     stem, *inner = convolutions[:-2]
     groups = 0
@@ -115,7 +117,9 @@ class _Layers(nn.Module):
         return out
 
 
-def _conv_bn(channels_in: int, channels: int, kernel: int, stride: int, padding: int, groups: int) -> list[nn.Module]:
+def _conv_bn(
+    channels_in: int, channels: int, kernel: int, stride: int, padding: int, groups: int
+) -> list[nn.Module]:
     conv = nn.Conv2d(channels_in, channels, kernel, stride, padding, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(channels)]
 

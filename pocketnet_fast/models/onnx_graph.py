@@ -8,7 +8,6 @@ normalisation belongs to the product before it, as most exports fold it into tha
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,12 +149,13 @@ def read_constants(
     return [found.constants[number] for number, node in enumerate(found.nodes) if node.operation == "Conv"]
 
 
-def read_graph(path: Path, same: Collection[str] = ()) -> ReadGraph:
+def read_graph(path: Path, same: Collection[str] = (), *, side: int | None = None) -> ReadGraph:
     """Read the graph of an ONNX file; constants of half precision are made single.
 
     Args:
         path: The file.
         same: Operations that are left out where they have one input, besides those that change no value.
+        side: Height of the images; with it, what reshapes a state of a single pixel is known to change none.
 
     Raises:
         PocketNetError: If the package onnx is missing, or the file is none of ONNX.
@@ -167,7 +167,7 @@ def read_graph(path: Path, same: Collection[str] = ()) -> ReadGraph:
             f"{path}: reading ONNX files needs the package onnx: pip install 'pocketnet_fast[onnx]'"
         ) from None
     try:
-        return _Reader(onnx.load(str(path)), path, same).read()
+        return _Reader(onnx.load(str(path)), path, same, side).read()
     except PocketNetError:
         raise
     except Exception as error:  # the parser's own, and those of broken shapes
@@ -175,7 +175,7 @@ def read_graph(path: Path, same: Collection[str] = ()) -> ReadGraph:
 
 
 class _Reader:
-    def __init__(self, model: Any, path: Path, same: Collection[str]) -> None:
+    def __init__(self, model: Any, path: Path, same: Collection[str], side: int | None) -> None:
         from onnx import numpy_helper
 
         self.graph, self.opsets, self.path = model.graph, model.opset_import, path
@@ -183,9 +183,9 @@ class _Reader:
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
         inputs = [value for value in self.graph.input if value.name not in self.constants]
         self.inputs = [_interface(value) for value in inputs]
-        # By the name of a value, the node whose result it is; by the node, the height of that where it is known.
+        # The node whose result a value is, by the value's name; and the height of each node's, if it is known.
         self.numbers = {value.name: _IMAGE for value in inputs}
-        self.sides: dict[int, int | None] = {_IMAGE: next((shape[-1] for _, shape in self.inputs if shape), None)}
+        self.sides: dict[int, int | None] = {_IMAGE: side}
         self.shapes: set[str] = set()
         self.nodes: list[Node] = []
         self.found: dict[int, Constants] = {}
@@ -199,7 +199,7 @@ class _Reader:
         return ReadGraph(self.path, self.nodes, self.found, self.inputs, result)
 
     def _take_constant(self, node: Any) -> bool:
-        """Whether a node's result does not depend on the image's values: a constant, or arithmetic of shapes."""
+        """Whether a node's result is a constant or arithmetic of shapes, and no function of the image."""
         names = [name for name in node.input if name]
         if node.op_type == "Constant" or (
             node.op_type in _OF_CONSTANTS and all(name in self.constants for name in names)
@@ -220,7 +220,8 @@ class _Reader:
         constants = [numpy_helper.from_array(self.constants[name], name) for name in names]
         graph = helper.make_graph([node], "constant", [], [result], constants)
         model = helper.make_model(graph, opset_imports=self.opsets)
-        return np.asarray(ReferenceEvaluator(model).run(None, {})[0])
+        results: Any = ReferenceEvaluator(model).run(None, {})
+        return np.asarray(results[0])
 
     def _take(self, node: Any) -> None:
         from onnx import helper
@@ -282,7 +283,7 @@ class _Reader:
         operation: str = node.op_type
         if operation == "Conv":
             return self._convolution(node, attributes)
-        if operation in ("Gemm", "MatMul") and node.input[0] in self.numbers:
+        if operation in ("Gemm", "MatMul") and node.input[1] in self.constants:
             return self._matrix(node, attributes)
         if operation == "PRelu":
             slopes = self._constant(node, 1, "slopes")
@@ -317,16 +318,16 @@ class _Reader:
             sizes = (*weight.shape[:3], strides[0], groups, pads[0])
         return "Conv", sizes, Constants(weight, bias)
 
-    def _matrix(
-        self, node: Any, attributes: dict[str, Any]
-    ) -> tuple[str, tuple[int, ...], Constants | None]:
+    def _matrix(self, node: Any, attributes: dict[str, Any]) -> tuple[str, tuple[int, ...], Constants | None]:
         weight = self._constant(node, 1, "weights")
         if not (node.op_type == "Gemm" and attributes.get("transB", 0)):
             weight = weight.T
         bias = None
         if len(node.input) > 2 and node.input[2]:
             bias = np.broadcast_to(self._constant(node, 2, "bias").reshape(-1), weight.shape[:1])
-        plain = attributes.get("transA", 0) == 0 and attributes.get("alpha", 1) == attributes.get("beta", 1) == 1
+        plain = (
+            attributes.get("transA", 0) == 0 and attributes.get("alpha", 1) == attributes.get("beta", 1) == 1
+        )
         return "Gemm" if plain else "scaled Gemm", weight.shape, Constants(weight, bias)
 
     def _clip(self, node: Any, attributes: dict[str, Any]) -> tuple[str, tuple[int, ...], Constants | None]:

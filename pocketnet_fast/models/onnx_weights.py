@@ -17,6 +17,7 @@ from pocketnet_fast.models.mobilefacenet_mbf import MobileFaceNetMbf, sizes_of_c
 from pocketnet_fast.models.onnx_graph import Constants, Graph, ReadGraph, read_graph
 
 _ACTIVATIONS: Final = {nn.ReLU: "Relu", nn.ReLU6: "Relu6", nn.PReLU: "PRelu"}
+_SIDE: Final = 112
 _FLOATS: Final = ("float", "float16", "bfloat16")
 
 
@@ -34,7 +35,7 @@ def read_onnx_weights(path: Path) -> CheckpointFile:
     """
     if not path.is_file():
         raise PocketNetError(f"{path}: no such weight file")
-    found = read_graph(path)
+    found = read_graph(path, side=_SIDE)
     _check_interface(found)
     with torch.device("meta"):
         candidates = _candidates(found)
@@ -55,17 +56,16 @@ def _check_interface(found: ReadGraph) -> None:
     stated = ", ".join(f"{kind} {[*sizes]}".replace("None", "N") for kind, sizes in found.inputs)
     kinds, shapes = [kind for kind, _ in found.inputs], [sizes for _, sizes in found.inputs]
     fitting = len(shapes) == 1 and kinds[0] in _FLOATS and len(shapes[0]) == 4
-    if not fitting or any(n not in (None, m) for n, m in zip(shapes[0][1:], (3, 112, 112), strict=True)):
+    if not fitting or any(n not in (None, m) for n, m in zip(shapes[0][1:], (3, _SIDE, _SIDE), strict=True)):
         raise PocketNetError(
             f"{found.path} takes {stated}; a MobileFaceNet is read from a graph of one input, normalised "
-            "pixels in float N,3,112,112"
+            f"pixels in float N,3,{_SIDE},{_SIDE}"
         )
 
 
 def _candidates(found: ReadGraph) -> list[ChainModel]:
     """The networks that it may be."""
-    products = [found.constants[n].weight.shape for n, node in enumerate(found.nodes) if n in found.constants and node.operation in ("Conv", "Gemm")]
-    dim = products[-1][0] if products else 1
+    dim = next((node.sizes[0] for node in reversed(found.nodes) if node.operation in ("Conv", "Gemm")), 1)
     convolutions = [node.sizes for node in found.nodes if node.operation == "Conv"]
     models: list[ChainModel] = [MobileFaceNet(dim)]
     try:
@@ -125,7 +125,12 @@ def _norm(unit: Unit, constants: Constants) -> dict[str, np.ndarray]:
     bias = _zeros(constants) if constants.bias is None else constants.bias
     if constants.norm is None:
         ones = np.ones_like(bias)
-        return {"weight": ones, "bias": bias, "running_mean": _zeros(constants), "running_var": ones - epsilon}
+        return {
+            "weight": ones,
+            "bias": bias,
+            "running_mean": _zeros(constants),
+            "running_var": ones - epsilon,
+        }
     norm = constants.norm
     return {
         "weight": norm.weight,

@@ -52,7 +52,8 @@ def read_weights(path: str | os.PathLike[str]) -> CheckpointFile:
     """Read a file of weights, and compare it with the SHA-256 that it carries if it does.
 
     Raises:
-        PocketNetError: See ``read_checkpoint`` and ``read_onnx_weights``; or if its tensors are not those that were written.
+        PocketNetError: See ``read_checkpoint`` and ``read_onnx_weights``; or if its tensors are not those
+            that were written.
     """
     path = Path(path)
     if path.suffix == ".onnx":
