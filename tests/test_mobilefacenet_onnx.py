@@ -252,7 +252,7 @@ class TestRefused:
         ("change", "message"),
         [
             ("activation", r"is Sigmoid of \[0\], a mobilefacenet_mbf's PRelu\[16\] of \[0\]"),
-            ("padding", r"operation 1 is Conv\[16, 3, 3, 3, 2, 2, 1, 0, 0, 1, 1, 1, 1\]"),
+            ("padding", r"operation 1 is Conv\[16, 3, 3, 3, 2, 2, 1, 1, 0, 0, 1, 1, 1\]"),
             ("dilation", r"operation 3 is Conv\[16, 2, 3, 3, 1, 1, 8, 1, 1, 1, 1, 2, 2\]"),
             ("slopes along the width", r"operation 2 is PRelu\[16, 1\]"),
             ("scaled matrix", "is scaled Gemm"),

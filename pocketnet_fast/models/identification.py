@@ -128,7 +128,7 @@ def build_for(file: CheckpointFile, architecture: Architecture) -> EmbeddingMode
 
 
 def architecture_for(file: CheckpointFile, name: str | None = None) -> Architecture:
-    """The network of a file, which must be ``name`` if that is given.
+    """The network of a file, which must be ``name``, or a variant of it, if that is given.
 
     Raises:
         PocketNetError: If it is not, or if it cannot be told.

@@ -183,7 +183,7 @@ class _Reader:
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
         inputs = [value for value in self.graph.input if value.name not in self.constants]
         self.inputs = [_interface(value) for value in inputs]
-        # The node whose result a value is, by the value's name; and the height of each node's, if it is known.
+        # The node whose result a value is, by the value's name; the height of each node's, if it is known.
         self.numbers = {value.name: _IMAGE for value in inputs}
         self.sides: dict[int, int | None] = {_IMAGE: side}
         self.shapes: set[str] = set()
