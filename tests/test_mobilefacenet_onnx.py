@@ -408,6 +408,18 @@ class TestTheNetwork:
         names = sorted(state)
         assert sizes_of_checkpoint({name: tuple(state[name].shape) for name in names}) == sizes
 
+    def test_shapes_of_no_network(self, tmp_path: Path) -> None:
+        sizes = MbfSizes(16, 8, (BlockSize(8, 24, 2), BlockSize(24, 24, 1)), 48)
+        state = MobileFaceNetMbf(20, sizes).state_dict()
+        for name, shape in (
+            ("layers.1.layers.0.weight", (16, 3, 3, 3)),
+            ("layers.0.layers.0.weight", (0, 3, 3, 3)),
+            ("layers.2.layers.2.layers.0.weight", (24, 0, 1, 1)),
+            ("conv_sep.layers.0.weight", (48,)),
+        ):
+            torch.save(state | {name: torch.zeros(shape)}, tmp_path / "a.pth")
+            assert "a.pth: does not say which network it belongs to" in str(load_error(tmp_path / "a.pth"))
+
     def test_maps_and_tail(self, images: Tensor) -> None:
         sizes = MbfSizes(
             16, 8, (BlockSize(8, 24, 2), BlockSize(24, 24, 1), BlockSize(40, 48, 2), BlockSize(64, 40, 2)), 48

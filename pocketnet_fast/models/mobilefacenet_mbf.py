@@ -65,35 +65,37 @@ def mbf_sizes(blocks: tuple[int, int, int, int] = (1, 4, 6, 2), scale: int = 2) 
 
 
 def sizes_of_checkpoint(shapes: Mapping[str, tuple[int, ...]]) -> MbfSizes | None:
-    """The sizes of the network whose parameters have these shapes; None if they have not its keys."""
-    stem, features = (shapes.get(f"{name}.layers.0.weight", ()) for name in ("layers.0", "conv_sep"))
-    if len(stem) != 4 or len(features) != 4:
+    """The sizes of the network whose parameters have these shapes; None if it is no such network."""
+    filters = {name: shape for name, shape in shapes.items() if len(shape) == 4 and all(shape)}
+    stem, features = (filters.get(f"{name}.layers.0.weight") for name in ("layers.0", "conv_sep"))
+    if stem is None or features is None:
         return None
-    grouped = shapes.get("layers.1.layers.0.weight", ())
-    found: dict[tuple[int, ...], BlockSize] = {}
-    for name, shape in shapes.items():
+    blocks: dict[tuple[int, int], BlockSize] = {}
+    for name, (channels, hidden, _, _) in filters.items():
         key = re.fullmatch(r"layers\.(\d+)(?:\.layers\.(\d+))?\.layers\.2\.layers\.0\.weight", name)
-        if key is not None and len(shape) == 4:
-            place = tuple(int(number or -1) for number in key.groups())
-            found[place] = BlockSize(shape[1], shape[0], 2 if key[2] is None else 1)
-    blocks = tuple(found[place] for place in sorted(found))
-    return MbfSizes(stem[0], stem[0] // grouped[1] if len(grouped) == 4 else 0, blocks, features[0])
+        if key is not None:
+            blocks[int(key[1]), int(key[2] or 0)] = BlockSize(hidden, channels, 1 if key[2] else 2)
+    in_order = tuple(blocks[place] for place in sorted(blocks))
+    grouped = filters.get("layers.1.layers.0.weight")
+    groups = 0 if grouped is None else stem[0] // grouped[1]
+    if grouped is not None and groups * grouped[1] != stem[0]:
+        return None
+    return MbfSizes(stem[0], groups, in_order, features[0])
 
 
-def sizes_of_chain(convolutions: Sequence[tuple[int, ...]]) -> MbfSizes:
-    """The sizes of the network whose convolutions these are.
+def sizes_of_chain(convolutions: Sequence[tuple[int, ...]]) -> MbfSizes | None:
+    """The sizes of the network whose convolutions these are; None if no such network has them.
 
     Args:
         convolutions: Of each but the matrix: output channels, input channels of a group, window, stride,
-            groups, in their order. Those of another network give sizes that do not agree with them.
-
-    Raises:
-        ValueError: If there are too few.
+            groups, in their order.
     """
+    if len(convolutions) < 3 or not all(all(sizes[:3]) for sizes in convolutions):
+        return None
     stem, *inner = convolutions[:-2]
-    groups = 0
-    if inner and inner[0][2] == 3:
-        groups = inner.pop(0)[4]
+    groups = inner.pop(0)[4] if inner and inner[0][2] == 3 else 0
+    if groups < 0 or (groups > 0 and stem[0] % groups):
+        return None
     blocks = [
         BlockSize(expansion[0], projection[0], filtering[3])
         for expansion, filtering, projection in zip(inner[::3], inner[1::3], inner[2::3], strict=False)

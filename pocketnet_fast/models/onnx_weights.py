@@ -13,7 +13,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.chain import ChainModel, Unit
 from pocketnet_fast.models.checkpoint_file import CheckpointFile
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
-from pocketnet_fast.models.mobilefacenet_mbf import MobileFaceNetMbf, sizes_of_chain
+from pocketnet_fast.models.mobilefacenet_mbf import MobileFaceNetMbf, mbf_sizes, sizes_of_chain
 from pocketnet_fast.models.onnx_graph import Constants, Graph, ReadGraph, read_graph
 
 _ACTIVATIONS: Final = {nn.ReLU: "Relu", nn.ReLU6: "Relu6", nn.PReLU: "PRelu"}
@@ -65,14 +65,10 @@ def _check_interface(found: ReadGraph) -> None:
 
 def _candidates(found: ReadGraph) -> list[ChainModel]:
     """The networks that it may be."""
-    dim = next((node.sizes[0] for node in reversed(found.nodes) if node.operation in ("Conv", "Gemm")), 1)
+    products = (node.sizes[0] for node in reversed(found.nodes) if node.operation in ("Conv", "Gemm"))
+    dim = next(products, 1) or 1
     convolutions = [node.sizes for node in found.nodes if node.operation == "Conv"]
-    models: list[ChainModel] = [MobileFaceNet(dim)]
-    try:
-        models.append(MobileFaceNetMbf(dim, sizes_of_chain(convolutions)))
-    except (PocketNetError, ValueError, IndexError, RuntimeError):
-        models.append(MobileFaceNetMbf(dim))
-    return models
+    return [MobileFaceNet(dim), MobileFaceNetMbf(dim, sizes_of_chain(convolutions) or mbf_sizes())]
 
 
 def _agreement(found: ReadGraph, graph: Graph) -> int:
