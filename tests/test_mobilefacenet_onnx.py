@@ -29,6 +29,7 @@ import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.onnx import export_onnx
 from pocketnet_fast.lowering import lower
+from pocketnet_fast.lowering.rounding import Moments
 from pocketnet_fast.models.chain import ChainModel
 from pocketnet_fast.models.counting import count_model
 from pocketnet_fast.models.identification import load_model
@@ -492,6 +493,8 @@ class TestFused:
     def test_half_precision_of_a_file_that_tells_no_moments(self, tmp_path: Path, images: Tensor) -> None:
         path = written(exported(insightface(6)), tmp_path / "a.onnx")
         model = load_model(path).eval()
+        assert isinstance(model, ChainModel)
+        assert not any(Moments.after(unit.norm).mean.any() for unit in model.units()[:-1])
         exact = self.eager(model, images, torch.float64)
         found = pocketnet_fast.compile(model, precision="bf16", threads=1)(images)
         assert self.error(found, exact) <= self.error(self.eager(model, images, torch.bfloat16), exact)
