@@ -176,11 +176,10 @@ def test_pickled_objects_are_refused_in_our_words(
     assert plain(str(error.value))
 
 
-@pytest.mark.parametrize("name", ["a.onnx", "a.pt2"])
-def test_exported_files_are_called_so(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"x")
+def test_exported_files_are_called_so(tmp_path: Path) -> None:
+    (tmp_path / "a.pt2").write_bytes(b"x")
     with pytest.raises(PocketNetError, match="which other programs run; expected the weights"):
-        load_weights(network(), tmp_path / name)
+        load_weights(network(), tmp_path / "a.pt2")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -18,7 +18,7 @@ from pocketnet_fast.models.weights import load_weights, save_calibrated, save_we
 NAMES = [
     *("pocketnet_s128", "pocketnet_s256", "pocketnet_m128", "pocketnet_m256"),
     *("iresnet18", "iresnet34", "iresnet50", "iresnet100"),
-    "mobilefacenet",
+    *("mobilefacenet", "mobilefacenet_mbf"),
 ]
 
 
@@ -39,7 +39,7 @@ def test_every_model_maps_crops_to_embeddings(name):
     assert model.weights_source is None
 
 
-@pytest.mark.parametrize("name", ["pocketnet_s128", "iresnet18", "mobilefacenet"])
+@pytest.mark.parametrize("name", ["pocketnet_s128", "iresnet18", "mobilefacenet", "mobilefacenet_mbf"])
 def test_embedding_dim_can_be_changed(name):
     model = on_meta(name, embedding_dim=64).eval()
     assert model.embedding_dim == 64
@@ -91,12 +91,13 @@ def test_iresnet_runs_and_scripts():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_mobilefacenet_scripts_and_takes_an_empty_batch():
-    model = randomize_(pocketnet_fast.create_model("mobilefacenet"), seed=4)
+@pytest.mark.parametrize("name", ["mobilefacenet", "mobilefacenet_mbf"])
+def test_mobilefacenet_scripts_and_takes_an_empty_batch(name):
+    model = randomize_(pocketnet_fast.create_model(name), seed=4)
     x = torch.randn(2, 3, 112, 112)
     with torch.no_grad():
         assert relative_error(torch.jit.script(model)(x), model(x)) < 1e-5
-        assert model(x[:0]).shape == (0, 128)
+        assert model(x[:0]).shape == (0, model.embedding_dim)
 
 
 def test_trained_mobilefacenet_tells_faces_apart(shared_dir):

@@ -28,9 +28,9 @@ ModelOption = Annotated[
 WeightsOption = Annotated[
     Path | None,
     typer.Option(
-        help="Trained weights: .safetensors, .pth and the like, or a training run's folder, of which the "
-        "newest are taken, averaged ones if it has them; where faces are embedded, a .pt of `pocketnet "
-        "export`, too. Default: those of the package.",
+        help="Trained weights: .safetensors, .pth and the like, a MobileFaceNet's .onnx, or a training run's "
+        "folder, of which the newest are taken, averaged ones if it has them; where faces are embedded, a "
+        ".pt of `pocketnet export`, too. Default: those of the package.",
         show_default=False,
     ),
 ]

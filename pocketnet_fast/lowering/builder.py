@@ -44,7 +44,7 @@ def array(tensor: Tensor | None) -> np.ndarray:
 
 def normalization(bn: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     """Scale and shift of a BatchNorm in evaluation."""
-    assert isinstance(bn, nn.BatchNorm2d)
+    assert isinstance(bn, nn.BatchNorm1d | nn.BatchNorm2d)
     scale = array(bn.weight) / np.sqrt(array(bn.running_var) + bn.eps)
     return scale, array(bn.bias) - array(bn.running_mean) * scale
 
@@ -72,6 +72,10 @@ class Activation(NamedTuple):
 
     slope: np.ndarray
     cap: np.ndarray | None = None
+
+    def every(self, first: int, step: int) -> Activation:
+        """That of every ``step``-th channel."""
+        return Activation(self.slope[first::step], None if self.cap is None else self.cap[first::step])
 
     @staticmethod
     def of(module: nn.Module | None, channels: int) -> Activation:

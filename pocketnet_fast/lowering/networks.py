@@ -9,13 +9,13 @@ from pocketnet_fast.lowering.builder import check_choices
 from pocketnet_fast.lowering.mobilefacenet import lower_mobilefacenet
 from pocketnet_fast.lowering.plan import Plan
 from pocketnet_fast.lowering.pocketnet import lower_pocketnet
-from pocketnet_fast.models.mobilefacenet import MobileFaceNet
+from pocketnet_fast.models.chain import ChainModel
 from pocketnet_fast.models.pocketnet import PocketNet
 
 
 def has_fused_form(model: nn.Module) -> bool:
     """Whether ``lower`` takes a network of this kind."""
-    return isinstance(model, PocketNet | MobileFaceNet)
+    return isinstance(model, PocketNet | ChainModel)
 
 
 def no_fused_form(model: nn.Module) -> str:
@@ -28,7 +28,7 @@ def lower(model: nn.Module, *, color: str = "rgb", bands: bool = True, precision
     """Lower a trained network to a plan.
 
     Args:
-        model: A ``PocketNet`` or a ``MobileFaceNet``, whose batch normalisation is taken as in evaluation. It
+        model: A ``PocketNet`` or a MobileFaceNet, whose batch normalisation is taken as in evaluation. It
             is not changed.
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
         bands: Let steps that follow one another work on a few rows at a time, as a cache of the CPU holds;
@@ -46,6 +46,6 @@ def lower(model: nn.Module, *, color: str = "rgb", bands: bool = True, precision
     bgr = color != getattr(getattr(model, "input_spec", None), "color", color)
     if isinstance(model, PocketNet):
         return lower_pocketnet(model, bgr, bands, precision)
-    if isinstance(model, MobileFaceNet):
-        return lower_mobilefacenet(model, bgr, precision)
+    if isinstance(model, ChainModel):
+        return lower_mobilefacenet(model, bgr, bands, precision)
     raise PocketNetError(no_fused_form(model))

@@ -32,11 +32,24 @@ class Moments(NamedTuple):
         """Those of a concatenation."""
         return Moments(np.concatenate([p.mean for p in parts]), np.concatenate([p.variance for p in parts]))
 
+    def every(self, first: int, step: int) -> Moments:
+        """Those of every ``step``-th channel."""
+        return Moments(self.mean[first::step], self.variance[first::step])
+
     @staticmethod
     def after(bn: nn.Module) -> Moments:
-        """Those of a normalisation's result."""
-        assert isinstance(bn, nn.BatchNorm2d)
-        gamma, beta = (t.detach().cpu().double().numpy() for t in (bn.weight, bn.bias))
+        """Those of a normalisation's result.
+
+        One that only adds a bias (see ``models/onnx_weights.py``) tells none: they are zero, which corrects
+        nothing.
+        """
+        assert isinstance(bn, nn.BatchNorm1d | nn.BatchNorm2d)
+        assert bn.running_mean is not None and bn.running_var is not None
+        gamma, beta, mean, variance = (
+            t.detach().cpu().double().numpy() for t in (bn.weight, bn.bias, bn.running_mean, bn.running_var)
+        )
+        if (gamma == 1).all() and (mean == 0).all() and (abs(variance + bn.eps - 1) < 1e-6).all():
+            return Moments(np.zeros_like(beta), np.zeros_like(beta))
         return Moments(beta, gamma**2)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pocketnet_fast.errors import PocketNetError
 
 TORCH_SUFFIXES: Final = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
-_EXPORTED: Final = {".pt2": "an AOTInductor package", ".onnx": "an ONNX file"}
+_EXPORTED: Final = {".pt2": "an AOTInductor package"}
 # What training code keeps a state dict under, from the most to the least telling.
 _WRAPPERS: Final = (
     "state_dict",

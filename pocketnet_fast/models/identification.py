@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -15,16 +15,20 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.checkpoint_file import CheckpointFile
 from pocketnet_fast.models.genotypes import PUBLISHED, Genotype, parse_genotype
+from pocketnet_fast.models.mobilefacenet_mbf import MbfSizes, MobileFaceNetMbf, mbf_sizes, sizes_of_checkpoint
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.registry import CUSTOM, create_model, default_embedding_dim, list_models
 from pocketnet_fast.models.weights import load_checkpoint, read_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_MBF: Final = "mobilefacenet_mbf"
+
 # The running mean of the normalisation that ends the networks of a family is as long as their embedding.
 _LAST: Final = {
     "tail.7.running_mean": CUSTOM,
     "bn.running_mean": "mobilefacenet",
+    "features.layers.3.running_mean": _MBF,
     "features.running_mean": "iresnet",
 }
 
@@ -39,6 +43,7 @@ class Architecture:
         genotype: Of the model "pocketnet"; None if it is not known.
         channels: Of the model "pocketnet".
         layers: Of the model "pocketnet".
+        sizes: Of the model "mobilefacenet_mbf"; None: the usual ones.
         stated: Whether the file says so itself, rather than its keys and shapes.
     """
 
@@ -47,12 +52,15 @@ class Architecture:
     genotype: Genotype | None = None
     channels: int | None = None
     layers: int | None = None
+    sizes: MbfSizes | None = None
     stated: bool = False
 
     def __str__(self) -> str:
         if self.name != CUSTOM:
             default = default_embedding_dim(self.name)
-            return self.name + ("" if self.embedding_dim == default else f", embedding {self.embedding_dim}")
+            widths = "" if self.sizes in (None, mbf_sizes()) else " of other widths"
+            embedding = "" if self.embedding_dim == default else f", embedding {self.embedding_dim}"
+            return f"{self.name}{widths}{embedding}"
         known = next((name for name, genotype in PUBLISHED.items() if genotype == self.genotype), None)
         genotype = (
             "" if self.genotype is None else f" of the genotype {known}" if known else " of its own genotype"
@@ -74,6 +82,8 @@ class Architecture:
                 'create_model("pocketnet", genotype=..., ...), load the file, and write it with '
                 "save_weights, which notes the genotype"
             )
+        if self.sizes is not None:
+            return MobileFaceNetMbf(self.embedding_dim, self.sizes)
         return create_model(
             self.name,
             embedding_dim=self.embedding_dim,
@@ -118,7 +128,7 @@ def build_for(file: CheckpointFile, architecture: Architecture) -> EmbeddingMode
 
 
 def architecture_for(file: CheckpointFile, name: str | None = None) -> Architecture:
-    """The network of a file, which must be ``name`` if that is given.
+    """The network of a file, which must be ``name``, or a variant of it, if that is given.
 
     Raises:
         PocketNetError: If it is not, or if it cannot be told.
@@ -132,7 +142,8 @@ def architecture_for(file: CheckpointFile, name: str | None = None) -> Architect
             )
         return found
     wanted = _default(name)
-    if found is None or found.name == name:
+    # A family's name stands for its variants.
+    if found is None or found.name == name or found.name.startswith(f"{name}_"):
         return found or wanted
     if name == CUSTOM and _default(found.name).genotype is not None:
         return found
@@ -151,10 +162,11 @@ def identify(file: CheckpointFile) -> Architecture | None:
     Raises:
         PocketNetError: If the metadata are damaged.
     """
-    return _stated(file) or _recognised({name: tuple(t.shape) for name, t in file.state.items()})
+    shapes = {name: tuple(t.shape) for name, t in file.state.items()}
+    return _stated(file, shapes) or _recognised(shapes)
 
 
-def _stated(file: CheckpointFile) -> Architecture | None:
+def _stated(file: CheckpointFile, shapes: Shapes) -> Architecture | None:
     metadata = file.metadata
     name = metadata.get("model_name")
     if name not in (CUSTOM, *list_models()):
@@ -162,7 +174,7 @@ def _stated(file: CheckpointFile) -> Architecture | None:
     try:
         embedding_dim = int(metadata["embedding_dim"])
         if name != CUSTOM:
-            return Architecture(name, embedding_dim, stated=True)
+            return replace(_of_shapes(name, embedding_dim, shapes), stated=True)
         genotype = parse_genotype(metadata["genotype"])
         channels, layers = int(metadata["channels"]), int(metadata["layers"])
     except KeyError:
@@ -180,11 +192,17 @@ def _recognised(shapes: Shapes) -> Architecture | None:
     members = [name for name in list_models() if name.startswith(family)]
     # Of two that differ in the embedding's length alone, the one whose own it is.
     for name in members:
-        if dim == default_embedding_dim(name) and _fits(shapes, Architecture(name, dim)):
-            return Architecture(name, dim)
+        architecture = _of_shapes(name, dim, shapes)
+        if dim == default_embedding_dim(name) and _fits(shapes, architecture):
+            return architecture
     if family == CUSTOM:
         return _recognised_pocketnet(shapes, dim)
-    return next((a for a in (Architecture(name, dim) for name in members) if _fits(shapes, a)), None)
+    return next((a for a in (_of_shapes(name, dim, shapes) for name in members) if _fits(shapes, a)), None)
+
+
+def _of_shapes(name: str, dim: int, shapes: Shapes) -> Architecture:
+    """A network of ``list_models()``, of the sizes that the shapes tell where its sizes vary."""
+    return Architecture(name, dim, sizes=sizes_of_checkpoint(shapes) if name == _MBF else None)
 
 
 def _recognised_pocketnet(shapes: Shapes, dim: int) -> Architecture | None:

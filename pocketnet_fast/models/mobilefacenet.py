@@ -11,7 +11,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from pocketnet_fast.models.base import EmbeddingModel, InputSpec
+from pocketnet_fast.models.base import InputSpec
+from pocketnet_fast.models.chain import ChainModel, Unit, unit_of
 
 _INPUT_SPEC = InputSpec(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -46,7 +47,7 @@ class InvertedResidual(nn.Module):
         return x + out if self.residual else out
 
 
-class MobileFaceNet(EmbeddingModel):
+class MobileFaceNet(ChainModel):
     """MobileFaceNet.
 
     Input float N,3,112,112, ``(x / 255 - mean) / std`` of RGB pixels with ImageNet's mean and deviation (see
@@ -98,6 +99,26 @@ class MobileFaceNet(EmbeddingModel):
         self._check_maps(maps, names)
         embedding = torch.flatten(self.bn(self.conv3(self.gdconv(x))), 1)
         return embedding, {name: maps[name] for name in names}
+
+    def units(self) -> list[Unit]:
+        """The units, named as the layers are."""
+        depthwise, bn1, relu1, pointwise, bn2, relu2 = self.dw_conv.children()
+        units = [
+            unit_of("conv1", self.conv1),
+            unit_of("dw_conv.depthwise", nn.Sequential(depthwise, bn1, relu1)),
+            unit_of("dw_conv", nn.Sequential(pointwise, bn2, relu2)),
+        ]
+        for number, block in enumerate(self.features):
+            assert isinstance(block, InvertedResidual)
+            name = f"features.{number}"
+            expansion, filtering, projection, norm = block.conv.children()
+            units += [
+                unit_of(f"{name}.expansion", expansion),
+                unit_of(f"{name}.depthwise", filtering),
+                unit_of(name, nn.Sequential(projection, norm), around=3 if block.residual else 0),
+            ]
+        end = nn.Sequential(self.conv3, self.bn)
+        return [*units, unit_of("conv2", self.conv2), unit_of("gdconv", self.gdconv), unit_of("conv3", end)]
 
     def tail_layers(self) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
         """The layers after the map "tail"."""

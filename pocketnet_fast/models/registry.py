@@ -11,9 +11,10 @@ from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.genotypes import SOFTMAX_CASIA, Genotype, genotype_from_name
 from pocketnet_fast.models.iresnet import IResNet
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
+from pocketnet_fast.models.mobilefacenet_mbf import MobileFaceNetMbf
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.shipped import ShippedFile, verified
-from pocketnet_fast.models.weights import load_weights
+from pocketnet_fast.models.weights import load_weights, read_weights
 
 PRETRAINED: dict[str, ShippedFile] = {
     "pocketnet_s128": ShippedFile(
@@ -47,8 +48,11 @@ _MODELS: dict[str, tuple[_Builder, int]] = {
     "iresnet50": (_iresnet(3, 4, 14, 3), 512),
     "iresnet100": (_iresnet(3, 13, 30, 3), 512),
     "mobilefacenet": (MobileFaceNet, 128),
+    "mobilefacenet_mbf": (MobileFaceNetMbf, 512),
 }
 CUSTOM = "pocketnet"
+# Of these, a file of weights says the variant and the sizes.
+_BUILT_AS_FILES_SAY = ("mobilefacenet", "mobilefacenet_mbf")
 
 
 def list_models() -> list[str]:
@@ -76,7 +80,8 @@ def create_model(
     Args:
         name: One of ``list_models()``, or ``"pocketnet"`` for a PocketNet of a genotype of your own.
         pretrained: Load the weights that ship with the package.
-        weights: Load this weight file instead (see ``load_weights``).
+        weights: Load this weight file instead (see ``load_weights``). A MobileFaceNet gets the sizes that the
+            file's has, and ``"mobilefacenet"`` is then either of its variants.
         embedding_dim: Length of the embedding, if not the architecture's own.
         genotype: For ``"pocketnet"`` only: an object, or what ``genotype_from_name`` takes: the name of a
             published genotype, the text or JSON form, a file. Default: the one of the named PocketNets.
@@ -98,6 +103,9 @@ def create_model(
         raise PocketNetError(
             f"the pretrained weights of {name} have embedding_dim {file.embedding_dim}, not {embedding_dim}"
         )
+    if weights is not None and name in _BUILT_AS_FILES_SAY:
+        _check_fixed(name, genotype, channels, layers)
+        return _from_file(name, weights, embedding_dim)
     model = _build(name, embedding_dim, genotype, channels, layers)
     model.model_name = name
     if file is not None:
@@ -131,12 +139,30 @@ def _build(
         close = difflib.get_close_matches(name, names)
         hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(names)}"
         raise PocketNetError(f"unknown model {name!r}; {hint}")
+    _check_fixed(name, genotype, channels, layers)
+    builder, default_dim = _MODELS[name]
+    return builder(default_dim if embedding_dim is None else embedding_dim)
+
+
+def _check_fixed(name: str, genotype: object, channels: object, layers: object) -> None:
     options = {"genotype": genotype, "channels": channels, "layers": layers}
     given = [option for option, value in options.items() if value is not None]
     if given:
         raise PocketNetError(f"{name} has {', '.join(given)} fixed; the model {CUSTOM!r} takes them")
-    builder, default_dim = _MODELS[name]
-    return builder(default_dim if embedding_dim is None else embedding_dim)
+
+
+def _from_file(name: str, path: str | os.PathLike[str], embedding_dim: int | None) -> EmbeddingModel:
+    # Imported here, as it builds networks by this module.
+    from pocketnet_fast.models.identification import architecture_for, build_for
+
+    file = read_weights(path)
+    architecture = architecture_for(file, name)
+    if embedding_dim not in (None, architecture.embedding_dim):
+        raise PocketNetError(
+            f"{file.path}: holds {architecture}, whose embedding has {architecture.embedding_dim} "
+            f"dimensions, not {embedding_dim}"
+        )
+    return build_for(file, architecture)
 
 
 def _pretrained_file(name: str) -> ShippedFile:

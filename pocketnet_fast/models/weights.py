@@ -34,7 +34,8 @@ def load_weights(model: ModelT, path: str | os.PathLike[str]) -> ModelT:
         path: A ``.safetensors`` file, or a ``.pth``, ``.pth.tar``, ``.pt``, ``.ckpt`` or ``.bin`` file, read
             with ``weights_only``. The prefixes of torch.compile and of data parallelism are stripped from
             keys, and a state dict is found under the usual keys and prefixes, such as ``state_dict`` or
-            ``backbone.``. Floating-point tensors of another precision are converted.
+            ``backbone.``. Floating-point tensors of another precision are converted. MobileFaceNets are read
+            from ``.onnx``, too, by the structure of the graph.
 
     Returns:
         The model.
@@ -51,9 +52,15 @@ def read_weights(path: str | os.PathLike[str]) -> CheckpointFile:
     """Read a file of weights, and compare it with the SHA-256 that it carries if it does.
 
     Raises:
-        PocketNetError: See ``read_checkpoint``; or if its tensors are not those that were written.
+        PocketNetError: See ``read_checkpoint`` and ``read_onnx_weights``; or if its tensors are not those
+            that were written.
     """
     path = Path(path)
+    if path.suffix == ".onnx":
+        # Imported here, as it builds networks, which are loaded from here.
+        from pocketnet_fast.models.onnx_weights import read_onnx_weights
+
+        return read_onnx_weights(path)
 
     def verify(state: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
         if _HASH_KEY in metadata and metadata[_HASH_KEY] != _sha256(state):

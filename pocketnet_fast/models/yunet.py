@@ -35,6 +35,9 @@ SHIPPED: Final = ShippedFile(
 )
 """The weights of OpenCV Zoo's face_detection_yunet_2023mar.onnx (MIT, notice beside them)."""
 
+# What the published graph does to maps after the last convolution, which leaves these as they are.
+_SAME: Final = ("Flatten", "Reshape", "Transpose", "Sigmoid", "Sub", "Mul", "Div")
+
 _STAGES: Final = (((16, 32), False), ((32, 64), False), ((64, 64), True), ((64, 64), True), ((64, 64), True))
 
 
@@ -130,7 +133,7 @@ def read_onnx(path: str | os.PathLike[str]) -> YuNet:
     Raises:
         PocketNetError: If the file is no YuNet.
     """
-    constants = iter(read_constants(Path(path), _trace, "YuNet"))
+    constants = iter(read_constants(Path(path), _trace, "YuNet", _SAME))
     model = YuNet().eval()
     with torch.no_grad():
         _fill(model.stem, next(constants))
@@ -149,9 +152,10 @@ def read_onnx(path: str | os.PathLike[str]) -> YuNet:
 
 
 def _fill(convolution: nn.Conv2d, constants: Constants, part: slice = slice(None)) -> None:
-    convolution.weight[part] = torch.tensor(constants.weight)
+    weight, bias = constants.folded()
+    convolution.weight[part] = torch.tensor(weight)
     assert convolution.bias is not None
-    convolution.bias[part] = 0.0 if constants.bias is None else torch.tensor(constants.bias)
+    convolution.bias[part] = torch.tensor(bias)
 
 
 def _trace(graph: Graph) -> None:
