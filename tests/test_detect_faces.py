@@ -216,7 +216,7 @@ def test_what_is_refused(model: YuNet, portrait: Tensor, lowered: tuple[Tensor, 
 
     program, weights = lowered
     for image in (portrait.float(), portrait[None], portrait[:, :, :2], portrait[:0]):
-        with pytest.raises(RuntimeError, match=r"detect_faces: image must be uint8 \[H, W, 3\], got"):
+        with pytest.raises(RuntimeError, match=r"detect_faces: a photo must be uint8 \[H, W, 3\], got"):
             detect_faces(image, program, weights)
     with pytest.raises(RuntimeError, match="its sides may be 4096 at most"):
         detect_faces(torch.zeros(1, 4097, 3, dtype=torch.uint8), program, weights)
