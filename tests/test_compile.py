@@ -281,8 +281,10 @@ def test_options_are_checked(model: PocketNet) -> None:
         pocketnet_fast.compile(model, device="tpu")
     with pytest.raises(PocketNetError, match="'int4'"):
         pocketnet_fast.compile(model, precision="int4")
-    with pytest.raises(PocketNetError, match="threads is 0"):
-        pocketnet_fast.compile(model, threads=0)
+    for threads in (0, 1025, 2.5, True, "2"):
+        with pytest.raises(PocketNetError, match=rf"threads is {threads!r}; expected a whole number from 1"):
+            pocketnet_fast.compile(model, threads=threads)
+    assert pocketnet_fast.compile(model, threads=np.int64(2)).threads == 2
     with pytest.raises(PocketNetError, match="'gray'"):
         pocketnet_fast.compile(model, color="gray")
     with pytest.raises(PocketNetError, match="iresnet18 has no fused form"):

@@ -14,8 +14,7 @@ from pocketnet_fast.lowering.inputs import check_pixels, told
 from pocketnet_fast.lowering.networks import lower
 from pocketnet_fast.lowering.plan import Plan
 from pocketnet_fast.lowering.precision import MIN_COSINE, PRECISIONS, choose_precision
-
-_MAX_THREADS = 1024
+from pocketnet_fast.ops.native import check_threads
 
 
 class CompiledModel(nn.Module):
@@ -150,11 +149,10 @@ def compile(
         )
     if tune:
         raise PocketNetError(f"tune is {[*tune]}, which concerns CUDA; device is 'cpu'")
-    if threads is not None and not 1 <= threads <= _MAX_THREADS:
-        raise PocketNetError(f"threads is {threads}; expected 1 to {_MAX_THREADS}, or None for torch's")
+    check_threads(threads)
 
     def build(precision: str) -> CompiledModel:
-        return CompiledModel(lower(model, color=color, precision=precision), threads or 0, flip).eval()
+        return CompiledModel(lower(model, color=color, precision=precision), int(threads or 0), flip).eval()
 
     if precision != "auto":
         return build(precision)

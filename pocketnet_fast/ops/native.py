@@ -6,10 +6,16 @@ import functools
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
+from typing import Final
 
 import torch
+
+from pocketnet_fast.errors import PocketNetError
+
+_MAX_THREADS: Final = 1024
 
 
 @functools.cache
@@ -89,6 +95,19 @@ def processors() -> dict[str, int]:
     """
     found: dict[str, int] = extension().processors()
     return found
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that no call can have.
+
+    Raises:
+        PocketNetError: It is neither None nor a whole number from 1 to 1024.
+    """
+    whole = isinstance(threads, Integral) and not isinstance(threads, bool)
+    if threads is not None and not (whole and 1 <= threads <= _MAX_THREADS):
+        raise PocketNetError(
+            f"threads is {threads!r}; expected a whole number from 1 to {_MAX_THREADS}, or None for torch's"
+        )
 
 
 def usable_threads(threads: int | None = None) -> int:
