@@ -20,8 +20,7 @@ import numpy as np
 import pocketnet_fast
 from pocketnet_fast.data.images import ImageArray, read_image
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.faces.detector import FaceDetector
-from pocketnet_fast.faces.pipeline import Embedder, aligned_face, normalized
+from pocketnet_fast.faces.sources import FaceSource
 
 Change = Callable[[ImageArray], ImageArray]
 
@@ -77,17 +76,16 @@ def read_pairs(folder: Path) -> Pairs:
 
 
 def embed(
-    photos: dict[str, ImageArray], change: Change, detector: FaceDetector, embedder: Embedder
+    photos: dict[str, ImageArray], change: Change, source: FaceSource
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Unit-length embeddings by name, and why the others have none."""
-    crops, refused = {}, {}
+    rows, refused = {}, {}
     for name, photo in photos.items():
         try:
-            crops[name] = aligned_face(change(photo), name, detector).crop
+            rows[name] = source.face(change(photo), name).embedding
         except PocketNetError as error:
             refused[name] = str(error)
-    rows = normalized(embedder(np.stack([*crops.values()])))
-    return dict(zip(crops, rows, strict=True)), refused
+    return rows, refused
 
 
 def accepted(
@@ -110,11 +108,17 @@ def main() -> None:
 
     pairs = read_pairs(arguments.photos)
     photos = {name: read_image(arguments.photos / name) for name in pairs.names}
-    detector = FaceDetector(arguments.detector, upright=not arguments.no_upright)
     model = pocketnet_fast.create_model(arguments.model, pretrained=True)
     assert model.calibration is not None
-    embedder, point = Embedder(model, flip=model.calibration.flip), model.calibration.at(arguments.far)
+    point = model.calibration.at(arguments.far)
     threshold = point.threshold
+    analyzer = pocketnet_fast.FaceAnalyzer(
+        model=model,
+        detector=arguments.detector,
+        flip=model.calibration.flip,
+        upright=not arguments.no_upright,
+    )
+    source = FaceSource(analyzer)
 
     print(f"{len(photos)} photos, {point}\n")
     print("| | refused | genuine accepted, of those as given | impostors accepted | CPU s |")
@@ -122,7 +126,7 @@ def main() -> None:
     reference: set[tuple[str, str]] | None = None
     for name, change in changes().items():
         start = time.process_time()
-        rows, refused = embed(photos, change, detector, embedder)
+        rows, refused = embed(photos, change, source)
         seconds = time.process_time() - start
         genuine = accepted(pairs.genuine, rows, threshold)
         reference = genuine if reference is None else reference

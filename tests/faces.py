@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from pocketnet_fast.data.images import ImageArray, encode_image
 from pocketnet_fast.data.recordio import ImageRecord, RecordWriter, pack_image
-from pocketnet_fast.faces.detector import FaceDetector
-from pocketnet_fast.faces.pipeline import Embedder, embed_photos, normalized
+from pocketnet_fast.faces.analyzer import FaceAnalyzer
+from pocketnet_fast.faces.sources import FaceSource
 
 
 def crop(number: int, size: int = 112) -> ImageArray:
@@ -54,11 +54,11 @@ def png_of_size(width: int, height: int) -> bytes:
 
 
 def photo_cosines(
-    photos: Path, embedder: Embedder, detector: FaceDetector
+    photos: Path, analyzer: FaceAnalyzer
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """The cosine of each pair in ``pairs.csv`` of a folder of photos, and whether it is one person."""
     with (photos / "pairs.csv").open(newline="") as stream:
         pairs = list(csv.DictReader(stream))
     paths = [photos / pair[side] for pair in pairs for side in ("left", "right")]
-    unit = normalized(np.stack([row for _, row in embed_photos(paths, embedder, detector)]))
+    unit = np.stack([face.embedding for face in FaceSource(analyzer).faces(paths)])
     return (unit[0::2] * unit[1::2]).sum(axis=1), np.array([pair["same"] == "1" for pair in pairs])

@@ -135,6 +135,13 @@ def test_options(scene: ImageArray, tmp_path: Path) -> None:
 
     with pytest.raises(PocketNetError, match="max_faces is 0"):
         FaceAnalyzer(max_faces=0)
+    for threads in (0, 2.5):
+        with pytest.raises(PocketNetError, match=f"threads is {threads}; expected a whole number"):
+            FaceAnalyzer(threads=threads)  # type: ignore[arg-type]
+    with pytest.raises(PocketNetError, match="unknown engine 'warp'"):
+        FaceAnalyzer(engine="warp")
+    with pytest.raises(PocketNetError, match="batch_size is 0"):
+        FaceAnalyzer(batch_size=0)
     with pytest.raises(PocketNetError, match="already has its weights"):
         FaceAnalyzer(model=tiny, weights=tmp_path / "tiny.safetensors")
     with pytest.raises(PocketNetError, match="no pretrained weights ship"):
@@ -185,6 +192,45 @@ def test_a_broken_photo_among_many(analyzer: FaceAnalyzer, scene: ImageArray) ->
     )
     assert [len(faces) for faces in left] == [2, 0, 2]
     assert [photo for photo, _ in errors] == [b"no image"]
+
+
+@pytest.mark.parametrize("engine", ["fused", "eager"])
+def test_photos_in_batches(scene: ImageArray, engine: str) -> None:
+    """Where torch runs the convolutions the photos of a batch are embedded together; the same comes out."""
+    analyzer = FaceAnalyzer(engine=engine, batch_size=3, threads=2)
+    assert analyzer.embedder.prefers_batches == (engine == "eager")
+    photos: list[Photo] = [scene, b"no image", scene[:, :200], np.zeros((40, 40, 3), np.uint8), scene]
+    errors: list[Photo] = []
+    found = list(analyzer.analyze_many(photos, on_error=lambda photo, _: errors.append(photo)))
+    assert [len(faces) for faces in found] == [2, 0, 1, 0, 2]
+    assert errors == [b"no image"]
+    for faces, photo in zip(found, photos, strict=True):
+        for face, alone in zip(faces, [] if photo is photos[1] else analyzer.analyze(photo), strict=True):
+            np.testing.assert_allclose(face.embedding, alone.embedding, atol=1e-5)
+    before: list[int] = []
+    with pytest.raises(PocketNetError, match="not an image"):
+        before.extend(len(faces) for faces in analyzer.analyze_many(photos))
+    assert before == [2]
+
+
+def test_some_faces_are_chosen(analyzer: FaceAnalyzer, scene: ImageArray) -> None:
+    whole = analyzer.analyze(scene)
+    first, second = analyzer.analyze(scene, choose=lambda faces, _: faces[1:])
+    assert (first.box, second.box) == (whole[0].box, whole[1].box)
+    assert (first.crop, first.embedding, first.norm) == (None, None, None)
+    np.testing.assert_array_equal(second.embedding, whole[1].embedding)
+
+    def refuse(faces: list[Face], name: str) -> list[Face]:
+        raise PocketNetError(f"{name} has {len(faces)} faces")
+
+    with pytest.raises(PocketNetError, match="image has 2 faces"):
+        analyzer.analyze(scene, choose=refuse)
+    errors: list[str] = []
+    found = analyzer.analyze_many(
+        [scene, scene[:, :120]], choose=refuse, on_error=lambda _, error: errors.append(str(error))
+    )
+    assert list(found) == [[], []]
+    assert errors == ["image has 2 faces", "image has 1 faces"]
 
 
 def test_from_many_threads_at_once(analyzer: FaceAnalyzer, scene: ImageArray) -> None:

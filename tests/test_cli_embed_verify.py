@@ -274,14 +274,12 @@ class TestVerify:
 def test_photos_are_decided_right(photos: Path, trained: list[object]) -> None:
     """The whole path from 48 pairs of unaligned photos to decisions, with a trained model."""
     import pocketnet_fast
-    from pocketnet_fast.faces.detector import FaceDetector
-    from pocketnet_fast.faces.pipeline import Embedder
     from pocketnet_fast.models.weights import weights_sha256
 
     model = pocketnet_fast.create_model("mobilefacenet", weights=str(trained[-1]))
-    embedder = Embedder(model, engine="eager", flip=True)
-    assert embedder.weights_sha256 == weights_sha256(model)
-    cosine, same = photo_cosines(photos, embedder, FaceDetector())
+    analyzer = pocketnet_fast.FaceAnalyzer(model=model, engine="eager")
+    assert analyzer.embedder.weights_sha256 == weights_sha256(model)
+    cosine, same = photo_cosines(photos, analyzer)
     assert ((cosine >= 0.3) == same).mean() >= 0.97
 
 

@@ -74,6 +74,30 @@ def test_pictures_and_crops(run: Run, photos: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(photos / "b.png"), read_image(tmp_path / "seen" / "b.png"))
 
 
+def test_a_photo_is_read_once(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pocketnet_fast.data import images
+
+    taken: list[Path] = []
+    read_bytes = images.read_bytes
+
+    def counted(path: Path, *limits: object) -> bytes:
+        taken.append(path)
+        return read_bytes(path, *limits)
+
+    monkeypatch.setattr(images, "read_bytes", counted)
+    (tmp_path / "x.jpg").write_bytes(b"nothing")
+    given = [photos / "a.png", tmp_path / "x.jpg", photos / "more" / "a.png"]
+    for options in ([], ["--show", tmp_path / "seen"]):
+        taken.clear()
+        result = run(*given, "--json", *options)
+        assert [entry["file"] for entry in result.json] == [str(given[0]), str(given[2])]
+        assert result.err.count("left out: ") == 1
+        assert sorted(map(str, taken)) == sorted(map(str, given))
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == ["a-2.png", "a.png"]
+
+
 def test_what_cannot_be_read_is_left_out(run: Run, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"nothing")
     result = run(tmp_path / "x.jpg", photos / "b.png", "--json")

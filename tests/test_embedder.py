@@ -12,7 +12,8 @@ from faces import crop
 from pocketnet_fast import create_model
 from pocketnet_fast.data.images import encode_image
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.faces.pipeline import Embedder, embed_photos
+from pocketnet_fast.faces.pipeline import Embedder
+from pocketnet_fast.faces.sources import FaceSource
 from pocketnet_fast.models.pocketnet import PocketNet
 
 
@@ -42,4 +43,4 @@ def test_the_photo_is_named(overflowing: Embedder, tmp_path: Path) -> None:
     path = tmp_path / "face.png"
     path.write_bytes(encode_image(crop(0), ".png"))
     with pytest.raises(PocketNetError, match=rf"{path}: the embedding"):
-        list(embed_photos([path], overflowing, None))
+        list(FaceSource(overflowing).faces([path]))

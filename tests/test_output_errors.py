@@ -269,7 +269,7 @@ def test_photos_with_several_faces_are_mentioned(
 
     faces = [Face((0.0, 0.0, 100.0, 100.0), TEMPLATE, 0.95), Face((0.0, 0.0, 40.0, 40.0), TEMPLATE / 2, 0.9)]
     detect: Callable[..., list[Face]] = lambda self, image: faces  # noqa: E731
-    monkeypatch.setattr(FaceDetector, "__init__", lambda self, path=None, upright=True: None)
+    monkeypatch.setattr(FaceDetector, "__init__", lambda self, path=None, **options: None)
     monkeypatch.setattr(FaceDetector, "detect", detect)
     options = ("--weights", folder / "w.safetensors")
     photos = [folder / "people" / "a" / f"{i}.png" for i in range(7)]

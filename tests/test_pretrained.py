@@ -22,8 +22,8 @@ from pocketnet_fast.evaluation.verification import (
     judge,
     pair_distances,
 )
-from pocketnet_fast.faces.detector import FaceDetector
-from pocketnet_fast.faces.pipeline import Embedder, aligned_face, normalized
+from pocketnet_fast.faces.pipeline import Embedder
+from pocketnet_fast.faces.sources import FaceSource
 from pocketnet_fast.models import registry
 from pocketnet_fast.models.shipped import verified
 
@@ -88,9 +88,7 @@ def test_verification_accuracy(name: str, shared_dir: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_turned_and_tilted_photos_are_decided_as_upright_ones(
-    name: str, shared_dir: Path, detector: FaceDetector
-) -> None:
+def test_turned_and_tilted_photos_are_decided_as_upright_ones(name: str, shared_dir: Path) -> None:
     """Each photo turned, mirrored or tilted in a way of its own; all pairs of people."""
     from find_faces_reference import straightened
 
@@ -103,13 +101,13 @@ def test_turned_and_tilted_photos_are_decided_as_upright_ones(
     model = pocketnet_fast.create_model(name, pretrained=True)
     assert model.calibration is not None
     threshold = model.calibration.threshold
-    embedder = Embedder(model, flip=model.calibration.flip)
+    source = FaceSource(pocketnet_fast.FaceAnalyzer(model=model, flip=model.calibration.flip))
     paths = sorted(folder.glob("*.jpg"))
     photos = [read_image(path) for path in paths]
     accepted = []
     for images in (photos, [changed(photo, number) for number, photo in enumerate(photos)]):
-        faces = [aligned_face(image, path, detector) for image, path in zip(images, paths, strict=True)]
-        rows = normalized(embedder(np.stack([face.crop for face in faces])))
+        faces = [source.face(image, path) for image, path in zip(images, paths, strict=True)]
+        rows = np.stack([face.embedding for face in faces])
         accepted.append(rows @ rows.T >= threshold)
     place = {path.name: number for number, path in enumerate(paths)}
     with (folder / "pairs.csv").open(newline="") as stream:
@@ -127,13 +125,13 @@ def test_turned_and_tilted_photos_are_decided_as_upright_ones(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_photos_are_decided_right(name: str, shared_dir: Path, detector: FaceDetector) -> None:
+def test_photos_are_decided_right(name: str, shared_dir: Path) -> None:
     """The whole path from 48 pairs of unaligned photos to decisions."""
     photos = shared_dir / "data" / "photos"
     model = pocketnet_fast.create_model(name, pretrained=True)
     assert model.calibration is not None
-    embedder = Embedder(model, flip=model.calibration.flip)
-    cosine, same = photo_cosines(photos, embedder, detector)
+    analyzer = pocketnet_fast.FaceAnalyzer(model=model, flip=model.calibration.flip)
+    cosine, same = photo_cosines(photos, analyzer)
     right = (cosine >= model.calibration.threshold) == same
     print(f"{name}: {right.sum()} of {len(right)}")
     assert len(right) == 48

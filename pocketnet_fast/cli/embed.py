@@ -13,6 +13,7 @@ import typer
 
 from pocketnet_fast.cli.loading import (
     AlignedOption,
+    BatchOption,
     DetectorOption,
     EngineOption,
     FlipOption,
@@ -24,8 +25,7 @@ from pocketnet_fast.cli.loading import (
     UprightOption,
     WeightsOption,
     all_photos,
-    load_detector,
-    load_embedder,
+    load_source,
     note,
 )
 from pocketnet_fast.cli.output import print_json
@@ -33,10 +33,7 @@ from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from pocketnet_fast.faces.pipeline import AlignedFace
+    from pocketnet_fast.faces.sources import EmbeddedFace
 
 _FORMATS = (".npz", ".csv")
 
@@ -65,7 +62,7 @@ def embed(
     ] = False,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 32,
+    batch: BatchOption = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Embed the most prominent face of each image, or every face that can be recognised.
@@ -86,36 +83,35 @@ def embed(
         raise PocketNetError("--aligned and --all-faces exclude each other")
     images = all_photos(images)
 
-    import numpy as np
-
-    from pocketnet_fast.faces.pipeline import embed_photos, normalized
     from pocketnet_fast.files import atomic_write
 
     with contextlib.ExitStack() as stack:
         # Opened first, so that a place that cannot be written is known before the work is done.
         stream = stack.enter_context(atomic_write(output)) if output is not None else None
-        finder = load_detector(aligned, detector, upright)
-        embedder = load_embedder(
-            model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
+        source = load_source(
+            model,
+            weights,
+            untrained,
+            aligned=aligned,
+            detector=detector,
+            upright=upright,
+            engine=engine,
+            flip=flip,
+            threads=threads,
+            batch=batch,
         )
-        faces: list[AlignedFace] = []
-        rows = []
+        embedder = source.embedder
+        table = _Table()
         several = SeveralFaces()
         with progress(len(images), "embedding") as advance:
             report = _report if skip else None
-            found = embed_photos(
-                images, embedder, finder, every_face=all_faces, on_photo=advance, on_error=report
-            )
-            for face, row in found:
-                faces.append(face)
+            for face in source.faces(images, every_face=all_faces, on_photo=advance, on_error=report):
+                table.faces.append(face)
                 if not all_faces:
                     several.add(face)
-                rows.append(row)
         several.say()
-        if not faces:
+        if not table.faces:
             raise PocketNetError("none of the images could be used; nothing was written")
-        raw = np.stack(rows)
-        table = _Table(faces, normalized(raw), np.linalg.norm(raw, axis=1))
         about = {"model": embedder.model_name, "weights": str(weights or "") or None, "untrained": untrained}
         about |= {"engine": embedder.engine, "flip": flip}
         if stream is not None and output is not None:
@@ -126,8 +122,7 @@ def embed(
     if as_json:
         print_json(about | {"embeddings": table.as_dicts()}, indent=None)
     if output is not None:
-        count, dimensions = raw.shape
-        note(f"wrote {count} embeddings of {dimensions} dimensions to {output}")
+        note(f"wrote {len(table.faces)} embeddings of {embedder.embedding_dim} dimensions to {output}")
 
 
 def register(app: typer.Typer) -> None:
@@ -136,23 +131,16 @@ def register(app: typer.Typer) -> None:
 
 
 class _Table:
-    def __init__(
-        self,
-        faces: list[AlignedFace],
-        embeddings: npt.NDArray[np.float32],
-        norms: npt.NDArray[np.float32],
-    ) -> None:
-        self.faces = faces
-        self.embeddings = embeddings
-        self.norms = norms
+    def __init__(self) -> None:
+        self.faces: list[EmbeddedFace] = []
 
     def write_npz(self, stream: BinaryIO, about: dict[str, Any]) -> None:
         import numpy as np
 
         columns: dict[str, Any] = {
             "files": np.array([face.path for face in self.faces]),
-            "embeddings": self.embeddings,
-            "norms": self.norms,
+            "embeddings": np.stack([face.embedding for face in self.faces]),
+            "norms": np.array([face.norm for face in self.faces], np.float32),
             "about": np.array(json.dumps(about)),
         }
         if self.faces[0].faces:
@@ -166,17 +154,17 @@ class _Table:
     def write_csv(self, stream: BinaryIO) -> None:
         text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
         writer = csv.writer(text)
-        writer.writerow(["file", "norm", *(f"e{index}" for index in range(self.embeddings.shape[1]))])
-        for face, norm, embedding in zip(self.faces, self.norms, self.embeddings, strict=True):
+        writer.writerow(["file", "norm", *(f"e{index}" for index in range(len(self.faces[0].embedding)))])
+        for face in self.faces:
             # Nine digits give a float32 back exactly.
-            writer.writerow([face.path, f"{norm:.9g}", *(f"{value:.9g}" for value in embedding)])
+            writer.writerow([face.path, f"{face.norm:.9g}", *(f"{value:.9g}" for value in face.embedding)])
         text.flush()
         text.detach()
 
     def as_dicts(self) -> list[dict[str, Any]]:
         rows = []
-        for face, norm, embedding in zip(self.faces, self.norms, self.embeddings, strict=True):
-            row = {"file": face.path, "embedding": embedding.tolist(), "norm": float(norm)}
+        for face in self.faces:
+            row: dict[str, Any] = {"file": face.path, "embedding": face.embedding.tolist(), "norm": face.norm}
             if face.faces:
                 first = face.faces[0]
                 row |= {"box": first.box, "landmarks": first.landmarks.tolist(), "score": first.score}

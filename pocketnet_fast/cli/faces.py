@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +27,7 @@ from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
+    from pocketnet_fast.data.images import ImageArray
     from pocketnet_fast.faces.face import Face
 
 
@@ -49,11 +52,11 @@ def faces(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find all faces of photos: boxes, landmarks, scores, which way up, and with --json their embeddings.
+    """Find all faces of photos: where, how good, which way up, and with --json landmarks and embeddings.
 
     The most prominent face of a photo comes first. A doubtful one comes last and has no embedding, as nothing
-    can be decided by it. A photo that cannot be read is named and left out; with none that can, the command
-    fails.
+    can be decided by it. Quality is from 0 to 1; faces below 0.05 are decided wrongly most often. A photo
+    that cannot be read is named and left out; with none that can, the command fails.
 
     Example: [bold]pocketnet faces party.jpg --show seen/ --crops crops/[/bold]
     """
@@ -79,12 +82,13 @@ def faces(
         note(f"left out: {error}")
 
     with progress(len(files), "looking for faces") as advance:
-        results = analyzer.analyze_many(files, on_error=left_out)
-        for path, found in zip(files, results, strict=True):
+        given = _Given(files, show is not None, left_out)
+        for found in analyzer.analyze_many(given.photos(), on_error=left_out):
+            path, image = given.taken.popleft()
             advance()
             if path in broken:
                 continue
-            pictures.write(path, found)
+            pictures.write(path, image, found)
             report.append({"file": str(path), "faces": [_described(face) for face in found]})
             if not as_json:
                 _say(path, found)
@@ -97,6 +101,33 @@ def faces(
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command("faces")(faces)
+
+
+class _Given:
+    """The photos as the analyzer takes them: files, or read already where they are drawn into later.
+
+    Attributes:
+        taken: Path and image, if it was read, of each photo that was taken and whose turn has not come.
+    """
+
+    def __init__(
+        self, files: list[Path], read: bool, on_error: Callable[[object, PocketNetError], None]
+    ) -> None:
+        self._files, self._read, self._on_error = files, read, on_error
+        self.taken: deque[tuple[Path, ImageArray | None]] = deque()
+
+    def photos(self) -> Iterator[Path | ImageArray]:
+        """Give one after the other; those that cannot be read are left out here."""
+        from pocketnet_fast.data.images import read_image
+
+        for path in self._files:
+            try:
+                image = read_image(path) if self._read else None
+            except PocketNetError as error:
+                self._on_error(path, error)
+                continue
+            self.taken.append((path, image))
+            yield path if image is None else image
 
 
 class _Pictures:
@@ -113,16 +144,16 @@ class _Pictures:
             except OSError as error:
                 raise PocketNetError(f"{folder}: cannot be a folder: {error.strerror}") from None
 
-    def write(self, path: Path, found: list[Face]) -> None:
-        from pocketnet_fast.data.images import encode_image, read_image
+    def write(self, path: Path, image: ImageArray | None, found: list[Face]) -> None:
+        from pocketnet_fast.data.images import encode_image
         from pocketnet_fast.faces.drawing import draw_faces
         from pocketnet_fast.files import atomic_write
 
         count = self._seen[path.stem] = self._seen.get(path.stem, 0) + 1
         name = path.stem if count == 1 else f"{path.stem}-{count}"
-        if self._show is not None:
+        if self._show is not None and image is not None:
             with atomic_write(self._show / f"{name}.png") as stream:
-                stream.write(encode_image(draw_faces(read_image(path), found), ".png"))
+                stream.write(encode_image(draw_faces(image, found), ".png"))
         if self._crops is not None:
             for index, face in enumerate(found):
                 if face.crop is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 
 from pocketnet_fast.cli.loading import (
     AlignedOption,
+    BatchOption,
     DetectorOption,
     EngineOption,
     JsonOption,
@@ -22,8 +24,7 @@ from pocketnet_fast.cli.loading import (
     UprightOption,
     WeightsOption,
     all_photos,
-    load_detector,
-    load_embedder,
+    load_source,
     note,
     photos_below,
 )
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pocketnet_fast.faces.detector import FaceDetector
     from pocketnet_fast.faces.pipeline import Embedder
+    from pocketnet_fast.faces.sources import FaceSource
     from pocketnet_fast.gallery.manifest import EmbeddingSpace
     from pocketnet_fast.gallery.store import Gallery, Match
 
@@ -76,7 +77,6 @@ _Flip = Annotated[
     ),
 ]
 _Skip = Annotated[bool, typer.Option("--skip", help="Leave out photos that cannot be used, naming each.")]
-_Batch = Annotated[int, typer.Option(min=1, help="Photos per call of the network.")]
 
 
 @_app.command()
@@ -100,7 +100,7 @@ def build(
     duplicates: _Duplicates = False,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
-    batch: _Batch = 32,
+    batch: BatchOption = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Make a gallery of the most prominent face of each photo.
@@ -114,13 +114,21 @@ def build(
 
     name_by = name_by or "file"
     named = _named_photos(photos or [], table, name_by)
-    finder = load_detector(aligned, detector, upright)
-    embedder = load_embedder(
-        model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
+    source = load_source(
+        model,
+        weights,
+        untrained,
+        aligned=aligned,
+        detector=detector,
+        upright=upright,
+        engine=engine,
+        flip=flip,
+        threads=threads,
+        batch=batch,
     )
     rule = "" if table is not None else name_by
-    with Gallery.building(output, _space(embedder), overwrite=overwrite, name_by=rule) as append:
-        added = _append(append, named, embedder, finder, skip, _Known(None, duplicates))
+    with Gallery.building(output, _space(source.embedder), overwrite=overwrite, name_by=rule) as append:
+        added = _append(append, named, source, skip, _Known(None, duplicates))
     _report_size(Gallery(output), added, as_json)
 
 
@@ -142,7 +150,7 @@ def add(
     duplicates: _Duplicates = False,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
-    batch: _Batch = 32,
+    batch: BatchOption = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Add photos to a gallery: all of them, or after an error or a kill none.
@@ -153,14 +161,22 @@ def add(
 
     gallery = Gallery(where)
     named = _named_photos(photos or [], table, name_by or gallery.name_by or "file")
-    finder = load_detector(aligned, detector, upright)
-    embedder = load_embedder(
-        model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
+    source = load_source(
+        model,
+        weights,
+        untrained,
+        aligned=aligned,
+        detector=detector,
+        upright=upright,
+        engine=engine,
+        flip=flip,
+        threads=threads,
+        batch=batch,
     )
-    gallery.space.require_same(_space(embedder), where)
+    gallery.space.require_same(_space(source.embedder), where)
     known = _Known(gallery, duplicates)
     with gallery.adding() as append:
-        added = _append(append, named, embedder, finder, skip, known)
+        added = _append(append, named, source, skip, known)
     if added and gallery.index is not None:
         note("the index lacks the new rows; `pocketnet gallery index` builds it again")
     _report_size(gallery, added, as_json)
@@ -215,24 +231,32 @@ def search(
     if probes is not None and not use_index:
         raise PocketNetError("--probes is about the index; pass --index too")
 
-    from pocketnet_fast.faces.pipeline import embed_photos
     from pocketnet_fast.gallery.index import IndexedSearch
     from pocketnet_fast.gallery.store import Gallery
 
     queries = all_photos(queries)
     gallery = Gallery(where)
     indexed = IndexedSearch(gallery, probes=probes) if use_index else None
-    finder = load_detector(aligned, detector, upright)
-    embedder = load_embedder(model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=32)
-    gallery.space.require_same(_space(embedder), where)
-    decided = decide(embedder.calibration, flip, threshold, far)
+    source = load_source(
+        model,
+        weights,
+        untrained,
+        aligned=aligned,
+        detector=detector,
+        upright=upright,
+        engine=engine,
+        flip=flip,
+        threads=threads,
+    )
+    gallery.space.require_same(_space(source.embedder), where)
+    decided = decide(source.embedder.calibration, flip, threshold, far)
     several = SeveralFaces()
     rows, faces = [], []
     with progress(len(queries), "embedding") as advance:
-        for face, row in embed_photos(queries, embedder, finder, on_photo=advance):
+        for face in source.faces(queries, on_photo=advance):
             several.add(face)
             faces.append(len(face.faces))
-            rows.append(row)
+            rows.append(face.embedding)
     several.say()
     if indexed is not None:
         ranked = indexed.search(rows, top=top)
@@ -379,32 +403,24 @@ def _read_table(path: Path) -> Iterator[tuple[str, Path]]:
 def _append(
     append: Callable[..., None],
     named: list[tuple[str, Path]],
-    embedder: Embedder,
-    finder: FaceDetector | None,
+    source: FaceSource,
     skip: bool,
     known: _Known,
 ) -> int:
-    """Embed and append batch by batch, so that memory does not grow; returns the number of rows."""
-    from pocketnet_fast.faces.pipeline import embed_photos
-
+    """Embed all and append batch by batch, so that memory does not grow; returns the number of rows."""
     used = added = 0
-    batch = embedder.batch_size
     several = SeveralFaces()
+    # Files that cannot be used are missing from what comes back; their names are passed over.
+    pending = iter(named)
     with progress(len(named), "embedding") as advance:
-        for first in range(0, len(named), batch):
-            part = named[first : first + batch]
-            names: list[str] = []
-            sources: list[str] = []
-            rows: list[npt.NDArray[np.float32]] = []
-            pending = iter(part)
-            paths = [path for _, path in part]
-            report = _report if skip else None
-            for face, row in embed_photos(paths, embedder, finder, on_photo=advance, on_error=report):
-                # Files that cannot be used are missing from what comes back; their names are passed over.
-                names.append(next(name for name, path in pending if str(path) == face.path))
-                sources.append(face.path)
+        found = source.faces(
+            [path for _, path in named], on_photo=advance, on_error=_report if skip else None
+        )
+        while faces := list(islice(found, source.embedder.batch_size)):
+            names = [next(name for name, path in pending if str(path) == face.path) for face in faces]
+            rows, sources = [face.embedding for face in faces], [face.path for face in faces]
+            for face in faces:
                 several.add(face)
-                rows.append(row)
             used += len(rows)
             new = known.new(names, rows, sources)
             if new:

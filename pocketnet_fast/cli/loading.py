@@ -11,8 +11,8 @@ from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
     from pocketnet_fast.export.exported import ExportedModel
-    from pocketnet_fast.faces.detector import FaceDetector
-    from pocketnet_fast.faces.pipeline import AlignedFace, Embedder
+    from pocketnet_fast.faces.pipeline import Embedder
+    from pocketnet_fast.faces.sources import EmbeddedFace, FaceSource
     from pocketnet_fast.models.base import EmbeddingModel
 
 DEFAULT_MODEL: Final = "pocketnet_s128"
@@ -62,6 +62,14 @@ EngineOption = Annotated[
 FlipOption = Annotated[
     bool, typer.Option("--flip/--no-flip", help="Add the embeddings of the mirror images.")
 ]
+BatchOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Crops per call of the network; of photos 4 at most on the fused kernels, where more are no "
+        "quicker.",
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; default: as many as PyTorch uses.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -79,7 +87,7 @@ class SeveralFaces:
     def __init__(self) -> None:
         self._photos: list[tuple[str, int]] = []
 
-    def add(self, face: AlignedFace) -> None:
+    def add(self, face: EmbeddedFace) -> None:
         """Take note of a photo."""
         if len(face.faces) > 1:
             self._photos.append((face.path, len(face.faces)))
@@ -213,32 +221,71 @@ def load_embedder(
     Raises:
         PocketNetError: see ``load_model``, ``load_exported`` and ``Embedder``.
     """
-    from pocketnet_fast.faces.pipeline import ENGINES, Embedder
+    from pocketnet_fast.faces.pipeline import Embedder, check_engine
 
-    if engine not in ENGINES:
-        raise PocketNetError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
+    check_engine(engine)
     model = load_network(name, weights, untrained)
-    embedder = Embedder(model, engine=engine, flip=flip, threads=threads, batch_size=batch)
+    return _announced(Embedder(model, engine=engine, flip=flip, threads=threads, batch_size=batch))
+
+
+def load_source(
+    name: str | None,
+    weights: Path | None,
+    untrained: bool,
+    *,
+    aligned: bool,
+    detector: Path | None,
+    upright: bool,
+    engine: str,
+    flip: bool,
+    threads: int | None,
+    batch: int = 32,
+) -> FaceSource:
+    """Build what every command takes faces from, so that a photo has one crop and one embedding in all.
+
+    Args:
+        name: See ``load_embedder``, as for those not named here.
+        weights: Likewise.
+        untrained: Likewise.
+        aligned: Whether images are aligned crops, in which nothing is detected.
+        detector: Another model file than ``find_detector`` finds.
+        upright: Find out which way up photos are.
+        engine: Likewise.
+        flip: Likewise.
+        threads: Likewise; of photos, as many are looked at at a time.
+        batch: Likewise.
+
+    Raises:
+        PocketNetError: See ``load_embedder``; or ``aligned`` and ``detector`` are both given, or the
+            detector's model file is missing or unusable.
+    """
+    from pocketnet_fast.faces.analyzer import FaceAnalyzer
+    from pocketnet_fast.faces.detector import find_detector
+    from pocketnet_fast.faces.pipeline import check_engine
+    from pocketnet_fast.faces.sources import FaceSource
+
+    if aligned:
+        if detector is not None:
+            raise PocketNetError("--aligned and --detector exclude each other")
+        return FaceSource(
+            load_embedder(name, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch)
+        )
+    check_engine(engine)
+    find_detector(detector)
+    analyzer = FaceAnalyzer(
+        model=load_network(name, weights, untrained),
+        detector=detector,
+        engine=engine,
+        flip=flip,
+        upright=upright,
+        threads=threads,
+        batch_size=batch,
+    )
+    _announced(analyzer.embedder)
+    return FaceSource(analyzer)
+
+
+def _announced(embedder: Embedder) -> Embedder:
     if embedder.note is not None:
         note(f"running eager PyTorch: {embedder.note}")
     return embedder
-
-
-def load_detector(aligned: bool, detector: Path | None, upright: bool = True) -> FaceDetector | None:
-    """Load the detector unless the images are aligned crops.
-
-    Args:
-        aligned: Whether they are.
-        detector: Another model file than ``find_detector`` finds.
-        upright: Find out which way up photos are.
-
-    Raises:
-        PocketNetError: both are given, or the model file is missing or unusable.
-    """
-    from pocketnet_fast.faces.detector import FaceDetector
-
-    if not aligned:
-        return FaceDetector(detector, upright=upright)
-    if detector is not None:
-        raise PocketNetError("--aligned and --detector exclude each other")
-    return None

@@ -10,6 +10,7 @@ import typer
 
 from pocketnet_fast.cli.loading import (
     AlignedOption,
+    BatchOption,
     DetectorOption,
     EngineOption,
     FlipOption,
@@ -20,8 +21,7 @@ from pocketnet_fast.cli.loading import (
     UntrainedOption,
     UprightOption,
     WeightsOption,
-    load_detector,
-    load_embedder,
+    load_source,
     note,
 )
 from pocketnet_fast.cli.output import print_json
@@ -69,7 +69,7 @@ def extract(
     flip: FlipOption = True,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 32,
+    batch: BatchOption = 32,
 ) -> None:
     """Embed the images of a list into feature files that the development kit reads.
 
@@ -86,40 +86,43 @@ def extract(
 
     from pocketnet_fast.evaluation.face_list import read_face_list
     from pocketnet_fast.evaluation.feature_file import write_embedding, writing_features
-    from pocketnet_fast.faces.pipeline import embed_photos, normalized
 
     faces = read_face_list(images)
-    finder = load_detector(aligned, detector, upright)
-    embedder = load_embedder(
-        model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
+    source = load_source(
+        model,
+        weights,
+        untrained,
+        aligned=aligned,
+        detector=detector,
+        upright=upright,
+        engine=engine,
+        flip=flip,
+        threads=threads,
+        batch=batch,
     )
     wanted = [path for path in faces.paths if not (resume and (output / (path + suffix)).exists())]
     targets = {str(root / path): output / (path + suffix) for path in wanted}
     with progress(len(wanted), "embedding") as advance:
-        rows = embed_photos(
-            [root / path for path in wanted],
-            embedder,
-            finder,
-            on_photo=advance,
-            on_error=_report if skip else None,
+        found = source.faces(
+            [root / path for path in wanted], on_photo=advance, on_error=_report if skip else None
         )
         done = 0
         several = SeveralFaces()
         if whole:
-            with writing_features(output, len(wanted), embedder.embedding_dim) as write:
-                for face, row in rows:
+            with writing_features(output, len(wanted), source.embedder.embedding_dim) as write:
+                for face in found:
                     several.add(face)
-                    write(normalized(row[None])[0])
+                    write(face.embedding)
                     done += 1
         else:
-            for face, row in rows:
+            for face in found:
                 several.add(face)
                 target = targets[face.path]
                 _make_folder(target.parent)
-                write_embedding(target, normalized(row[None])[0])
+                write_embedding(target, face.embedding)
                 done += 1
     several.say()
-    note(f"wrote {done:,} embeddings of {embedder.embedding_dim} dimensions to {output}")
+    note(f"wrote {done:,} embeddings of {source.embedder.embedding_dim} dimensions to {output}")
 
 
 @_app.command()

@@ -19,8 +19,7 @@ from pocketnet_fast.cli.loading import (
     UntrainedOption,
     UprightOption,
     WeightsOption,
-    load_detector,
-    load_embedder,
+    load_source,
     note,
 )
 from pocketnet_fast.cli.output import print_json
@@ -28,7 +27,7 @@ from pocketnet_fast.cli.thresholds import Decision, FarOption, check_options, de
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
-    from pocketnet_fast.faces.pipeline import AlignedFace
+    from pocketnet_fast.faces.sources import EmbeddedFace
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 _THRESHOLD = 0.3
@@ -80,21 +79,27 @@ def verify(
 
     from pocketnet_fast.data.images import encode_image, read_image
     from pocketnet_fast.faces.drawing import draw_comparison
-    from pocketnet_fast.faces.pipeline import aligned_face, normalized
     from pocketnet_fast.files import atomic_write
 
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(atomic_write(show)) if show is not None else None
-        finder = load_detector(aligned, detector, upright)
         photos = read_image(first), read_image(second)
-        faces = aligned_face(photos[0], first, finder), aligned_face(photos[1], second, finder)
-        embedder = load_embedder(
-            model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=2
+        source = load_source(
+            model,
+            weights,
+            untrained,
+            aligned=aligned,
+            detector=detector,
+            upright=upright,
+            engine=engine,
+            flip=flip,
+            threads=threads,
         )
+        embedder = source.embedder
         decided = decide(embedder.calibration, flip, threshold, far) or _uncalibrated()
-        crops = np.stack([face.crop for face in faces])
-        pair = normalized(embedder(crops, [face.path for face in faces])).astype(np.float64)
-        cosine = float(np.clip(pair[0] @ pair[1], -1, 1))
+        faces = source.face(photos[0], first), source.face(photos[1], second)
+        one, other = (face.embedding.astype(np.float64) for face in faces)
+        cosine = float(np.clip(one @ other, -1, 1))
         distance = 2 - 2 * cosine
         same = cosine >= decided.threshold
         decision = "same person" if same else "different people"
@@ -144,7 +149,7 @@ def _uncalibrated() -> Decision:
     return Decision(_THRESHOLD, "default")
 
 
-def _summary(face: AlignedFace) -> str:
+def _summary(face: EmbeddedFace) -> str:
     if not face.faces:
         return "aligned crop"
     first, others = face.faces[0], len(face.faces) - 1
@@ -153,7 +158,7 @@ def _summary(face: AlignedFace) -> str:
     return text + (f"; {others} less prominent left aside" if others else "")
 
 
-def _described(face: AlignedFace) -> dict[str, Any]:
+def _described(face: EmbeddedFace) -> dict[str, Any]:
     found = [
         {
             "box": found.box,

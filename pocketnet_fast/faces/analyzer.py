@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.faces.detector import FaceDetector
 from pocketnet_fast.faces.face import Face
 from pocketnet_fast.faces.pipeline import Embedder, normalized
+from pocketnet_fast.ops.native import check_threads, torch_on_this_thread_alone, usable_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +31,16 @@ if TYPE_CHECKING:
 Photo = str | os.PathLike[str] | bytes | bytearray | memoryview | ImageArray
 """A file, an encoded image, or H x W x 3 uint8, RGB."""
 
+Choose = Callable[[list[Face], str], Sequence[Face]]
+"""Which of a photo's faces to embed, given all of them and how errors call the photo; raises to refuse it."""
+
 _DEFAULT = "pocketnet_s128"
+# Photos that are embedded together on the fused kernels: 96 photos take 5 % less time in fours than one by
+# one, as the network's weights stay in the cache, and no less in larger groups.
+_SEVERAL: Final = 4
+
+
+_Result = list[Face] | PocketNetError
 
 
 class _Engines(NamedTuple):
@@ -45,15 +56,18 @@ class FaceAnalyzer:
         weights: a weight file; its network comes from the file, and ``model`` is for files that do not name
             theirs. None: the weights that ship with the package.
         detector: another YuNet's file, see ``FaceDetector``.
+        engine: what embeds, see ``Embedder``.
         precision: of embedding, ``"fp32"`` or ``"bf16"``. Detection is in fp32: half precision moves
             landmarks by a pixel and more.
         threads: of one call; None follows ``torch.set_num_threads``.
         flip: embed the mirror image, too, and add the two, as the thresholds of the weights expect.
         upright: find out which way up a photo is; see ``FaceDetector``.
         max_faces: of a photo, the most prominent ones; None: all.
+        batch_size: crops per call of the network.
 
     Attributes:
         model: The network.
+        embedder: What embeds the crops of ``analyze``.
         calibration: The thresholds that came with its weights, if any did.
 
     Raises:
@@ -66,81 +80,95 @@ class FaceAnalyzer:
         model: str | nn.Module = _DEFAULT,
         weights: str | os.PathLike[str] | None = None,
         detector: str | os.PathLike[str] | None = None,
+        engine: str = "auto",
         precision: str = "fp32",
         threads: int | None = None,
         flip: bool = True,
         upright: bool = True,
         max_faces: int | None = None,
+        batch_size: int = 32,
     ) -> None:
         if max_faces is not None and max_faces < 1:
             raise PocketNetError(f"max_faces is {max_faces}; expected at least 1, or None for all")
+        check_threads(threads)
         self.model = _network(model, weights)
         self.threads, self.max_faces = threads, max_faces
         self._options = (precision, flip, upright, detector)
+        self._engine, self._batch_size = engine, batch_size
         self._lock = threading.Lock()
         self._made: dict[int | None, _Engines] = {}
-        self.calibration: Calibration | None = self._engines(threads).embedder.calibration
+        self.embedder = self._engines(threads).embedder
+        self.calibration: Calibration | None = self.embedder.calibration
 
-    def analyze(self, photo: Photo) -> list[Face]:
+    def analyze(self, photo: Photo, *, choose: Choose | None = None) -> list[Face]:
         """Find the faces of a photo and embed them, in one batch.
 
         Args:
             photo: A file, its content, or H x W x 3 uint8, RGB.
+            choose: Which faces to embed; None: all that are not doubtful.
 
         Returns:
             The most prominent face first, doubtful ones last; these have neither crop nor embedding, so that
             nothing can be decided by them. Empty where there is none.
 
         Raises:
-            PocketNetError: No such file, or no image that can be read.
+            PocketNetError: No such file, or no image that can be read; or what ``choose`` raises.
         """
-        return self._analyze(photo, self.threads)
+        (result,) = self._analyze([photo], self.threads, choose)
+        if isinstance(result, PocketNetError):
+            raise result
+        return result
 
     def analyze_many(
         self,
         photos: Iterable[Photo],
         *,
+        choose: Choose | None = None,
         on_error: Callable[[Photo, PocketNetError], None] | None = None,
     ) -> Iterator[list[Face]]:
         """Find and embed the faces of many photos, several photos at a time.
 
-        Each thread takes a photo through all its stages, so that none waits for another. At most two photos a
-        thread are on their way, or wait for their turn.
+        Each thread takes a photo through all its stages, so that none waits for another; of a list, up to
+        four photos, whose faces it embeds together. Where the network prefers batches (see ``Embedder``),
+        ``batch_size`` photos are taken instead. At most two such groups a thread are on their way, or wait
+        for their turn.
 
         Args:
             photos: Taken as they are needed.
-            on_error: Given a photo that cannot be read and what is wrong with it, which then has no face;
-                without it, the error is raised in its turn.
+            choose: Which faces to embed; None: all that are not doubtful.
+            on_error: Given a photo that cannot be read, or that ``choose`` refuses, and what is wrong with
+                it; it then has no face. Without it, the error is raised in its turn.
 
         Returns:
             The faces of each photo, in the order of the photos.
 
         Raises:
-            PocketNetError: A photo cannot be read, and there is no ``on_error``.
+            PocketNetError: A photo cannot be used, and there is no ``on_error``.
         """
-        from pocketnet_fast.ops.native import torch_on_this_thread_alone, usable_threads
-
         workers = usable_threads(self.threads)
-        waiting: deque[tuple[Photo, Future[list[Face]]]] = deque()
+        together = self._together(photos, workers)
+        waiting: deque[tuple[list[Photo], Future[list[_Result]]]] = deque()
 
-        def next_in_turn() -> list[Face]:
-            photo, future = waiting.popleft()
-            try:
-                return future.result()
-            except PocketNetError as error:
+        def next_in_turn() -> Iterator[list[Face]]:
+            taken, future = waiting.popleft()
+            for photo, result in zip(taken, future.result(), strict=True):
+                if not isinstance(result, PocketNetError):
+                    yield result
+                    continue
                 if on_error is None:
-                    raise
-                on_error(photo, error)
-                return []
+                    raise result
+                on_error(photo, result)
+                yield []
 
+        remaining = iter(photos)
         pool = ThreadPoolExecutor(workers, "faces", torch_on_this_thread_alone)
         try:
-            for photo in photos:
-                waiting.append((photo, pool.submit(self._analyze, photo, 1)))
+            while taken := list(islice(remaining, together)):
+                waiting.append((taken, pool.submit(self._analyze, taken, 1, choose)))
                 if len(waiting) > 2 * workers:
-                    yield next_in_turn()
+                    yield from next_in_turn()
             while waiting:
-                yield next_in_turn()
+                yield from next_in_turn()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -190,18 +218,46 @@ class FaceAnalyzer:
             "detector": "yunet" if detector.path is None else detector.path.name,
         }
 
-    def _analyze(self, photo: Photo, threads: int | None) -> list[Face]:
-        image = _image(photo)
+    def _together(self, photos: Iterable[Photo], workers: int) -> int:
+        """How many photos a thread takes at a time, so that each gets its share of them."""
+        most = self.embedder.batch_size
+        if not self.embedder.prefers_batches:
+            most = min(most, _SEVERAL if isinstance(photos, Sized) else 1)
+        return max(1, min(most, -(-len(photos) // workers))) if isinstance(photos, Sized) else most
+
+    def _analyze(self, photos: list[Photo], threads: int | None, choose: Choose | None) -> list[_Result]:
+        """The faces of each photo, those of all embedded together; or what is wrong with it."""
         engines = self._engines(threads)
-        faces = engines.detector.detect(image)[: self.max_faces]
-        sure = [index for index, face in enumerate(faces) if face.doubt is None]
-        if not sure:
-            return faces
-        crops = np.stack([align(image, faces[index].landmarks) for index in sure])
-        names = [f"face {index} of {_name(photo)}" for index in sure]
-        for index, crop, row in zip(sure, crops, normalized(engines.embedder(crops, names)), strict=True):
-            faces[index] = replace(faces[index], crop=crop, embedding=row)
-        return faces
+        results: list[_Result] = []
+        crops, places, names = [], [], []
+        for photo in photos:
+            try:
+                faces, chosen = self._found(photo, engines.detector, choose)
+            except PocketNetError as error:
+                results.append(error)
+                continue
+            for index, crop in chosen:
+                crops.append(crop)
+                places.append((faces, index))
+                names.append(f"face {index} of {_name(photo)}")
+            results.append(faces)
+        if not crops:
+            return results
+        rows = engines.embedder(np.stack(crops), names)
+        for (faces, index), crop, row, unit in zip(places, crops, rows, normalized(rows), strict=True):
+            norm = float(np.linalg.norm(row))
+            faces[index] = replace(faces[index], crop=crop, embedding=unit, norm=norm)
+        return results
+
+    def _found(
+        self, photo: Photo, detector: FaceDetector, choose: Choose | None
+    ) -> tuple[list[Face], list[tuple[int, ImageArray]]]:
+        """The faces of a photo, and of those to be embedded their places and crops."""
+        image = _image(photo)
+        faces = detector.detect(image)[: self.max_faces]
+        chosen = faces if choose is None else choose(faces, _name(photo))
+        sure = [index for index, face in enumerate(faces) if face.doubt is None and face in chosen]
+        return faces, [(index, align(image, faces[index].landmarks)) for index in sure]
 
     def _engines(self, threads: int | None) -> _Engines:
         precision, flip, upright, detector = self._options
@@ -209,7 +265,14 @@ class FaceAnalyzer:
             if threads not in self._made:
                 self._made[threads] = _Engines(
                     FaceDetector(detector, upright=upright, threads=threads),
-                    Embedder(self.model, flip=flip, threads=threads, precision=precision),
+                    Embedder(
+                        self.model,
+                        engine=self._engine,
+                        flip=flip,
+                        batch_size=self._batch_size,
+                        threads=threads,
+                        precision=precision,
+                    ),
                 )
             return self._made[threads]
 

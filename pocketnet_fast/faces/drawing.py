@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pocketnet_fast.data.alignment import TEMPLATE
 from pocketnet_fast.faces.face import Face
-from pocketnet_fast.faces.pipeline import AlignedFace
+from pocketnet_fast.faces.sources import EmbeddedFace
 
 ImageArray = npt.NDArray[np.uint8]
 
@@ -25,7 +25,7 @@ _OTHER: Final = (130, 130, 130)
 
 def draw_comparison(
     photos: tuple[ImageArray, ImageArray],
-    faces: tuple[AlignedFace, AlignedFace],
+    faces: tuple[EmbeddedFace, EmbeddedFace],
     lines: list[str],
     same: bool,
 ) -> ImageArray:
@@ -79,7 +79,7 @@ def draw_faces(photo: ImageArray, faces: list[Face]) -> ImageArray:
     return picture
 
 
-def _column(photo: ImageArray, face: AlignedFace, colour: tuple[int, int, int]) -> ImageArray:
+def _column(photo: ImageArray, face: EmbeddedFace, colour: tuple[int, int, int]) -> ImageArray:
     import cv2
 
     scale = _PHOTO / photo.shape[1]

@@ -19,6 +19,7 @@ class Face:
         doubt: why this may be no face, or none whose landmarks can be relied on; else None.
         crop: 112 x 112 x 3 uint8, RGB, aligned; None if it was only looked for, or is doubtful.
         embedding: D float32 of length 1; None if it was only looked for, or is doubtful.
+        norm: the length that the embedding had; None where there is none.
     """
 
     box: tuple[float, float, float, float]
@@ -27,6 +28,7 @@ class Face:
     doubt: str | None = None
     crop: npt.NDArray[np.uint8] | None = None
     embedding: npt.NDArray[np.float32] | None = None
+    norm: float | None = None
 
     @property
     def size(self) -> float:
