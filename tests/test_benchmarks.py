@@ -76,6 +76,8 @@ SMALLEST = {
     "identification.py": "--rows 600 --dims 16 --probes 160 --scale 0.0005 --threads 1 --rounds 2",
     "int8_fidelity.py": "{data} --images 4 --calibration 4",
     "margin_cross_entropy.py": "--samples 8 --dims 16 --classes 64 --rounds 1 --subject fused",
+    "quality.py": "{data}/pairs.bin --folds 2 --side 28 --photos {data}/photos --width 40 "
+    "--json {out}/a.json",
     "run.py": "--batch 1 --threads 1 --subject pocketnet_fast --rounds 1 --seconds 0 --out {out}",
     "search_step.py": "--channels 2 --layers 4 --batch 2 --rounds 1 --subject plain --json {out}/a.json",
     "search_study.py": "--data {data}/train.rec --people 4 --pairs 20 --channels 2 --epochs 1 --seeds 1 "
@@ -98,7 +100,7 @@ def test_smallest_run(
 ) -> None:
     # The groups are of pose and light, which a detector's landmarks tell; any will do.
     face = Face((0.0, 0.0, 112.0, 112.0), TEMPLATE, 0.9)
-    monkeypatch.setattr(FaceDetector, "__init__", lambda self, model=None, upright=True: None)
+    monkeypatch.setattr(FaceDetector, "__init__", lambda self, model=None, **options: None)
     monkeypatch.setattr(FaceDetector, "detect", lambda self, image: [face])
     arguments = SMALLEST[script].format(data=data, out=tmp_path).split()
     assert start(script, *arguments) == 0, capsys.readouterr().err

@@ -138,6 +138,7 @@ class TestEmbed:
             assert data["landmarks"].shape == (1, 5, 2)
             assert data["counts"].tolist() == [1]
             assert data["scores"][0] > 0.9
+            assert 0.2 < data["qualities"][0] < 1
 
     def test_an_unusable_image_stops_it_or_is_left_out(
         self, run: Run, crops: list[Path], tmp_path: Path

@@ -46,6 +46,7 @@ def test_a_table(run: Run, photos: Path) -> None:
     ]
     assert sum(line.startswith("  ") for line in lines) == 3
     assert "the photo turned by 180 degrees" in lines[-1]
+    assert all(", quality 0." in line for line in lines if line.startswith("  "))
 
 
 def test_json_has_all_of_it(run: Run, photos: Path) -> None:
@@ -53,8 +54,9 @@ def test_json_has_all_of_it(run: Run, photos: Path) -> None:
     assert first["file"] == str(photos / "a.png")
     assert [len(entry["faces"]) for entry in (first, second, third)] == [2, 0, 1]
     face = third["faces"][0]
-    assert set(face) == {"box", "landmarks", "score", "turn", "doubt", "embedding"}
+    assert set(face) == {"box", "landmarks", "score", "turn", "doubt", "quality", "embedding"}
     assert (face["turn"], face["doubt"]) == (180, None)
+    assert 0.2 < face["quality"] < 1
     one, other = (np.array(face["embedding"]) for face in (first["faces"][0], third["faces"][0]))
     assert len(one) == 128
     assert float(one @ other) > 0.8

@@ -68,9 +68,9 @@ def embed(
     """Embed the most prominent face of each image, or every face that can be recognised.
 
     Embeddings have length 1, so the product of two is their cosine similarity; the lengths they had are kept
-    as norms. An .npz holds files, embeddings, norms, and of detected faces boxes, landmarks, scores and
-    counts; a .csv holds file, norm, and one column per dimension. With --all-faces, a photo has a row for
-    each of its faces.
+    as norms. An .npz holds files, embeddings, norms, and of detected faces boxes, landmarks, scores,
+    qualities and counts; a .csv holds file, norm, and one column per dimension. With --all-faces, a photo has
+    a row for each of its faces.
 
     Example: [bold]pocketnet embed photos/*.jpg -o faces.npz[/bold]
     """
@@ -148,6 +148,7 @@ class _Table:
             columns["boxes"] = np.array([face.box for face in chosen])
             columns["landmarks"] = np.stack([face.landmarks for face in chosen])
             columns["scores"] = np.array([face.score for face in chosen])
+            columns["qualities"] = np.array([face.quality for face in chosen])
             columns["counts"] = np.array([len(face.faces) for face in self.faces])
         np.savez(stream, **columns)
 
@@ -168,7 +169,7 @@ class _Table:
             if face.faces:
                 first = face.faces[0]
                 row |= {"box": first.box, "landmarks": first.landmarks.tolist(), "score": first.score}
-                row["faces"] = len(face.faces)
+                row |= {"quality": first.quality, "faces": len(face.faces)}
             rows.append(row)
         return rows
 

@@ -168,6 +168,7 @@ def _described(face: Face) -> dict[str, Any]:
         "score": face.score,
         "turn": face.turn,
         "doubt": face.doubt,
+        "quality": face.quality,
         "embedding": None if face.embedding is None else face.embedding.tolist(),
     }
 
@@ -179,6 +180,7 @@ def _say(path: Path, found: list[Face]) -> None:
         line = (
             f"  {index}  {width:.0f}x{height:.0f} pixels at ({left:.0f}, {top:.0f}), score {face.score:.2f}"
         )
+        line += "" if face.quality is None else f", quality {face.quality:.2f}"
         if face.turn:
             line += f", the photo turned by {face.turn} degrees"
         typer.echo(line + (f", doubtful: {face.doubt}" if face.doubt else ""))

@@ -153,7 +153,7 @@ def _summary(face: EmbeddedFace) -> str:
     if not face.faces:
         return "aligned crop"
     first, others = face.faces[0], len(face.faces) - 1
-    text = f"face of {first.size:.0f} pixels, score {first.score:.2f}"
+    text = f"face of {first.size:.0f} pixels, score {first.score:.2f}, quality {first.quality:.2f}"
     text += f"; the photo was turned by {first.turn} degrees" if first.turn else ""
     return text + (f"; {others} less prominent left aside" if others else "")
 
@@ -166,6 +166,7 @@ def _described(face: EmbeddedFace) -> dict[str, Any]:
             "score": found.score,
             "turn": found.turn,
             "doubt": found.doubt,
+            "quality": found.quality,
         }
         for found in face.faces
     ]

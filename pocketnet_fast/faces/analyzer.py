@@ -20,6 +20,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.faces.detector import FaceDetector
 from pocketnet_fast.faces.face import Face
 from pocketnet_fast.faces.pipeline import Embedder, normalized
+from pocketnet_fast.faces.quality import face_quality
 from pocketnet_fast.ops.native import check_threads, torch_on_this_thread_alone, usable_threads
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ class FaceAnalyzer:
             choose: Which faces to embed; None: all that are not doubtful.
 
         Returns:
-            The most prominent face first, doubtful ones last; these have neither crop nor embedding, so that
-            nothing can be decided by them. Empty where there is none.
+            The most prominent face first, doubtful ones last; these have neither crop, embedding nor quality,
+            so that nothing can be decided by them. Empty where there is none.
 
         Raises:
             PocketNetError: No such file, or no image that can be read; or what ``choose`` raises.
@@ -254,7 +255,10 @@ class FaceAnalyzer:
     ) -> tuple[list[Face], list[tuple[int, ImageArray]]]:
         """The faces of a photo, and of those to be embedded their places and crops."""
         image = _image(photo)
-        faces = detector.detect(image)[: self.max_faces]
+        faces = [
+            face if face.doubt is not None else replace(face, quality=face_quality(face))
+            for face in detector.detect(image)[: self.max_faces]
+        ]
         chosen = faces if choose is None else choose(faces, _name(photo))
         sure = [index for index, face in enumerate(faces) if face.doubt is None and face in chosen]
         return faces, [(index, align(image, faces[index].landmarks)) for index in sure]

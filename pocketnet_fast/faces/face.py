@@ -20,6 +20,8 @@ class Face:
         crop: 112 x 112 x 3 uint8, RGB, aligned; None if it was only looked for, or is doubtful.
         embedding: D float32 of length 1; None if it was only looked for, or is doubtful.
         norm: the length that the embedding had; None where there is none.
+        quality: how far decisions about it can be relied on, 0..1 (``faces.quality``); None if it was only
+            looked for, or is doubtful.
     """
 
     box: tuple[float, float, float, float]
@@ -29,6 +31,7 @@ class Face:
     crop: npt.NDArray[np.uint8] | None = None
     embedding: npt.NDArray[np.float32] | None = None
     norm: float | None = None
+    quality: float | None = None
 
     @property
     def size(self) -> float:
