@@ -236,15 +236,5 @@ def test_what_is_refused(model: YuNet, portrait: Tensor, lowered: tuple[Tensor, 
 def test_the_triton_kernels_say_that_they_run_pocketnets(lowered: tuple[Tensor, Tensor]) -> None:
     from pocketnet_fast.ops.run_plan.triton_launch import decode
 
-    with pytest.raises(PocketNetError, match="bands, which are for the CPU"):
-        decode(tuple(lowered[0].tolist()))
-    # Of a program without bands, the first step that they do not have.
-    words = lower_detector(load_yunet()).encode()[0]
-    words[13::6][: int(words[7])] = 0
     with pytest.raises(PocketNetError, match="the Triton kernels run PocketNets"):
-        decode(tuple(words.tolist()))
-
-
-def test_opcheck(portrait: Tensor, lowered: tuple[Tensor, Tensor]) -> None:
-    arguments = (portrait[:200, 90:300], *lowered, 0.7, 0.3, 1000, 1)
-    torch.library.opcheck(torch.ops.pocketnet_fast.detect_faces, arguments)
+        decode(tuple(lowered[0].tolist()))

@@ -38,7 +38,7 @@ class ImageRun {
         vector_step(program_.steps[group.first_step], result, accumulate, thread, threads, seconds);
       } else if (kind == StepKind::kMap) {
         map_step(program_.steps[group.first_step], result, thread, threads, seconds);
-      } else {
+      } else if (!group.rolling) {
         const int begin = group.height * thread / threads;
         const int end = group.height * (thread + 1) / threads;
         for (int y = begin; y < end; y += group.rows) {
@@ -46,12 +46,49 @@ class ImageRun {
             row_step(group.first_step + i, image, y, std::min(y + group.rows, end), seconds);
           }
         }
+      } else if (barrier == nullptr) {
+        roll(group, image, seconds);
+      } else {
+        // Rows of other threads are read beyond every border.
+        for (int i = 0; i < group.steps; ++i) {
+          if (i > 0) barrier->wait();
+          const int height = height_of(group.first_step + i);
+          row_step(group.first_step + i, image, height * thread / threads, height * (thread + 1) / threads, seconds);
+        }
       }
       if (barrier != nullptr) barrier->wait();
     }
   }
 
  private:
+  int height_of(int step) const { return program_.buffers[program_.steps[step].output].height; }
+
+  // Band by band of the last step, and the others as far as it needs; at the end, all of them.
+  void roll(const Group& group, const Image& image, double* seconds) {
+    int done[kMaxRollingSteps] = {}, needed[kMaxRollingSteps];
+    const int last = group.steps - 1;
+    while (done[last] < group.height) {
+      const int end = std::min(done[last] + group.rows, group.height);
+      for (int i = 0; i < last; ++i) needed[i] = end == group.height ? height_of(group.first_step + i) : done[i];
+      needed[last] = end;
+      for (int i = last; i > 0; --i) {
+        const Step& step = program_.steps[group.first_step + i];
+        for (int t = 0; t < step.terms; ++t) {
+          const ProgramTerm& term = program_.terms[step.first_term + t];
+          for (int j = 0; j < i; ++j) {
+            if (program_.steps[group.first_step + j].output != term.input) continue;
+            needed[j] = std::max(needed[j], rows_needed(term, program_.buffers[term.input].height, needed[i]));
+          }
+        }
+      }
+      for (int i = 0; i <= last; ++i) {
+        if (needed[i] == done[i]) continue;
+        row_step(group.first_step + i, image, done[i], needed[i], seconds);
+        done[i] = needed[i];
+      }
+    }
+  }
+
   struct View {
     State* data;  // row y of block b at data + b * block_stride + y * width * 16
     std::ptrdiff_t block_stride;

@@ -115,7 +115,10 @@ class Decoder {
     check_place(b, group_rows);
     const int written = p_.written[index];
     if (written == 0 || (b.in_band && written != group())) fail("a buffer is read that nothing has written");
-    if (written == group() && !rows_at_hand) fail("a group holds only the rows at hand");
+    if (written == group() && !rows_at_hand) {
+      if (b.in_band) fail("a group holds only the rows at hand");
+      rolling_ = true;
+    }
     return index;
   }
 
@@ -134,6 +137,7 @@ class Decoder {
     if (kind != StepKind::kGroup) {
       const int first = static_cast<int>(p_.steps.size());
       const int height = step(kind, 0);
+      if (rolling_) fail("a step reads what it writes");
       p_.groups.push_back({first, 1, height, height});
       return 1;
     }
@@ -141,14 +145,37 @@ class Decoder {
     const int count = next(1, left - 1, "steps of a group");
     const int first = static_cast<int>(p_.steps.size());
     int height = 0;
+    bool differ = false;
     for (int i = 0; i < count; ++i) {
       const auto inner = static_cast<StepKind>(next(1, 2, "step kind in a group"));
       const int here = step(inner, rows);
-      if (i > 0 && here != height) fail("the steps of a group differ in height");
+      differ = differ || (i > 0 && here != height);
       height = here;
     }
-    p_.groups.push_back({first, count, rows, height});
+    if (rolling_) {
+      check_rolling(first, count);
+    } else if (differ) {
+      fail("the steps of a group differ in height");
+    }
+    p_.groups.push_back({first, count, rows, height, rolling_});
+    rolling_ = false;
     return count + 1;
+  }
+
+  // A step's rows may be computed long after those of the next one, so nothing is written twice, nor after it was read.
+  void check_rolling(int first, int count) {
+    if (count > kMaxRollingSteps) fail("a rolling group has " + std::to_string(count) + " steps");
+    for (int i = first; i < first + count; ++i) {
+      const int output = p_.steps[i].output;
+      if (p_.buffers[output].in_band) fail("a band buffer in a rolling group");
+      for (int j = first; j <= i; ++j) {
+        const Step& before = p_.steps[j];
+        if (j < i && before.output == output) fail("a rolling group writes a buffer twice");
+        for (int t = 0; t < before.terms; ++t) {
+          if (p_.terms[before.first_term + t].input == output) fail("a rolling group writes what it has read");
+        }
+      }
+    }
   }
 
   // A band buffer belongs to a group and holds as many rows as it works on.
@@ -294,10 +321,40 @@ class Decoder {
   std::size_t at_ = 0;
   std::size_t weights_floats_;
   std::int64_t results_ = 0;
+  bool rolling_ =
+      false;  // whether a step of the group at hand reads more of what the group wrote than the rows at hand
   Program& p_;
 };
 
 }  // namespace
+
+int rows_needed(const ProgramTerm& term, int input_height, int rows) {
+  int needed = rows;
+  switch (term.kind) {
+    case TermKind::kPointwise:
+      needed = (rows - 1) * term.stride + term.shift + 1;
+      break;
+    case TermKind::kDepthwise:
+    case TermKind::kDepthwiseAlone:
+    case TermKind::kMaxPool:
+    case TermKind::kAvgPool:
+      needed = (rows - 1) * term.stride + term.kernel / 2 + 1;
+      break;
+    case TermKind::kPooledPointwise:
+      needed = 2 * rows;
+      break;
+    case TermKind::kDepthwisePooled:
+      needed = 2 * rows + term.kernel / 2;
+      break;
+    case TermKind::kUpsampled:
+      needed = (rows + 1) / 2;
+      break;
+    case TermKind::kIdentity:
+      break;
+  }
+  // Kernels of half precision read rows by pairs, one of them with weights of zero where a window ends inside a pair.
+  return std::clamp(needed + needed % 2, 0, input_height);
+}
 
 ProgramInfo program_info(std::span<const std::int32_t> words) {
   Program program;

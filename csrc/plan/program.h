@@ -8,8 +8,10 @@
 // The result is an embedding, which the last step computes, or the maps that the last steps copy, one behind another. Of a
 // program whose unit is not 0, there is one for every image whose sides are multiples of the unit (plan/resize.h).
 //
-// Steps read what steps before them wrote, and a step of a group reads of what the group writes the rows at hand only: so
-// nothing that a call computes comes from memory that it did not write.
+// Steps read what steps before them wrote, and nothing that a call computes comes from memory that it did not write. Of
+// what its own group writes, a step reads the rows at hand only, or the group is rolling: its buffers lie whole in the
+// arena, each band of its last step takes its other steps as far as that band needs, and their rows are still in the cache
+// when they are read.
 //
 // The version says what states and convolutions' weights are (kernels/layout.h): 3 floats, 4 Bf16. Sizes and offsets of
 // buffers count elements; offsets into the weights, words. A buffer lies in the arena with all its rows, or, when only the steps of
@@ -70,12 +72,18 @@ struct Step {
   int first_term, terms;
 };
 
-// Consecutive steps over the same output height, taken `rows` rows at a time; a lone step is a group of its own.
+// Consecutive steps over the same output height, taken `rows` rows at a time; a lone step is a group of its own. Of a
+// rolling group, these are its last step's.
 struct Group {
   int first_step, steps;
   int rows;
   int height;
+  bool rolling = false;
 };
+inline constexpr int kMaxRollingSteps = 64;
+
+// The rows of a term's input, from the first one on, that the first `rows` rows of its output are computed from.
+int rows_needed(const ProgramTerm& term, int input_height, int rows);
 
 struct Program {
   int height, width;

@@ -62,8 +62,8 @@ class Resizing {
 
   void rows() {
     for (const Group& group : p_.groups) {
-      const Step& first = p_.steps[group.first_step];
-      const int output = first.output >= 0 ? first.output : first.input;
+      const Step& last = p_.steps[group.first_step + group.steps - 1];
+      const int output = last.output >= 0 ? last.output : last.input;
       group_rows_.push_back(rows_of(group.rows, p_.buffers[output], buffers_[output]));
     }
     for (std::size_t i = 0; i < buffers_.size(); ++i) {

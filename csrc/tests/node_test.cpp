@@ -60,6 +60,7 @@ struct TermData {
   std::vector<float> cap;        // [channels]
   std::vector<float> middle;     // [3][channels]: bias, slope, cap
   int first_output, outputs;     // in channels
+  bool relu = false;             // whether `middle` is one
 };
 
 TermData draw(const NodeCase& node, const TermCase& term, Random& random) {
@@ -76,6 +77,13 @@ TermData draw(const NodeCase& node, const TermCase& term, Random& random) {
   data.middle = random.reals(2 * channels, -0.5f, 1.5f);
   const std::vector<float> caps = random.reals(channels, 0.25f, 3.0f);
   data.middle.insert(data.middle.end(), caps.begin(), caps.end());
+  // What kernels have a shorter way for: no activation, and ReLU.
+  if (random.chance(3)) std::fill(data.slope.begin(), data.slope.end(), 1.0f);
+  data.relu = random.chance(3);
+  if (data.relu) {
+    std::fill_n(data.middle.begin() + channels, channels, 0.0f);
+    std::fill_n(data.middle.begin() + 2 * channels, channels, std::numeric_limits<float>::max());
+  }
   return data;
 }
 
@@ -416,8 +424,10 @@ void run(NodeCase test, Random& random) {
 
   // One pixel that is no number reaches the outputs that read it, and no other.
   constexpr float kUnusual[] = {kNan, std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()};
+  // Of an infinity ReLU makes zero or, as zero times infinity, no number.
+  const bool relu = std::any_of(data.begin(), data.end(), [](const TermData& d) { return d.relu; });
   std::vector<float>& input = data[random.integer(0, static_cast<int>(data.size()) - 1)].input;
-  input[random.integer(0, static_cast<int>(input.size()) - 1)] = random.pick(kUnusual);
+  input[random.integer(0, static_cast<int>(input.size()) - 1)] = relu ? kNan : random.pick(kUnusual);
   run(test, data, bias, layout, random);
 }
 
@@ -471,6 +481,25 @@ void each_operation_alone() {
         if (height * width > 450) continue;
         const int channels = random.integer(1, 36);
         const int inputs = is_product(op.kind) ? random.integer(1, 36) : channels;
+        run({output_side(op, height),
+             output_side(op, width),
+             channels,
+             {term_of(op, inputs, height, width, 0, blocks_of(channels))}},
+            random);
+      }
+    }
+  }
+}
+
+// Rows that are wide enough to be read where they lie, of whole blocks of channels.
+void wide_rows() {
+  Random random(6);
+  for (const Operation& op : kOperations) {
+    for (const int wide : {31, 32, 33, 46, 64, 75}) {
+      for (const int high : {1, 2, 4}) {
+        const int odd = op.needs_even_sides() ? 1 : 0, height = high + odd * high % 2, width = wide + odd * wide % 2;
+        const int channels = kBlock * random.integer(1, 2);
+        const int inputs = is_product(op.kind) ? kBlock * random.integer(1, 2) : channels;
         run({output_side(op, height),
              output_side(op, width),
              channels,
@@ -566,6 +595,7 @@ void the_largest_sizes() {
 
 int main() {
   pnf::test::each_operation_alone();
+  pnf::test::wide_rows();
   pnf::test::factorised_reductions();
   pnf::test::random_sums();
   pnf::test::the_most_terms();

@@ -205,15 +205,20 @@ inline Encoded small_network(int height, int width, int channel_blocks, int embe
 }
 
 // A detector: maps of two sizes from a network with every kind of step and term that knows no size of images.
-inline Encoded small_detector(int height, int width, std::uint32_t seed, bool half = false) {
+inline Encoded small_detector(int height, int width, std::uint32_t seed, bool half = false, int rolling_rows = 0) {
   using enum TermKind;
   ProgramBuilder b(height, width, height * width / 16 * 5 + height * width / 64 * 20, seed, half);
   b.set_unit(8);
   const int h = height / 2, w = width / 2;
   constexpr int kRows = 2;
-  const int stem = b.band(1, h, w, kRows), first = b.arena(2, h, w), fine = b.arena(2, h / 2, w / 2);
+  const int stem = rolling_rows > 0 ? b.arena(1, h, w) : b.band(1, h, w, kRows), first = b.arena(2, h, w),
+            fine = b.arena(2, h / 2, w / 2);
   const int coarse = b.arena(2, h / 4, w / 4), merged = b.arena(2, h / 2, w / 2), out = b.arena(1, h / 2, w / 2);
-  b.group(kRows, 2);
+  if (rolling_rows > 0) {
+    b.group(rolling_rows, 6);
+  } else {
+    b.group(kRows, 2);
+  }
   b.stem(stem);
   b.node(first, {{kPointwise, stem, 1, 1, 0, 0, 0, true}});
   b.node(fine, {{kDepthwise, first, 3, 2, 0, 0, 0, false, true},

@@ -102,6 +102,64 @@ void refuses_nodes_that_leave_their_input() {
   refuse_node("no term", one_node(4, 4, {}, 4, 4));
 }
 
+// A group that reads windows of what it writes; each is sound but for one thing.
+void refuses_rolling_groups_that_lose_rows() {
+  using enum TermKind;
+  const auto group = [](const char* what, int steps, auto&& body) {
+    ProgramBuilder b(8, 8, 16, 1);
+    const int stem = b.arena(1, 4, 4), state = b.arena(1, 4, 4), vector = b.arena(1, 1, 1);
+    b.stem(stem);
+    b.group(2, steps);
+    body(b, stem, state);
+    b.global_depthwise(state, vector);
+    b.linear(vector);
+    const Encoded encoded = b.finish();
+    if (what == nullptr) {
+      Program program;
+      decode(encoded.words, encoded.weights.size(), program);
+      CHECK(program.groups[1].rolling, "a group with a window is not rolling");
+    } else {
+      refuse(what, encoded.words, encoded.weights.size());
+    }
+  };
+  group(nullptr, 2, [](ProgramBuilder& b, int stem, int state) {
+    const int between = b.arena(1, 4, 4);
+    b.node(between, {{kPointwise, stem}});
+    b.node(state, {{kDepthwise, between, 3}});
+  });
+  group("a window of a state that is written later", 2, [](ProgramBuilder& b, int stem, int state) {
+    const int between = b.arena(1, 4, 4);
+    b.node(state, {{kDepthwise, between, 3}});
+    b.node(between, {{kPointwise, stem}});
+  });
+  group("a state written after it was read", 3, [](ProgramBuilder& b, int stem, int state) {
+    const int between = b.arena(1, 4, 4);
+    b.node(between, {{kPointwise, stem}});
+    b.node(state, {{kDepthwise, between, 3}});
+    b.node(stem, {{kPointwise, state}});
+  });
+  group("a state written twice", 3, [](ProgramBuilder& b, int stem, int state) {
+    const int between = b.arena(1, 4, 4);
+    b.node(between, {{kPointwise, stem}});
+    b.node(between, {{kPointwise, stem}});
+    b.node(state, {{kDepthwise, between, 3}});
+  });
+  group("a step that reads windows of its own result", 2, [](ProgramBuilder& b, int stem, int state) {
+    b.node(state, {{kPointwise, stem}});
+    b.node(state, {{kDepthwise, state, 3}});
+  });
+  group("a band in a rolling group", 2, [](ProgramBuilder& b, int stem, int state) {
+    const int between = b.band(1, 4, 4, 2);
+    b.node(between, {{kPointwise, stem}});
+    b.node(state, {{kDepthwise, between, 3}});
+  });
+  group("heights that differ where nothing rolls", 2, [](ProgramBuilder& b, int stem, int state) {
+    const int other = b.arena(1, 2, 2);
+    b.node(other, {{kPointwise, stem, 1, 2}});
+    b.node(state, {{kPointwise, stem}});
+  });
+}
+
 // Each program is sound but for one thing.
 void refuses_states_that_do_not_fit() {
   using enum TermKind;
@@ -172,7 +230,7 @@ void refuses_states_that_do_not_fit() {
           [](ProgramBuilder& b, int, int vector) { b.global_depthwise(b.arena(1, 4, 4), vector); });
   network("a vector that nothing wrote", [](ProgramBuilder&, int, int) {});
   network("rows of a group that are not at hand", [](ProgramBuilder& b, int stem, int vector) {
-    const int first = b.arena(1, 4, 4), second = b.arena(1, 4, 4);
+    const int first = b.band(1, 4, 4, 2), second = b.arena(1, 4, 4);
     b.group(2, 2);
     b.node(first, {{kPointwise, stem}});
     b.node(second, {{kMaxPool, first, 3}});
@@ -318,7 +376,7 @@ std::int32_t damaged(std::int32_t word, const std::vector<std::int32_t>& words, 
 void survives_damage() {
   constexpr int kMutations = 200000;
   const Encoded programs[] = {valid_program(), small_network(8, 4, 1, 20, 1, true, true), small_detector(16, 8, 1),
-                              small_detector(8, 16, 1, true)};
+                              small_detector(8, 16, 1, true), small_detector(16, 8, 1, false, 2)};
   std::vector<const char*> sets;
   for (const Bf16KernelSet& set : compiled_bf16_kernels()) {
     if (set.available) sets.push_back(set.name);
@@ -391,6 +449,7 @@ int main() {
   pnf::test::accepts_a_valid_program();
   pnf::test::refuses_damaged_headers();
   pnf::test::refuses_nodes_that_leave_their_input();
+  pnf::test::refuses_rolling_groups_that_lose_rows();
   pnf::test::refuses_states_that_do_not_fit();
   pnf::test::refuses_more_memory_than_a_call_may_take();
   pnf::test::survives_damage();

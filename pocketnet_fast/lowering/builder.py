@@ -267,6 +267,15 @@ class PlanBuilder:
         """Append a step as a group of its own."""
         self.groups.append(Group((step,)))
 
+    def roll(self, first: int, rows: int) -> None:
+        """Make one rolling group of those from a number on: a few rows of the last step at a time.
+
+        Each band takes the steps before as far as it needs, so that their rows are read while they are in the
+        cache.
+        """
+        steps = tuple(step for group in self.groups[first:] for step in group.steps)
+        self.groups[first:] = [Group(steps, rows)]
+
     def finish(self, name: str, size: tuple[int, int], bgr: bool, results: int, unit: int = 0) -> Plan:
         """Place the states and return the plan; see ``Plan`` for the arguments."""
         lifetimes: dict[int, tuple[int, int]] = {}

@@ -14,7 +14,9 @@ PNF_INLINE Vec tap_weight(const float* weights, int ky, int kx, int lane) {
 }
 
 // Where the sums of a lane start, and what becomes of them.
-template <bool Has>
+enum class MiddleKind { kNone, kAny, kRelu };
+
+template <MiddleKind Kind>
 struct Middle {
   Vec bias, slope, cap;
 
@@ -26,19 +28,43 @@ struct Middle {
 };
 
 template <>
-struct Middle<false> {
+struct Middle<MiddleKind::kNone> {
   PNF_INLINE Middle of(const float*, int) { return {}; }
   Vec start() const { return splat(0.0f); }
   Vec finish(Vec sum) const { return sum; }
 };
 
+template <>
+struct Middle<MiddleKind::kRelu> {
+  Vec bias;
+
+  PNF_INLINE Middle of(const float* middle, int lane) { return {load(middle + lane)}; }
+  Vec start() const { return bias; }
+  Vec finish(Vec sum) const { return relu(sum); }
+};
+
+constexpr float kMostFloat = 0x1.fffffep127f;
+
+// Slopes of 0 and no upper bound are one instruction instead of four.
+inline MiddleKind middle_kind(const float* middle, int blocks) {
+  if (middle == nullptr) return MiddleKind::kNone;
+  for (int block = 0; block < blocks; ++block, middle += 3 * kBlock) {
+    for (int i = 0; i < kBlock; ++i) {
+      if (middle[kBlock + i] != 0.0f || middle[2 * kBlock + i] < kMostFloat) {
+        return MiddleKind::kAny;
+      }
+    }
+  }
+  return MiddleKind::kRelu;
+}
+
 // Each input pixel is loaded once per row and serves up to K outputs.
-template <typename State, int K, int S, bool HasMiddle, int T>
+template <typename State, int K, int S, MiddleKind M, int T>
 PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_end, int x, const float* weights,
                                const float* middle, float* out) {
 #pragma GCC unroll 1
   for (int v = 0; v < kVecs; ++v) {
-    const auto between = Middle<HasMiddle>::of(middle, v * kLanes);
+    const auto between = Middle<M>::of(middle, v * kLanes);
     Vec acc[T];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) acc[t] = between.start();
@@ -63,40 +89,52 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
   }
 }
 
-template <typename State, int K, int S, bool HasMiddle>
+template <typename State, int K, int S, MiddleKind M>
 void depthwise_row(const float* const* rows, int ky_begin, int ky_end, int width, const float* weights,
                    const float* middle, float* out) {
   int x = 0;
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
-    depthwise_tile<State, K, S, HasMiddle, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, middle, out);
+    depthwise_tile<State, K, S, M, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, middle, out);
   }
   if constexpr (kDepthwisePixels > 7) {
     for (; x + 7 <= width; x += 7) {
-      depthwise_tile<State, K, S, HasMiddle, 7>(rows, ky_begin, ky_end, x, weights, middle, out);
+      depthwise_tile<State, K, S, M, 7>(rows, ky_begin, ky_end, x, weights, middle, out);
     }
   }
   for (; x < width; ++x) {
-    depthwise_tile<State, K, S, HasMiddle, 1>(rows, ky_begin, ky_end, x, weights, middle, out);
+    depthwise_tile<State, K, S, M, 1>(rows, ky_begin, ky_end, x, weights, middle, out);
   }
 }
 
 using DepthwiseRow = void (*)(const float* const*, int, int, int, const float*, const float*, float*);
 
-template <typename State, bool HasMiddle>
+template <typename State, MiddleKind M>
 DepthwiseRow depthwise_row_of(int kernel, int stride) {
   switch (kernel * 2 + stride) {
     case 3 * 2 + 1:
-      return depthwise_row<State, 3, 1, HasMiddle>;
+      return depthwise_row<State, 3, 1, M>;
     case 3 * 2 + 2:
-      return depthwise_row<State, 3, 2, HasMiddle>;
+      return depthwise_row<State, 3, 2, M>;
     case 5 * 2 + 1:
-      return depthwise_row<State, 5, 1, HasMiddle>;
+      return depthwise_row<State, 5, 1, M>;
     case 5 * 2 + 2:
-      return depthwise_row<State, 5, 2, HasMiddle>;
+      return depthwise_row<State, 5, 2, M>;
     case 7 * 2 + 1:
-      return depthwise_row<State, 7, 1, HasMiddle>;
+      return depthwise_row<State, 7, 1, M>;
     default:
-      return depthwise_row<State, 7, 2, HasMiddle>;
+      return depthwise_row<State, 7, 2, M>;
+  }
+}
+
+template <typename State>
+DepthwiseRow depthwise_row_of(MiddleKind middle, int kernel, int stride) {
+  switch (middle) {
+    case MiddleKind::kNone:
+      return depthwise_row_of<State, MiddleKind::kNone>(kernel, stride);
+    case MiddleKind::kAny:
+      return depthwise_row_of<State, MiddleKind::kAny>(kernel, stride);
+    default:
+      return depthwise_row_of<State, MiddleKind::kRelu>(kernel, stride);
   }
 }
 

@@ -86,7 +86,7 @@ PNF_INLINE void store_pixels(const Vec (&values)[T], Bf16* out) {
 
 template <int K, int S, int Step, bool HasMiddle, int T>
 PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, const float* middle, Bf16* out) {
-  const auto between = Middle<HasMiddle>::of(middle, 0);
+  const auto between = Middle < HasMiddle ? MiddleKind::kAny : MiddleKind::kNone > ::of(middle, 0);
   Vec acc[T];
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) acc[t] = between.start();

@@ -46,6 +46,7 @@ PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 PNF_INLINE Vec prelu(Vec x, Vec slope) { return _mm256_blendv_ps(x, _mm256_mul_ps(x, slope), x); }
 // Of two operands of which one is a NaN, the instruction gives the second.
 PNF_INLINE Vec at_most(Vec x, Vec cap) { return _mm256_min_ps(cap, x); }
+PNF_INLINE Vec relu(Vec x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }
 PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) {
   return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ));
 }

@@ -52,6 +52,7 @@ PNF_INLINE Vec prelu(Vec x, Vec slope) {
 }
 // Of two operands of which one is a NaN, the instruction gives the second.
 PNF_INLINE Vec at_most(Vec x, Vec cap) { return _mm512_min_ps(cap, x); }
+PNF_INLINE Vec relu(Vec x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }
 PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) {
   return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), a);
 }

@@ -43,6 +43,7 @@ PNF_INLINE Vec prelu(Vec x, Vec slope) {
   return vbslq_f32(vcltzq_s32(vreinterpretq_s32_f32(x)), vmulq_f32(x, slope), x);
 }
 PNF_INLINE Vec at_most(Vec x, Vec cap) { return vminq_f32(x, cap); }
+PNF_INLINE Vec relu(Vec x) { return vmaxq_f32(x, vdupq_n_f32(0.0f)); }
 PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) { return vbslq_f32(vcgtzq_f32(x), a, b); }
 PNF_INLINE Vec if_equal(Vec a, Vec b, Vec x, Vec y) { return vbslq_f32(vceqq_f32(a, b), x, y); }
 PNF_INLINE Vec max_nan(Vec a, Vec b) { return vmaxq_f32(a, b); }

@@ -30,6 +30,7 @@ PNF_INLINE Vec mul(Vec a, Vec b) { return a * b; }
 PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 PNF_INLINE Vec prelu(Vec x, Vec slope) { return x < 0.0f ? x * slope : x; }
 PNF_INLINE Vec at_most(Vec x, Vec cap) { return x > cap ? cap : x; }
+PNF_INLINE Vec relu(Vec x) { return x < 0.0f ? 0.0f : x; }
 PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) { return x > 0.0f ? a : b; }
 PNF_INLINE Vec if_equal(Vec a, Vec b, Vec x, Vec y) { return a == b ? x : y; }
 PNF_INLINE Vec max_nan(Vec a, Vec b) { return a > b || a != a ? a : b; }
