@@ -2,9 +2,10 @@
 
     python benchmarks/detection.py --side 320 --side 640
 
-Each is given the same picture of rendered faces. Ours takes its bytes and gives faces; the peers take floats that
-are ready and give the network's maps, but for OpenCV, which does as ours. ``off`` is the largest difference of a
-score, box or landmark to ours in float32, for those that give faces, else of a map to eager PyTorch.
+Each is given the same picture of rendered faces. Ours takes its bytes and gives faces; the peers take floats
+that are ready and give the network's maps, but for OpenCV, which does as ours. ``off`` is the largest
+difference of a score, box or landmark to ours in float32, for those that give faces, else of a map to eager
+PyTorch.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def subjects(side: int, published: Path | None, folder: Path) -> dict[str, tuple
     for name, (run, faces) in found.items():
         reference = found["pocketnet_fast, fp32"][0]() if faces else expected
         off = max(
-            float(np.abs(a - b).max()) if a.shape == b.shape else float("inf")
+            float(np.abs(a - b).max(initial=0.0)) if a.shape == b.shape else float("inf")
             for a, b in zip(run(), reference, strict=True)
         )
         print(f"{side}: {name}: off by {off:.2g}")

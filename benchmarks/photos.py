@@ -2,9 +2,10 @@
 
     python benchmarks/photos.py photos/ --published face_detection_yunet_2023mar.onnx
 
-``photos/`` holds photos of one main face each. The path beside ours, where ``--published`` names YuNet's published
-file, is what one puts together from OpenCV and onnxruntime: OpenCV's detector at the same two sizes, its warp, and
-the network in onnxruntime. Everything runs on one thread and takes turns, but for ``analyze_many``.
+``photos/`` holds photos of one main face each. The path beside ours, where ``--published`` names YuNet's
+published file, is what one puts together from OpenCV and onnxruntime: OpenCV's detector at the same two
+sizes, its warp, and the network in onnxruntime. Everything runs on one thread and takes turns, but for
+``analyze_many``.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", type=Path, help="a folder of .jpg files")
+    parser.add_argument("photos", type=Path, help="a folder of .jpg or .png files")
     parser.add_argument(
         "--published", type=Path, help="YuNet's published ONNX file, for the path beside ours"
     )
@@ -148,9 +149,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, action="append", help="of analyze_many; default 1 and 2")
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
-    photos = sorted(arguments.photos.glob("*.jpg"))
+    photos = sorted([*arguments.photos.glob("*.jpg"), *arguments.photos.glob("*.png")])
     if not photos:
-        parser.error(f"{arguments.photos} holds no .jpg")
+        parser.error(f"{arguments.photos} holds no .jpg or .png")
     record: dict[str, Any] = {"cpu": processor_name(), "load_average": os.getloadavg()[0]}
     many = {}
     for threads in arguments.threads or [1, 2]:

@@ -71,11 +71,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SMALLEST = {
     "data_loading.py": "--records {data}/train.rec --images 12 --batch 6 --rounds 2 --json {out}/a.json",
+    "detection.py": "--side 128 --rounds 1 --json {out}/a.json",
     "error_groups.py": "{data}/pairs.bin --side 28 --json {out}/a.json",
     "half_precision.py": "{data} --images 4",
     "identification.py": "--rows 600 --dims 16 --probes 160 --scale 0.0005 --threads 1 --rounds 2",
     "int8_fidelity.py": "{data} --images 4 --calibration 4",
     "margin_cross_entropy.py": "--samples 8 --dims 16 --classes 64 --rounds 1 --subject fused",
+    "photos.py": "{data}/photos --rounds 1 --many 4 --threads 1 --json {out}/a.json",
     "quality.py": "{data}/pairs.bin --folds 2 --side 28 --photos {data}/photos --width 40 "
     "--json {out}/a.json",
     "run.py": "--batch 1 --threads 1 --subject pocketnet_fast --rounds 1 --seconds 0 --out {out}",

@@ -85,7 +85,7 @@ class TestSelection:
             select_face([], "a.jpg")
 
     def test_tiny_face(self) -> None:
-        with pytest.raises(PocketNetError, match=r"a\.jpg: the largest face is 12 pixels wide; at least 20"):
+        with pytest.raises(PocketNetError, match=r"a\.jpg: the largest face is 12 pixels wide; at least 32"):
             select_face([face(12)], "a.jpg")
         assert select_face([face(12)], "a.jpg", min_size=10).size == 12
 

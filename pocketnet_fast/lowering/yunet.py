@@ -13,12 +13,13 @@ from torch import nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering.builder import Activation, PlanBuilder, array, check_choices, filters
-from pocketnet_fast.lowering.plan import Group, Plan, Term, TermKind, blocks_of
+from pocketnet_fast.lowering.plan import Plan, Term, TermKind, blocks_of
 from pocketnet_fast.models.yunet import CHANNELS, STRIDES, SeparableUnit, YuNet
 
 _SIZE = (320, 320)
-# Of the state of stride 8, at a time: at 640 pixels a side, four. The states before it are larger than a second-level
-# cache there, and the network takes 5.0 instead of 5.7 ms on a core of an AMD EPYC (Zen 5) with 1 MiB; at 320 as long.
+# Of the state of stride 8, at a time: at 640 pixels a side, four. The states before it are larger than a
+# second-level cache there, and the network takes 5.0 instead of 5.7 ms on a core of an AMD EPYC (Zen 5) with
+# 1 MiB; at 320 as long.
 _ROLLING_ROWS = 8
 
 
