@@ -116,7 +116,7 @@ def take_turns(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
     for _ in range(rounds):
         for name in order.sample(list(calls), len(calls)):
             calls[name]()
-            for _ in range(3):
+            for _ in range(8):
                 start = time.perf_counter()
                 calls[name]()
                 times[name].append(1e3 * (time.perf_counter() - start))

@@ -24,7 +24,7 @@ Matrix = npt.NDArray[np.float64]
 Detect = Callable[[ImageArray], list[Face]]
 Look = Callable[[ImageArray, float], list[Face]]
 
-FIRST_SIDES: Final = (320, 640)
+FIRST_SIDES: Final = (256, 640)
 OTHER_SIDES: Final = (640, 1920, 256)
 WELL_SEEN: Final = (160.0, 350.0)
 MARGIN: Final = 0.25

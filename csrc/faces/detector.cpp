@@ -56,7 +56,7 @@ std::vector<Detection> detect(int height, int width, const DetectorNetwork& netw
 }
 
 // The long side of a detector's input is first brought between these two; then, until a face shows, to each of the others.
-constexpr int kLeastFirstSide = 320, kMostFirstSide = 640;
+constexpr int kLeastFirstSide = 256, kMostFirstSide = 640;
 constexpr int kOtherSides[] = {640, 1920, 256};
 // How far an image is enlarged at most, and the only one of the other sides that is worth enlarging for.
 constexpr double kMostUpscaling = 4.0;
@@ -65,7 +65,7 @@ constexpr int kSideOfSmallFaces = 640;
 // at 128, 7.1 to 7.8 from 160 to 320. So a face that was seen smaller or larger than this is looked at again, alone, at
 // the size below.
 constexpr double kLeastWellSeen = 160.0, kMostWellSeen = 350.0;
-constexpr double kSecondLook = 224.0;
+constexpr double kSecondLook = 224.0;  // at 200, landmarks and tilts are worse
 constexpr double kMargin = 0.25, kAround = 1.8;
 constexpr double kSameFace = 0.4;   // overlap of its boxes at two looks
 constexpr double kSamePlace = 0.5;  // distance of its middles at two looks
@@ -73,6 +73,7 @@ constexpr double kSamePlace = 0.5;  // distance of its middles at two looks
 // Beyond it, landmarks show less of a tilt than there is: a face tilted by 30 degrees may seem tilted by 16.
 constexpr double kTilted = 12.0;
 constexpr int kLooksAlongTilt = 2;
+
 std::vector<double> scales(int long_side) {
   std::vector<double> result = {std::min<double>(
       std::clamp(long_side, kLeastFirstSide, kMostFirstSide) / static_cast<double>(long_side), kMostUpscaling)};
