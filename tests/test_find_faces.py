@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from find_faces_reference import Reference, straightened
-from native import build, sanitized_build
+from native import ROOT, build, sanitized_build, tool
 from torch import Tensor
 
 from pocketnet_fast.data.alignment import align
@@ -135,14 +135,14 @@ def test_every_instruction_set(isa: str, astronaut: ImageArray, network: tuple[T
 
 
 def without_torch(
-    program: Path, isa: str, photo: ImageArray, network: tuple[Tensor, Tensor], folder: Path
+    program: list[str], isa: str, photo: ImageArray, network: tuple[Tensor, Tensor], folder: Path
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Numbers and crops of the faces by ``csrc/tests/run_faces.cpp``."""
     for name, array in (("program", network[0].numpy()), ("weights", network[1].numpy()), ("pixels", photo)):
         array.tofile(folder / name)
     height, width = map(str, photo.shape[:2])
     paths = [str(folder / name) for name in ("program", "weights", "pixels")]
-    command = [str(program), paths[0], paths[1], isa, height, width, paths[2]]
+    command = [*program, paths[0], paths[1], isa, height, width, paths[2]]
     done = subprocess.run(command, capture_output=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr.decode()
     size = 15 * 8 + 112 * 112 * 3
@@ -153,20 +153,36 @@ def without_torch(
     ]
 
 
+def the_program(kind: str) -> list[str]:
+    """The command that runs ``csrc/tests/run_faces.cpp`` of a build."""
+    if kind == "neon":
+        compiler, emulator = tool("aarch64-linux-gnu-g++"), tool("qemu-aarch64")
+        toolchain = f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / 'aarch64-linux-gnu.cmake'}"
+        libraries = Path(compiler).parent.parent / "aarch64-linux-gnu"
+        prefix, folder = [emulator, "-L", str(libraries)], build("aarch64", toolchain, target="kernels_tests")
+    else:
+        prefix, folder = [], sanitized_build() if kind == "sanitized" else build("release")
+    return [*prefix, str(folder / "csrc" / "tests" / "run_faces")]
+
+
 @pytest.mark.parametrize(
-    "sanitized", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["release", "sanitized"]
+    "kind",
+    [
+        "release",
+        pytest.param("sanitized", marks=pytest.mark.slow),
+        pytest.param("neon", marks=pytest.mark.slow),
+    ],
 )
-def test_without_torch_and_under_sanitizers(
-    sanitized: bool, astronaut: ImageArray, network: tuple[Tensor, Tensor], tmp_path: Path
+def test_without_torch(
+    kind: str, astronaut: ImageArray, network: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
-    program = (sanitized_build() if sanitized else build("release")) / "csrc" / "tests" / "run_faces"
+    program = the_program(kind)
     photo = scene(astronaut)
     tilted = straightened(astronaut[:300, 100:400], 45)[0]
     for view in (photo, np.rot90(photo), tilted, photo[40:43]):
         picture = np.ascontiguousarray(view)
-        isa = "avx2" if "avx2" in available_isas() else "scalar"
-        with forced_isa(isa):
-            rows = find_faces(torch.from_numpy(picture), *network)
+        isa = "neon" if kind == "neon" else available_isas()[0]
+        rows = find_faces(torch.from_numpy(picture), *network)
         rows = rows[rows[:, 15] == 0]
         found = without_torch(program, isa, picture, network, tmp_path)
         assert len(found) == len(rows)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 DETECTOR_VARIABLE: Final = "POCKETNET_DETECTOR"
 
-# Two small faces look alike: of photos reduced until the boxes were 40, 32, 24 and 20 pixels wide, 1.8, 3.5, 8.6
-# and 20 of 1,000 pairs of different people were accepted at the cosine for 1 (docs/models/quality.md).
+# Two small faces look alike: of photos reduced until the boxes were 40, 32, 24 and 20 pixels wide, 1.8, 3.5,
+# 8.6 and 20 of 1,000 pairs of different people were accepted at the cosine for 1 (docs/models/quality.md).
 MIN_FACE: Final = 32.0
 # In the order of ``Doubt`` in csrc/faces/face.h.
 _IMPLAUSIBLE: Final = (
