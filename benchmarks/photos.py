@@ -31,6 +31,7 @@ import pocketnet_fast
 from pocketnet_fast.data.alignment import TEMPLATE, align, similarity_transform
 from pocketnet_fast.data.images import ImageArray, read_image
 from pocketnet_fast.data.synthetic import render_identity
+from pocketnet_fast.export import export_onnx
 from pocketnet_fast.faces import FaceDetector
 from pocketnet_fast.machine import processor_name
 
@@ -74,7 +75,7 @@ def put_together(published: Path, photo: Path, side: int) -> Call:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s128.onnx"
-        pocketnet_fast.export.export_onnx(model, path)
+        export_onnx(model, path)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
