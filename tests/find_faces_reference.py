@@ -61,7 +61,7 @@ class Reference:
 
     def as_it_is(self, image: npt.NDArray[np.uint8]) -> list[Face]:
         for scale in _scales(max(image.shape[:2])):
-            faces = [self.refined(image, face, scale) for face in self.look(image, scale)]
+            faces = [self.refined(image, face, scale) for face in self.look(image, scale, blend=False)]
             if faces:
                 return faces
         return []
@@ -81,7 +81,7 @@ class Reference:
         best = max(seen, key=lambda found: _overlap(found, face), default=face)
         return best if _overlap(best, face) > 0.4 else face
 
-    def look(self, image: npt.NDArray[np.uint8], scale: float) -> list[Face]:
+    def look(self, image: npt.NDArray[np.uint8], scale: float, blend: bool = True) -> list[Face]:
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         shrink = scale < 1
         scaled = cv2.resize(
@@ -91,6 +91,7 @@ class Reference:
             torch.from_numpy(scaled),
             self.program,
             self.weights,
+            blend=blend,
         )
         # Pixel centres correspond: (x + 0.5) scales, not x.
         ratio = np.array((image.shape[1] / width, image.shape[0] / height))

@@ -169,11 +169,28 @@ def test_crowds_are_suppressed_alike(model: YuNet, portrait: Tensor, lowered: tu
     rows = [torch.cat([portrait[:230, 90 + i : 320 + i : 2] for i in range(4)], 1)[::2] for _ in range(3)]
     crowd = torch.cat(rows)
     for least, overlap, most in ((0.5, 0.3, 1000), (0.02, 0.6, 1000), (0.02, 0.3, 9), (0.5, 0.3, 0)):
-        expected = detect_faces_reference(crowd, model, least, overlap, most)
-        found = detect_faces(crowd, *lowered, least, overlap, most)
-        assert found.shape == expected.shape
-        torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+        for blend in (False, True):
+            expected = detect_faces_reference(crowd, model, least, overlap, most, blend)
+            found = detect_faces(crowd, *lowered, least, overlap, most, blend)
+            assert found.shape == expected.shape
+            torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
     assert len(detect_faces(crowd, *lowered)) == 12
+
+
+def test_blended_landmarks_move_less(portrait: Tensor, lowered: tuple[Tensor, Tensor]) -> None:
+    """With a grey value more here and there."""
+    generator = torch.Generator().manual_seed(0)
+    noisy = [
+        (portrait.int() + torch.randint(-1, 2, portrait.shape, generator=generator)).clamp(0, 255).byte()
+        for _ in range(12)
+    ]
+    spread = {
+        blend: torch.stack([detect_faces(image, *lowered, blend=blend)[0, 4:14] for image in noisy])
+        .std(0)
+        .mean()
+        for blend in (False, True)
+    }
+    assert spread[True] < spread[False]
 
 
 def test_the_same_faces_as_opencv(yunet: Path, shared_dir: Path, lowered: tuple[Tensor, Tensor]) -> None:

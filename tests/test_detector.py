@@ -97,7 +97,7 @@ class TestDetection:
     def test_astronaut(self, detector: FaceDetector, astronaut: np.ndarray) -> None:
         (found,) = detector.detect(astronaut)
         assert found.score > 0.9
-        assert landmark_error(found.landmarks, np.array(ASTRONAUT_LANDMARKS)) < 0.08
+        assert landmark_error(found.landmarks, np.array(ASTRONAUT_LANDMARKS)) < 0.09
         left, top, width, height = found.box
         inside = (found.landmarks > (left, top)) & (found.landmarks < (left + width, top + height))
         assert inside.all()

@@ -60,7 +60,7 @@ def test_an_astronaut_is_found_whichever_way_up(
     face = detector.detect(photo)[0]
     expected = ASTRONAUT_LANDMARKS @ matrix[:, :2].T + matrix[:, 2]
     eyes = np.linalg.norm(expected[0] - expected[1])
-    assert np.linalg.norm(face.landmarks - expected, axis=1).mean() < 0.1 * eyes
+    assert np.linalg.norm(face.landmarks - expected, axis=1).mean() < 0.13 * eyes
     assert abs((face.tilt - tilt + 180) % 360 - 180) < 8
     assert face.doubt is None
     left, top, width, height = face.box

@@ -56,6 +56,37 @@ double overlap(const Box& a, const Box& b) {
   return inside.area() / (both - inside.area());
 }
 
+// A face, and the mean of what the places see that see it, too. A single place's numbers stay as they are.
+class Blend {
+ public:
+  explicit Blend(const Detection& best) : best_(best) {}
+
+  void add(const Detection& other) {
+    if (weight_ == 0.0) add(best_, 1.0);
+    add(other, std::pow(static_cast<double>(other.score) / best_.score, kSharpness));
+  }
+
+  operator Detection() const {
+    Detection face = best_;
+    if (weight_ == 0.0) return face;
+    for (int i = 0; i < kNumbers; ++i) (&face.left)[i] = static_cast<float>(sums_[i] / weight_);
+    return face;
+  }
+
+ private:
+  // All but the score.
+  static constexpr int kNumbers = sizeof(Detection) / sizeof(float) - 1;
+
+  void add(const Detection& face, double weight) {
+    for (int i = 0; i < kNumbers; ++i) sums_[i] += weight * (&face.left)[i];
+    weight_ += weight;
+  }
+
+  Detection best_;
+  double sums_[kNumbers] = {};
+  double weight_ = 0.0;
+};
+
 }  // namespace
 
 std::vector<Detection> detections(const float* maps, int height, int width, const DetectionOptions& options) {
@@ -81,17 +112,19 @@ std::vector<Detection> detections(const float* maps, int height, int width, cons
                    [](const Detection& a, const Detection& b) { return a.score > b.score; });
   if (candidates.size() > static_cast<std::size_t>(options.most_candidates)) candidates.resize(options.most_candidates);
   std::vector<Box> kept;
-  std::vector<Detection> faces;
+  std::vector<Blend> faces;
   for (const Detection& face : candidates) {
     const Box box = box_of(face);
-    if (std::any_of(kept.begin(), kept.end(),
-                    [&](const Box& other) { return overlap(box, other) > options.most_overlap; })) {
-      continue;
+    const auto same = std::find_if(kept.begin(), kept.end(),
+                                   [&](const Box& other) { return overlap(box, other) > options.most_overlap; });
+    if (same == kept.end()) {
+      kept.push_back(box);
+      faces.emplace_back(face);
+    } else if (options.blend && overlap(box, *same) > kAlike) {
+      faces[same - kept.begin()].add(face);
     }
-    kept.push_back(box);
-    faces.push_back(face);
   }
-  return faces;
+  return {faces.begin(), faces.end()};
 }
 
 }  // namespace pnf

@@ -25,7 +25,7 @@ constexpr std::int64_t kColumns = sizeof(Detection) / sizeof(float);
 }  // namespace
 
 Tensor detect_faces(const Tensor& image, const Tensor& program, const Tensor& weights, double least_score,
-                    double most_overlap, std::int64_t most_candidates, std::int64_t threads) {
+                    double most_overlap, std::int64_t most_candidates, bool blend, std::int64_t threads) {
   const auto words = constant<std::int32_t>(kName, program, "program");
   const auto constants = constant<float>(kName, weights, "weights");
   check_photo(kName, image);
@@ -35,6 +35,7 @@ Tensor detect_faces(const Tensor& image, const Tensor& program, const Tensor& we
   options.least_score = static_cast<float>(least_score);
   options.most_overlap = static_cast<float>(most_overlap);
   options.most_candidates = static_cast<int>(std::clamp<std::int64_t>(most_candidates, 0, 1 << 20));
+  options.blend = blend;
   const DetectorNetwork network = {words, constants, threads_of_call(kName, threads)};
   return told(kName, [&] {
     const Tensor pixels = torch::stable::contiguous(image);

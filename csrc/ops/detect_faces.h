@@ -10,6 +10,6 @@ namespace pnf::ops {
 // torch's number.
 torch::stable::Tensor detect_faces(const torch::stable::Tensor& image, const torch::stable::Tensor& program,
                                    const torch::stable::Tensor& weights, double least_score, double most_overlap,
-                                   std::int64_t most_candidates, std::int64_t threads);
+                                   std::int64_t most_candidates, bool blend, std::int64_t threads);
 
 }  // namespace pnf::ops

@@ -13,7 +13,7 @@ STABLE_TORCH_LIBRARY(pocketnet_fast, m) {
   m.def("run_plan(Tensor input, Tensor program, Tensor weights, int embedding, int threads, bool flip) -> Tensor");
   m.def(
       "detect_faces(Tensor image, Tensor program, Tensor weights, float least_score, float most_overlap, "
-      "int most_candidates, int threads) -> Tensor");
+      "int most_candidates, bool blend, int threads) -> Tensor");
   m.def(
       "find_faces(Tensor photo, Tensor program, Tensor weights, float least_score, bool upright, int threads) -> "
       "Tensor");

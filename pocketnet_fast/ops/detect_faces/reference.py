@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _UNIT: Final = 32
+_ALIKE: Final = 0.7
+_SHARPNESS: Final = 10.0
 
 
 @torch.no_grad()
@@ -18,6 +20,7 @@ def detect_faces_reference(
     least_score: float = 0.7,
     most_overlap: float = 0.3,
     most_candidates: int = 1000,
+    blend: bool = False,
 ) -> Tensor:
     """Find the faces in an image.
 
@@ -27,6 +30,7 @@ def detect_faces_reference(
         least_score: As ``detect_faces``, like the next ones.
         most_overlap: See above.
         most_candidates: See above.
+        blend: See above.
 
     Returns:
         N,15 as ``detect_faces`` gives them.
@@ -38,11 +42,21 @@ def detect_faces_reference(
     found = torch.cat([_faces_of(one[0], padded.shape[3] // one.shape[3]) for one in model(padded)])
     found = found[found[:, 14] > least_score]
     order = found[:, 14].argsort(descending=True, stable=True)[:most_candidates]
-    kept: list[Tensor] = []
+    kept: list[list[Tensor]] = []
     for face in found[order]:
-        if all(_overlap(face, other) <= most_overlap for other in kept):
-            kept.append(face)
-    return torch.stack(kept) if kept else found[:0]
+        same = next((seen for seen in kept if _overlap(face, seen[0]) > most_overlap), None)
+        if same is None:
+            kept.append([face])
+        elif blend and _overlap(face, same[0]) > _ALIKE:
+            same.append(face)
+    return torch.stack([_mean(seen) for seen in kept]) if kept else found[:0]
+
+
+def _mean(seen: list[Tensor]) -> Tensor:
+    """Of what places see, the surest one's first, weighted by powers of their scores; with its score."""
+    rows = torch.stack(seen)
+    weights = (rows[:, 14:] / rows[0, 14]) ** _SHARPNESS
+    return torch.cat(((rows[:, :14] * weights).sum(0) / weights.sum(), rows[0, 14:]))
 
 
 def _faces_of(grid: Tensor, stride: int) -> Tensor:
