@@ -198,6 +198,10 @@ def skipping(rank: int, folder: str) -> None:
         kept = all(torch.equal(before[name], value) for name, value in parameters.items())
         found.append((report.problem, report.stop, kept, network.weight.detach().clone()))
     torch.save(found, f"{folder}/{rank}.pt")
+    # A process that leaves while the other still talks to it may abort, and so may one whose network outlives
+    # its group.
+    torch.distributed.barrier()
+    del stepper
     torch.distributed.destroy_process_group()
 
 
