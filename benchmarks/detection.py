@@ -13,16 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from call_turns import take_turns
 from rich.console import Console
 from rich.table import Table
 from subjects import limit_threads
@@ -132,21 +131,6 @@ def _eager(model: YuNet, example: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return maps
 
 
-def take_turns(candidates: dict[str, tuple[Run, bool]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of calls, in a new order every round; the first call of a turn does not count."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    order = random.Random(0)
-    for _ in range(rounds):
-        for name in order.sample(list(candidates), len(candidates)):
-            run = candidates[name][0]
-            run()
-            for _ in range(5):
-                start = time.perf_counter()
-                run()
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(
@@ -169,12 +153,14 @@ def main() -> None:
     table = Table("side", "", "median ms", "best", "times ours")
     for side in arguments.side or [320, 640]:
         with tempfile.TemporaryDirectory() as folder:
-            times = take_turns(subjects(side, arguments.published, Path(folder)), arguments.rounds)
-        medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
+            candidates = subjects(side, arguments.published, Path(folder))
+            calls = {name: run for name, (run, _) in candidates.items()}
+            times = take_turns(calls, arguments.rounds, 5)
+        medians = {name: statistics.median(values) for name, values in times.items()}
         record["milliseconds"][side] = medians
         base = medians["pocketnet_fast, fp32"]
         for name, median in sorted(medians.items(), key=lambda item: item[1]):
-            best = 1e3 * min(times[name])
+            best = min(times[name])
             table.add_row(str(side), name, f"{median:.2f}", f"{best:.2f}", f"{median / base:.2f}")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from call_turns import take_turns
 from rich.console import Console
 from rich.table import Table
 from subjects import limit_threads
@@ -110,20 +110,6 @@ def group(count: int) -> ImageArray:
     return result
 
 
-def take_turns(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of calls, in a new order every round; the first call of a turn does not count."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    order = random.Random(0)
-    for _ in range(rounds):
-        for name in order.sample(list(calls), len(calls)):
-            calls[name]()
-            for _ in range(8):
-                start = time.perf_counter()
-                calls[name]()
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
 def photos_a_second(photos: list[Path], count: int, threads: int) -> float:
     """Of ``analyze_many``, over so many photos, the given ones repeated."""
     analyzer = pocketnet_fast.FaceAnalyzer(threads=threads)
@@ -167,7 +153,7 @@ def main() -> None:
     crowd, analyzer = group(20), pocketnet_fast.FaceAnalyzer(threads=1)
     record["faces"] = len(analyzer.analyze(crowd))
     calls[f"a picture of {record['faces']} faces"] = lambda: analyzer.analyze(crowd)
-    times = take_turns(calls, arguments.rounds)
+    times = take_turns(calls, arguments.rounds, 8)
     table = Table(f"one thread, {image.shape[1]}x{image.shape[0]}", "median ms", "best")
     for name, values in times.items():
         table.add_row(name, f"{statistics.median(values):.2f}", f"{min(values):.2f}")

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import tests_path  # noqa: F401
+from find_faces_reference import straightened
 
 import pocketnet_fast
 from pocketnet_fast.data.images import ImageArray, read_image
@@ -25,25 +27,11 @@ from pocketnet_fast.faces.sources import FaceSource
 Change = Callable[[ImageArray], ImageArray]
 
 
-def tilted_clockwise(photo: ImageArray, degrees: int) -> ImageArray:
-    """The whole photo, in a larger one if need be, black around it."""
-    import cv2
-
-    if degrees % 90 == 0:
-        return np.ascontiguousarray(np.rot90(photo, -degrees // 90))
-    height, width = photo.shape[:2]
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1.0)
-    across, along = np.abs(matrix[0, :2])
-    wide, high = round(width * across + height * along), round(width * along + height * across)
-    matrix[:, 2] += ((wide - width) / 2, (high - height) / 2)
-    return np.asarray(cv2.warpAffine(photo, matrix, (wide, high), flags=cv2.INTER_LINEAR))
-
-
 def changes() -> dict[str, Change]:
     """What is done to a photo, by name."""
 
     def tilted(degrees: int) -> Change:
-        return lambda photo: tilted_clockwise(photo, degrees)
+        return lambda photo: straightened(photo, -degrees % 360)[0]
 
     def mirrored(change: Change) -> Change:
         return lambda photo: np.ascontiguousarray(change(photo)[:, ::-1])

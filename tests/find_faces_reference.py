@@ -77,7 +77,7 @@ class Reference:
         around = image[y : bottom + 1, x : right + 1]
         if around.size == 0:
             return face
-        seen = [found.moved(x, y) for found in self.look(around, better)]
+        seen = [_moved(found, np.array(((1, 0, x), (0, 1, y)))) for found in self.look(around, better)]
         best = max(seen, key=lambda found: _overlap(found, face), default=face)
         return best if _overlap(best, face) > 0.4 else face
 

@@ -18,7 +18,6 @@ namespace pnf {
 namespace {
 
 constexpr int kUnit = kDetectorStrides[2];
-constexpr DetectionOptions kDefaults;
 
 // What the detector is given and what it answers.
 struct DetectionMemory {

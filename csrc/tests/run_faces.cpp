@@ -3,34 +3,20 @@
 // landmarks, score) and the crop's bytes go to standard output.
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <vector>
 
 #include "faces/alignment.h"
 #include "faces/detector.h"
 #include "kernels/dispatch.h"
-
-namespace {
-
-template <typename T>
-std::vector<T> read(const char* path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  std::vector<T> values(bytes.size() / sizeof(T));
-  std::copy(bytes.begin(), bytes.begin() + values.size() * sizeof(T), reinterpret_cast<char*>(values.data()));
-  return values;
-}
-
-}  // namespace
+#include "read_file.h"
 
 int main(int argc, char** argv) {
   if (argc != 7) return 2;
-  const std::vector<std::int32_t> words = read<std::int32_t>(argv[1]);
-  const std::vector<float> weights = read<float>(argv[2]);
+  const std::vector<std::int32_t> words = pnf::test::read_file<std::int32_t>(argv[1]);
+  const std::vector<float> weights = pnf::test::read_file<float>(argv[2]);
   pnf::force_isa(argv[3]);
   const int height = std::atoi(argv[4]), width = std::atoi(argv[5]);
-  const std::vector<std::uint8_t> pixels = read<std::uint8_t>(argv[6]);
+  const std::vector<std::uint8_t> pixels = pnf::test::read_file<std::uint8_t>(argv[6]);
   if (pixels.size() != std::size_t{3} * height * width) return 2;
   const pnf::Pixels photo = {pixels.data(), height, width, std::ptrdiff_t{3} * width};
   for (const pnf::Face& face : pnf::find_faces(photo, {words, weights, 2}, {})) {

@@ -2,31 +2,17 @@
 // float32 weights and uint8 images; the float32 embeddings go to standard output. An instruction counter counts the call
 // of pnf::execute.
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <vector>
 
 #include "kernels/dispatch.h"
 #include "plan/executor.h"
-
-namespace {
-
-template <typename T>
-std::vector<T> read(const char* path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  std::vector<T> values(bytes.size() / sizeof(T));
-  std::copy(bytes.begin(), bytes.begin() + values.size() * sizeof(T), reinterpret_cast<char*>(values.data()));
-  return values;
-}
-
-}  // namespace
+#include "read_file.h"
 
 int main(int argc, char** argv) {
   if (argc != 5) return 2;
-  const std::vector<std::int32_t> words = read<std::int32_t>(argv[1]);
-  const std::vector<float> weights = read<float>(argv[2]);
-  const std::vector<std::uint8_t> pixels = read<std::uint8_t>(argv[4]);
+  const std::vector<std::int32_t> words = pnf::test::read_file<std::int32_t>(argv[1]);
+  const std::vector<float> weights = pnf::test::read_file<float>(argv[2]);
+  const std::vector<std::uint8_t> pixels = pnf::test::read_file<std::uint8_t>(argv[4]);
   pnf::force_isa(argv[3]);
   const pnf::ProgramInfo info = pnf::program_info(words);
   const std::size_t images = pixels.size() / (std::size_t{3} * info.height * info.width);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -53,10 +53,3 @@ class Face:
     def turn(self) -> int:
         """0, 90, 180 or 270: clockwise degrees by which the photo as given must be turned to be upright."""
         return round(-self.tilt / 90) % 4 * 90
-
-    def moved(self, x: float, y: float) -> Face:
-        """Return the face in an image that has ``x`` more columns on the left and ``y`` more rows above."""
-        left, top, width, height = self.box
-        return replace(
-            self, box=(left + x, top + y, width, height), landmarks=self.landmarks + np.array((x, y))
-        )
