@@ -26,6 +26,7 @@ struct TermCase {
 struct NodeCase {
   int height, width, channels;
   std::vector<TermCase> terms;
+  bool inactive = false;  // no term has an activation before it
 
   std::string describe() const {
     std::string text = std::to_string(channels) + "x" + std::to_string(height) + "x" + std::to_string(width) + " =";
@@ -78,7 +79,7 @@ TermData draw(const NodeCase& node, const TermCase& term, Random& random) {
   const std::vector<float> caps = random.reals(channels, 0.25f, 3.0f);
   data.middle.insert(data.middle.end(), caps.begin(), caps.end());
   // What kernels have a shorter way for: no activation, and ReLU.
-  if (random.chance(3)) std::fill(data.slope.begin(), data.slope.end(), 1.0f);
+  if (node.inactive || random.chance(3)) std::fill(data.slope.begin(), data.slope.end(), 1.0f);
   data.relu = random.chance(3);
   if (data.relu) {
     std::fill_n(data.middle.begin() + channels, channels, 0.0f);
@@ -413,7 +414,7 @@ void run(const NodeCase& test, const std::vector<TermData>& data, const std::vec
 
 void run(NodeCase test, Random& random) {
   for (TermCase& term : test.terms) {
-    term.cap = is_active(term.kind) && random.chance(3);
+    term.cap = is_active(term.kind) && !test.inactive && random.chance(3);
     term.middle = term.kind == TermKind::kDepthwiseAlone || (is_window(term.kind) && random.chance(2));
   }
   std::vector<TermData> data;
@@ -491,21 +492,34 @@ void each_operation_alone() {
   }
 }
 
-// Rows that are wide enough to be read where they lie, of whole blocks of channels.
-void wide_rows() {
+// Sums of what may be read as it lies, and at times of another term, in rows of several tiles.
+void inactive_sums() {
   Random random(6);
-  for (const Operation& op : kOperations) {
-    for (const int wide : {31, 32, 33, 46, 64, 75}) {
-      for (const int high : {1, 2, 4}) {
-        const int odd = op.needs_even_sides() ? 1 : 0, height = high + odd * high % 2, width = wide + odd * wide % 2;
-        const int channels = kBlock * random.integer(1, 2);
-        const int inputs = is_product(op.kind) ? kBlock * random.integer(1, 2) : channels;
-        run({output_side(op, height),
-             output_side(op, width),
-             channels,
-             {term_of(op, inputs, height, width, 0, blocks_of(channels))}},
-            random);
+  constexpr Operation kInPlace[] = {{TermKind::kDepthwise, 3, 1, 0},
+                                    {TermKind::kDepthwisePooled, 3, 2, 0},
+                                    {TermKind::kPointwise, 1, 1, 0},
+                                    {TermKind::kIdentity, 1, 1, 0}};
+  for (const int width : {1, 2, 7, 13, 14, 15, 27, 28, 29, 46, 61, 75}) {
+    for (const int height : {1, 2, 5}) {
+      for (int terms = 1; terms <= 4; ++terms) {
+        NodeCase test = {height, width, random.integer(1, 70), {}, true};
+        const int blocks = blocks_of(test.channels);
+        for (int t = 0; t < terms; ++t) {
+          const Operation& op = t == 0 ? kInPlace[random.integer(0, 1)]
+                                       : (random.chance(8) ? random.pick(kOperations) : random.pick(kInPlace));
+          if (op.upsamples() && (height % 2 != 0 || width % 2 != 0)) continue;
+          const bool partial = is_product(op.kind) && random.chance(3);
+          const int first = partial ? random.integer(0, blocks - 1) : 0;
+          test.terms.push_back(
+              term_of(op, is_product(op.kind) ? random.integer(1, random.pick(kMostInputs)) : test.channels,
+                      input_side(op, height, random), input_side(op, width, random), first,
+                      partial ? random.integer(1, blocks - first) : blocks));
+        }
+        run(test, random);
       }
+      const int channels = random.integer(1, 70);
+      const Operation alone = {TermKind::kDepthwiseAlone, 3, 1, 0};
+      run({height, width, channels, {term_of(alone, channels, height, width, 0, blocks_of(channels))}, true}, random);
     }
   }
 }
@@ -595,7 +609,7 @@ void the_largest_sizes() {
 
 int main() {
   pnf::test::each_operation_alone();
-  pnf::test::wide_rows();
+  pnf::test::inactive_sums();
   pnf::test::factorised_reductions();
   pnf::test::random_sums();
   pnf::test::the_most_terms();

@@ -8,6 +8,7 @@
 #include "kernels/node/depthwise_stage.inl"
 #include "kernels/node/pool.inl"
 #include "kernels/node/rows.inl"
+#include "kernels/node/strips.inl"
 // clang-format on
 
 namespace pnf::PNF_ISA {
@@ -56,6 +57,7 @@ struct FloatPanels : PanelsInTurn<State, kBlock> {
 }  // namespace
 
 void node_rows(const Node& node, int row_begin, int row_end, float* scratch) {
+  if (reads_as_it_lies(node)) return node_strips<FloatPanels<float>>(node, row_begin, row_end, scratch);
   node_rows_with<FloatPanels<float>>(node, row_begin, row_end, scratch);
 }
 

@@ -14,6 +14,7 @@ constexpr int kTilePixels = 6;
 constexpr int kTileBlocks = 1;
 // 7 accumulators, up to 7 weights and the input.
 constexpr int kDepthwisePixels = 7;
+constexpr int kStripPixels = 12;
 
 PNF_INLINE Vec load(const float* p) { return _mm256_loadu_ps(p); }
 PNF_INLINE Vec load_u8(const unsigned char* p) {

@@ -16,6 +16,7 @@ constexpr int kLanes = 16;
 constexpr int kTilePixels = 14;
 constexpr int kTileBlocks = 2;
 constexpr int kDepthwisePixels = 14;
+constexpr int kStripPixels = 14;
 
 PNF_INLINE Vec load(const float* p) { return _mm512_loadu_ps(p); }
 PNF_INLINE Vec load_u8(const unsigned char* p) {

@@ -13,6 +13,7 @@ constexpr int kLanes = 4;
 constexpr int kTilePixels = 6;
 constexpr int kTileBlocks = 1;
 constexpr int kDepthwisePixels = 14;
+constexpr int kStripPixels = 12;
 
 PNF_INLINE Vec load(const float* p) { return vld1q_f32(p); }
 PNF_INLINE Vec load_u8(const unsigned char* p) {

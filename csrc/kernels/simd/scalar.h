@@ -10,6 +10,7 @@ constexpr int kLanes = 1;
 constexpr int kTilePixels = 1;
 constexpr int kTileBlocks = 1;
 constexpr int kDepthwisePixels = 2;
+constexpr int kStripPixels = 2;
 
 PNF_INLINE Vec load(const float* p) { return *p; }
 PNF_INLINE Vec load_u8(const unsigned char* p) { return static_cast<float>(*p); }

@@ -19,6 +19,7 @@ constexpr int kLanes = 16;
 constexpr int kTilePixels = 4;
 constexpr int kTileBlocks = 2;
 constexpr int kDepthwisePixels = 7;
+constexpr int kStripPixels = 14;
 
 // Two Bf16 in a word, which may lie at any multiple of two bytes.
 typedef std::uint16_t LooseHalf __attribute__((may_alias));
