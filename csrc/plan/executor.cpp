@@ -10,6 +10,7 @@
 
 #include "kernels/dispatch.h"
 #include "plan/resize.h"
+#include "plan/rolling.h"
 #include "plan/thread_pool.h"
 
 namespace pnf {
@@ -65,28 +66,30 @@ class ImageRun {
 
   // Band by band of the last step, and the others as far as it needs; at the end, all of them.
   void roll(const Group& group, const Image& image, double* seconds) {
-    int done[kMaxRollingSteps] = {}, needed[kMaxRollingSteps];
-    const int last = group.steps - 1;
-    while (done[last] < group.height) {
-      const int end = std::min(done[last] + group.rows, group.height);
-      for (int i = 0; i < last; ++i) needed[i] = end == group.height ? height_of(group.first_step + i) : done[i];
-      needed[last] = end;
-      for (int i = last; i > 0; --i) {
-        const Step& step = program_.steps[group.first_step + i];
-        for (int t = 0; t < step.terms; ++t) {
-          const ProgramTerm& term = program_.terms[step.first_term + t];
-          for (int j = 0; j < i; ++j) {
-            if (program_.steps[group.first_step + j].output != term.input) continue;
-            needed[j] = std::max(needed[j], rows_needed(term, program_.buffers[term.input].height, needed[i]));
-          }
-        }
-      }
-      for (int i = 0; i <= last; ++i) {
-        if (needed[i] == done[i]) continue;
-        row_step(group.first_step + i, image, done[i], needed[i], seconds);
-        done[i] = needed[i];
+    RollingGroup rolling(program_, group);
+    rolling_ = &rolling;
+    while (rolling.next()) {
+      for (int i = 0; i < group.steps; ++i) {
+        if (rolling.from(i) == rolling.to(i)) continue;
+        make_room(program_.steps[group.first_step + i].output, rolling, i);
+        row_step(group.first_step + i, image, rolling.from(i), rolling.to(i), seconds);
+        rolling.finish(i);
       }
     }
+    rolling_ = nullptr;
+  }
+
+  void make_room(int buffer, RollingGroup& rolling, int i) {
+    const int overdue = rolling.overdue(i);
+    if (overdue == 0) return;
+    const Buffer& b = program_.buffers[buffer];
+    const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(b.width) * kBlock;
+    const int kept = rolling.from(i) - rolling.first(i) - overdue;
+    for (int block = 0; block < b.blocks; ++block) {
+      State* const front = arena_ + b.offset + block * rolling.window(i) * row;
+      std::copy_n(front + overdue * row, kept * row, front);
+    }
+    rolling.move(i, overdue);
   }
 
   struct View {
@@ -94,18 +97,21 @@ class ImageRun {
     std::ptrdiff_t block_stride;
   };
 
-  // A band starts at row y of the image, so its rows are addressed from y rows before it.
-  View view(const Buffer& b, int y) const {
+  // A band starts at row y of the image, so its rows are addressed from y rows before it; a window, from its first row.
+  View view(int buffer, int y) const {
+    const Buffer& b = program_.buffers[buffer];
     const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(b.width) * kBlock;
     if (b.in_band) return {band_ + b.offset - y * row, b.rows * row};
-    return {arena_ + b.offset, b.rows * row};
+    const int rolling = rolling_ == nullptr ? -1 : rolling_->find(buffer);
+    if (rolling < 0) return {arena_ + b.offset, b.rows * row};
+    return {arena_ + b.offset - rolling_->first(rolling) * row, rolling_->window(rolling) * row};
   }
 
   void row_step(int index, const Image& image, int begin, int end, double* seconds) {
     const Step& step = program_.steps[index];
     const auto start = seconds != nullptr ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
     const Buffer& out = program_.buffers[step.output];
-    const View target = view(out, begin);
+    const View target = view(step.output, begin);
     if (step.kind == StepKind::kStem) {
       StemOf<State> stem;
       stem.height = program_.height;
@@ -136,7 +142,7 @@ class ImageRun {
 
   TermOf<State> term(const ProgramTerm& t, int band_begin) const {
     const Buffer& in = program_.buffers[t.input];
-    const View source = view(in, band_begin);
+    const View source = view(t.input, band_begin);
     const auto at = [this](int offset) { return offset < 0 ? nullptr : weights_ + offset; };
     return {t.kind,          t.kernel,        t.stride,     t.shift,     in.height,           in.width,
             in.blocks,       t.first_out,     t.out_blocks, source.data, source.block_stride, at(t.slope),
@@ -146,7 +152,7 @@ class ImageRun {
   void map_step(const Step& step, float* result, int thread, int threads, double* seconds) {
     const auto start = seconds != nullptr ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
     const Buffer& in = program_.buffers[step.input];
-    const View source = view(in, 0);
+    const View source = view(step.input, 0);
     const std::ptrdiff_t pixels = std::ptrdiff_t{in.height} * in.width;
     const std::ptrdiff_t begin = pixels * thread / threads, end = pixels * (thread + 1) / threads;
     if constexpr (std::is_same_v<State, float>) {
@@ -169,17 +175,13 @@ class ImageRun {
   void vector_step(const Step& step, float* embedding, bool accumulate, int thread, int threads, double* seconds) {
     const auto start = seconds != nullptr ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
     const Buffer& in = program_.buffers[step.input];
-    const View source = view(in, 0);
+    const View source = view(step.input, 0);
     const auto share = [&](int blocks, int t) { return blocks * t / threads; };
     if (step.kind == StepKind::kGlobalDepthwise) {
-      const GlobalDepthwiseOf<State> args = {in.height * in.width,
-                                             source.data,
-                                             source.block_stride,
-                                             weights_ + step.slope,
-                                             weights_ + step.weights,
-                                             weights_ + step.bias,
-                                             view(program_.buffers[step.output], 0).data,
-                                             step.cap < 0 ? nullptr : weights_ + step.cap};
+      const GlobalDepthwiseOf<State> args = {in.height * in.width,      source.data,
+                                             source.block_stride,       weights_ + step.slope,
+                                             weights_ + step.weights,   weights_ + step.bias,
+                                             view(step.output, 0).data, step.cap < 0 ? nullptr : weights_ + step.cap};
       set_.global_depthwise(args, share(in.blocks, thread), share(in.blocks, thread + 1));
     } else {
       const LinearOf<State> args = {
@@ -203,6 +205,7 @@ class ImageRun {
   State* arena_;
   State* band_;
   float* scratch_;
+  const RollingGroup* rolling_ = nullptr;  // while one is at work
 };
 
 template <typename State>

@@ -40,6 +40,7 @@ class Decoder {
     if (at_ != words_.size()) fail("words are left over");
     if (p_.steps.empty() || !is_result(p_.steps.back().kind)) fail("it does not end in its result");
     if (results_ != p_.results) fail("its result has another size");
+    find_passing();
     if (p_.lane_bytes() > kMaxCallBytes) {
       fail("it needs " + std::to_string(p_.lane_bytes() >> 20) + " MiB of working memory; the limit is " +
            std::to_string(kMaxCallBytes >> 20));
@@ -176,6 +177,26 @@ class Decoder {
         }
       }
     }
+  }
+
+  void find_passing() {
+    for (const Group& group : p_.groups) {
+      for (int i = 0; group.rolling && i < group.steps - 1; ++i) {
+        Step& step = p_.steps[group.first_step + i];
+        step.passing = !is_read_after(group, step.output);
+      }
+    }
+  }
+
+  bool is_read_after(const Group& group, int buffer) const {
+    for (std::size_t i = group.first_step + group.steps; i < p_.steps.size(); ++i) {
+      const Step& step = p_.steps[i];
+      if (step.input == buffer) return true;
+      for (int t = 0; t < step.terms; ++t) {
+        if (p_.terms[step.first_term + t].input == buffer) return true;
+      }
+    }
+    return false;
   }
 
   // A band buffer belongs to a group and holds as many rows as it works on.
@@ -336,9 +357,11 @@ int rows_needed(const ProgramTerm& term, int input_height, int rows) {
       break;
     case TermKind::kDepthwise:
     case TermKind::kDepthwiseAlone:
+      needed = (rows - 1) * term.stride + term.kernel / 2 + 1;
+      break;
     case TermKind::kMaxPool:
     case TermKind::kAvgPool:
-      needed = (rows - 1) * term.stride + term.kernel / 2 + 1;
+      needed = (rows - 1) * term.stride + 2;
       break;
     case TermKind::kPooledPointwise:
       needed = 2 * rows;
@@ -354,6 +377,35 @@ int rows_needed(const ProgramTerm& term, int input_height, int rows) {
   }
   // Kernels of half precision read rows by pairs, one of them with weights of zero where a window ends inside a pair.
   return std::clamp(needed + needed % 2, 0, input_height);
+}
+
+int rows_passed(const ProgramTerm& term, int rows) {
+  int passed = rows;
+  switch (term.kind) {
+    case TermKind::kPointwise:
+      passed = rows * term.stride + term.shift;
+      break;
+    case TermKind::kDepthwise:
+    case TermKind::kDepthwiseAlone:
+      passed = rows * term.stride - term.kernel / 2;
+      break;
+    case TermKind::kMaxPool:
+    case TermKind::kAvgPool:
+      passed = rows * term.stride - 1;
+      break;
+    case TermKind::kPooledPointwise:
+      passed = 2 * rows;
+      break;
+    case TermKind::kDepthwisePooled:
+      passed = 2 * rows - term.kernel / 2;
+      break;
+    case TermKind::kUpsampled:
+      passed = rows / 2;
+      break;
+    case TermKind::kIdentity:
+      break;
+  }
+  return std::max(passed - (passed & 1), 0);
 }
 
 ProgramInfo program_info(std::span<const std::int32_t> words) {

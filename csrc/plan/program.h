@@ -11,7 +11,7 @@
 // Steps read what steps before them wrote, and nothing that a call computes comes from memory that it did not write. Of
 // what its own group writes, a step reads the rows at hand only, or the group is rolling: its buffers lie whole in the
 // arena, each band of its last step takes its other steps as far as that band needs, and their rows are still in the cache
-// when they are read.
+// when they are read (plan/rolling.h).
 //
 // The version says what states and convolutions' weights are (kernels/layout.h): 3 floats, 4 Bf16. Sizes and offsets of
 // buffers count elements; offsets into the weights, words. A buffer lies in the arena with all its rows, or, when only the steps of
@@ -70,6 +70,7 @@ struct Step {
   int norm;                    // kStem: mean[3], scale[3]
   int channels, first_result;  // kMap: [height][width][channels] floats from there on in the result
   int first_term, terms;
+  bool passing = false;  // whether its output is read in its own rolling group only
 };
 
 // Consecutive steps over the same output height, taken `rows` rows at a time; a lone step is a group of its own. Of a
@@ -84,6 +85,8 @@ inline constexpr int kMaxRollingSteps = 64;
 
 // The rows of a term's input, from the first one on, that the first `rows` rows of its output are computed from.
 int rows_needed(const ProgramTerm& term, int input_height, int rows);
+// Those that only the first `rows` rows of its output are computed from.
+int rows_passed(const ProgramTerm& term, int rows);
 
 struct Program {
   int height, width;
