@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,28 @@ def thread_sanitized_build(target: str) -> Path:
         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
     )
     return cmake_build("tsan", ROOT, *options, target=target)
+
+
+def thread_sanitizer_launcher() -> list[str]:
+    """What to put before a program so that ThreadSanitizer runs here; skips the test where it does not."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "probe"
+        command = [tool("c++"), "-fsanitize=thread", "-x", "c++", "-", "-o", str(program)]
+        built = subprocess.run(command, input="int main() {}", capture_output=True, text=True, check=False)
+        if built.returncode != 0:
+            pytest.skip(f"no ThreadSanitizer: {built.stderr.strip()}")
+        # Kernels that place memory at more random addresses than ThreadSanitizer knows need them fixed.
+        reason = ""
+        for prefix in ([], ["setarch", "-R"]):
+            try:
+                done = subprocess.run([*prefix, str(program)], capture_output=True, text=True, check=False)
+            except FileNotFoundError as error:
+                reason += f"; {error}"
+                continue
+            if done.returncode == 0:
+                return prefix
+            reason += f"; {done.stderr.strip()}"
+    pytest.skip(f"ThreadSanitizer does not run here{reason}")
 
 
 def cpp_host() -> Path:

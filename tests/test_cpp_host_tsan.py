@@ -10,32 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import random_genotype, randomize_
-from native import ROOT, cmake_build, thread_sanitized_build, tool
+from native import ROOT, cmake_build, thread_sanitized_build, thread_sanitizer_launcher
 
 from pocketnet_fast.export.torchscript import export_torchscript
 from pocketnet_fast.models.pocketnet import PocketNet
 
 
 @pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What to put before a program so that ThreadSanitizer runs here."""
-    program = tmp_path_factory.mktemp("probe") / "probe"
-    command = [tool("c++"), "-fsanitize=thread", "-x", "c++", "-", "-o", str(program)]
-    built = subprocess.run(command, input="int main() {}", capture_output=True, text=True, check=False)
-    if built.returncode != 0:
-        pytest.skip(f"no ThreadSanitizer: {built.stderr.strip()}")
-    # Kernels that place memory at more random addresses than ThreadSanitizer knows need them fixed.
-    reason = ""
-    for prefix in ([], ["setarch", "-R"]):
-        try:
-            done = subprocess.run([*prefix, str(program)], capture_output=True, text=True, check=False)
-        except FileNotFoundError as error:
-            reason += f"; {error}"
-            continue
-        if done.returncode == 0:
-            return prefix
-        reason += f"; {done.stderr.strip()}"
-    pytest.skip(f"ThreadSanitizer does not run here{reason}")
+def launcher() -> list[str]:
+    return thread_sanitizer_launcher()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 from find_faces_reference import Reference, straightened
-from native import ROOT, build, sanitized_build, tool
+from native import (
+    ROOT,
+    build,
+    sanitized_build,
+    thread_sanitized_build,
+    thread_sanitizer_launcher,
+    tool,
+)
 from torch import Tensor
 
 from pocketnet_fast.data.alignment import align
@@ -160,6 +167,8 @@ def the_program(kind: str) -> list[str]:
         toolchain = f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / 'aarch64-linux-gnu.cmake'}"
         libraries = Path(compiler).parent.parent / "aarch64-linux-gnu"
         prefix, folder = [emulator, "-L", str(libraries)], build("aarch64", toolchain, target="kernels_tests")
+    elif kind == "threads":
+        prefix, folder = thread_sanitizer_launcher(), thread_sanitized_build("run_faces")
     else:
         prefix, folder = [], sanitized_build() if kind == "sanitized" else build("release")
     return [*prefix, str(folder / "csrc" / "tests" / "run_faces")]
@@ -170,6 +179,7 @@ def the_program(kind: str) -> list[str]:
     [
         "release",
         pytest.param("sanitized", marks=pytest.mark.slow),
+        pytest.param("threads", marks=pytest.mark.slow),
         pytest.param("neon", marks=pytest.mark.slow),
     ],
 )
