@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 # Whole files go to workers, so that what a file's tests share is made once.
 PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 20
 
-.PHONY: demo check test lint bench clean
+.PHONY: demo check quick test lint bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -26,7 +26,11 @@ $(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
 
-check: $(VENV)/.installed-test,lint lint
+# Lint takes one core while tests take both.
+check: $(VENV)/.installed-test,lint
+	$(MAKE) --jobs 2 --output-sync lint quick
+
+quick: $(VENV)/.installed-test,lint
 	$(PYTEST) -m "not slow"
 
 test: $(VENV)/.installed-test,lint lint

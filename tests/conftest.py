@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,7 +106,15 @@ def bf16_isa(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+def _seconds(item: pytest.Item) -> float:
+    """What a test takes, about: what its marker says, or a few seconds, or nothing to speak of."""
+    marker = item.get_closest_marker("slow")
+    return 0 if marker is None else float(marker.kwargs.get("seconds", 3))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take long begin first, so that no worker is left with one at the end."""
-    long = {item.path for item in items if item.get_closest_marker("slow") is not None}
-    items.sort(key=lambda item: item.path not in long)
+    """Files that take longest begin first, so that no worker is left with one at the end."""
+    files: Counter[Path] = Counter()
+    for item in items:
+        files[item.path] += _seconds(item)
+    items.sort(key=lambda item: -files[item.path])

@@ -116,6 +116,7 @@ def test_doubtful_faces_are_marked_and_not_embedded(
     assert (doubtful.doubt, doubtful.crop, doubtful.embedding) == ("why", None, None)
 
 
+@pytest.mark.slow
 def test_options(scene: ImageArray, tmp_path: Path) -> None:
     whole = FaceAnalyzer().analyze(scene)
     assert same_faces(FaceAnalyzer(max_faces=1).analyze(scene), whole[:1])

@@ -55,6 +55,7 @@ def recorded(record, kind):
     return {k.removeprefix(f"{kind}."): v for k, v in record.tensors.items() if k.startswith(f"{kind}.")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
 def test_the_recorded_first_order_is_reproduced(golden, dtype, limit):
     record = golden(GOLDEN)
@@ -63,6 +64,7 @@ def test_the_recorded_first_order_is_reproduced(golden, dtype, limit):
     assert error(found, recorded(record, "alpha_grad_first_order")) < limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "options", "limit"),
     [
@@ -81,6 +83,7 @@ def test_the_recorded_second_order_is_reproduced(golden, dtype, options, limit):
     assert_same(before, state_of(case))
 
 
+@pytest.mark.slow
 def test_images_rounded_to_float32_are_taken_as_their_bytes(golden):
     """However they were normalised: their rounding alone would be worth up to 2 % of the result."""
     record = golden(GOLDEN)
@@ -163,6 +166,7 @@ def test_a_tiny_gradient_is_scaled():
     assert all(bool(value.isfinite().all()) and bool(value.any()) for value in found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "passes", "failure"),
     [

@@ -91,6 +91,7 @@ SMALLEST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SMALLEST)
 def test_smallest_run(
     start: Start,
@@ -122,6 +123,7 @@ def test_what_needs_a_gpu_says_so(start: Start, tmp_path: Path, capsys: pytest.C
     assert start("gpu/run.py", "--out", tmp_path) != 0
 
 
+@pytest.mark.slow
 def test_the_suite_under_pytest_times_by_default(tmp_path: Path) -> None:
     """`pytest benchmarks` measures; what it writes can be grouped by any parameter."""
     written = tmp_path / "a.json"
@@ -148,6 +150,7 @@ def test_the_suite_under_pytest_times_by_default(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_suite_holds_every_kind() -> None:
     command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "--collect-only"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

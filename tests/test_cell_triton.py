@@ -25,7 +25,7 @@ SUITE = Path(__file__).with_name("cell_on_triton.py")
 
 
 @needs_triton
-@pytest.mark.slow
+@pytest.mark.slow(seconds=50)
 def test_interpreted() -> None:
     run_triton_suite(SUITE, interpreted=True)
 
@@ -93,6 +93,7 @@ def compile_kernel(kernel: Any, operand: str, options: dict[str, Any], parts: in
     assert compiled.metadata.shared <= 99 * 1024
 
 
+@pytest.mark.slow
 @needs_triton
 @compiling
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -135,6 +136,7 @@ def test_products_compile_without_a_gpu(
         )
 
 
+@pytest.mark.slow
 @needs_triton
 @compiling
 @pytest.mark.parametrize(
@@ -153,6 +155,7 @@ def test_mixed_edges_compile_without_a_gpu(
     compile_kernel(kernels.mixed_kernel, operand, {**constants, **sizes})
 
 
+@pytest.mark.slow
 @needs_triton
 @compiling
 def test_others_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

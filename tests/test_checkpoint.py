@@ -83,6 +83,7 @@ def test_others_read_the_weights(folder: RunFolder) -> None:
     assert list(load_file(folder.file(7, "header"))) == ["kernel"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["backbone", "header", "ema", "state"])
 @pytest.mark.parametrize("damage", ["absent", "short", "changed", "empty"])
 def test_a_torn_set_is_passed_over(folder: RunFolder, kind: str, damage: str) -> None:

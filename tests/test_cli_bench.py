@@ -27,6 +27,7 @@ def test_profile_covers_every_step() -> None:
         assert t.gflops == pytest.approx(2e-3 * t.macs / t.microseconds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("options", [[], ["--profile"]])
 def test_command(options: list[str], precision: str) -> None:

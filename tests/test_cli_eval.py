@@ -121,6 +121,7 @@ def test_table(run: Run, files: Path) -> None:
         assert cells[-1] == f"{result['xnorm']:.2f}"
 
 
+@pytest.mark.slow
 def test_engines_and_batches_agree(run: Run, files: Path, model: EmbeddingModel, tmp_path: Path) -> None:
     command = ["--data", files / "lfw.bin", "--json", "--threads", 1]
     fused = run(*command, "--engine", "fused", "--batch", 1000).json
@@ -141,6 +142,7 @@ def test_engines_and_batches_agree(run: Run, files: Path, model: EmbeddingModel,
         assert found["xnorm"] == pytest.approx(expected["xnorm"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_files_written(run: Run, files: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     output = tmp_path / "results"

@@ -22,6 +22,7 @@ def run(*arguments):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_the_table_shows_the_published_figures():
     lines = run().splitlines()
     for name, *figures in (
@@ -34,6 +35,7 @@ def test_the_table_shows_the_published_figures():
         assert [cell.strip() for cell in line.strip("│ ").split("│")] == [name, *figures]
 
 
+@pytest.mark.slow
 def test_json_lists_every_model():
     models = json.loads(run("--json"))
     assert list(models) == pocketnet_fast.list_models()

@@ -55,6 +55,7 @@ def pixels() -> Tensor:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_embeddings(isa: str, golden: Callable[[str], Golden], name: str) -> None:
     recorded = golden(name)
@@ -175,6 +176,7 @@ def test_half_precision_and_onednn_share_a_thread(bf16_isa: str, model: PocketNe
     assert relative_error(product, a.double() @ b.double()) < 0.01
 
 
+@pytest.mark.slow
 def test_half_precision_of_trained_weights_on_faces(bf16_isa: str, shared_dir: Path) -> None:
     if bf16_isa == "scalar":
         pytest.skip("takes minutes; the operator's tests cover it")

@@ -66,6 +66,7 @@ def check_refused(done: subprocess.CompletedProcess[str], code: int, message: st
     assert code == 2 or len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("input", ["float", "uint8"])
 @pytest.mark.parametrize("kernels", ["fused", "aten"])
 def test_embeddings_equal_pythons(
@@ -205,6 +206,7 @@ def calibrated(model: EmbeddingModel, threshold: float, flip: bool) -> Embedding
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("input", ["float", "uint8"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_decisions_by_the_files_threshold(
@@ -286,6 +288,7 @@ def test_a_file_of_one_threshold(
     assert "only for 0.003" in run(host, path, files[0], "--far", 1e-4).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", ["fused", "aten"])
 @pytest.mark.parametrize("flip", [[], ["--flip"]])
 def test_a_file_of_crops(
@@ -307,6 +310,7 @@ def test_a_file_of_crops(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["crops.npy", "embeddings.npy", "m.pt"]
 
 
+@pytest.mark.slow
 def test_bad_files_of_crops(tmp_path: Path, host: Path, model: EmbeddingModel, files: list[Path]) -> None:
     path = export_torchscript(model, tmp_path / "m.pt", input="uint8").path
     good = tmp_path / "good.npy"

@@ -38,7 +38,7 @@ def host() -> Path:
 
 # LibTorch is not instrumented, but what this program asks of it gives no reports that would need suppressing.
 # Three images on two threads are shared out both ways: two as wholes, the third by rows.
-@pytest.mark.slow
+@pytest.mark.slow(seconds=110)
 def test_no_data_races(tmp_path: Path, launcher: list[str], operators: Path, host: Path) -> None:
     model = randomize_(PocketNet(random_genotype(11), 8, 4, 32), 11)
     exported = export_torchscript(model, tmp_path / "m.pt", input="uint8").path

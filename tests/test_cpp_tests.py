@@ -22,12 +22,13 @@ from native import (
 from pocketnet_fast.models.pocketnet import PocketNet
 
 
+@pytest.mark.slow(seconds=120)
 def test_plain():
     output = ctest(build("release"))
     assert "100% tests passed" in output
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=80)
 def test_neon():
     tool("aarch64-linux-gnu-g++")
     tool("qemu-aarch64")
@@ -41,6 +42,7 @@ OLDER = {"Nehalem": ("scalar",), "Haswell": ("scalar", "avx2")}
 older_cpus = pytest.mark.skipif(platform.machine() != "x86_64", reason="emulates older x86-64 CPUs")
 
 
+@pytest.mark.slow
 @older_cpus
 @pytest.mark.parametrize("cpu", OLDER)
 @pytest.mark.parametrize("test", ["dispatch_test", "margin_cross_entropy_test"])
@@ -50,6 +52,7 @@ def test_older_cpu(cpu: str, test: str):
     assert ", 0 failed" in output
 
 
+@pytest.mark.slow
 @older_cpus
 @pytest.mark.parametrize(("cpu", "isa"), [(cpu, isa) for cpu, isas in OLDER.items() for isa in isas])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -6,12 +6,12 @@ import pytest
 from native import ctest, sanitized_build, thread_sanitized_build
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=250)
 def test_address_and_undefined_behaviour_sanitizers() -> None:
     """With the kernels' assertions on, those of AVX-512 and of tile registers in plain C++ included."""
     ctest(sanitized_build())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 def test_thread_sanitizer() -> None:
     ctest(thread_sanitized_build("threads_tests"), "--label-regex", "threads")

@@ -91,6 +91,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, faces: Path, teacher: Path) ->
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(two: Path, faces: Path, teacher: Path, tmp_path: Path) -> None:
     values = {**VALUES, "distillation__teacher": teacher, "data__batch_size": 12}
     train(tiny_recipe(faces, **values), tmp_path / "one")
@@ -105,6 +106,7 @@ def test_two_processes_are_one(two: Path, faces: Path, teacher: Path, tmp_path: 
     assert lines(two, "start")[0]["processes"] == 2
 
 
+@pytest.mark.slow
 def test_own_statistics_are_others(two: Path, faces: Path, teacher: Path, tmp_path: Path) -> None:
     """The tolerance above means something: without shared statistics, two processes differ by more."""
     values = {**VALUES, "distillation__teacher": teacher, "data__batch_size": 6, "run__sync_bn": False}
@@ -131,6 +133,7 @@ def check_continuation(one: Path, two: Path, step: int) -> None:
         assert difference(weights(one, kind), weights(two, kind)) < 2e-2, kind
 
 
+@pytest.mark.slow
 def test_runs_go_on_with_another_number_of_processes(faces: Path, teacher: Path, tmp_path: Path) -> None:
     values = {**VALUES, "distillation__teacher": teacher, "data__batch_size": 3, "schedule__epochs": 30}
     recipe = write_recipe(tmp_path / "recipe.toml", faces, **values, schedule__milestones=[30])
@@ -218,6 +221,7 @@ class Poisoned(torch.nn.Linear):
         return out * (float("nan") if self.calls - 1 == self.poisoned else 1.0)
 
 
+@pytest.mark.slow
 def test_a_step_is_skipped_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
@@ -232,6 +236,7 @@ def test_a_step_is_skipped_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert torch.equal(first[3], second[3])
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all(faces: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.rec"
     content = bytearray(faces.read_bytes())

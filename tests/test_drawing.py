@@ -56,6 +56,7 @@ def test_pictures_are_pictures_and_always_the_same():
     assert drawn("svg", draw_genotype, SOFTMAX_CASIA) == drawn("svg", draw_genotype, SOFTMAX_CASIA)
 
 
+@pytest.mark.slow
 def test_heat_maps_have_one_map_per_edge():
     svg = drawn("svg", draw_alphas, [EVEN, SHARP, SHARP], [1, 2, 3], "normal cells")
     found = texts(svg)

@@ -41,6 +41,7 @@ def check(
     assert float(cosine.min()) > 0.9995
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pocketnet_s128", "pocketnet_m256"])
 @pytest.mark.parametrize("program", EMULATIONS)
 def test_a_network_on_tiles(program: str, name: str, tmp_path: Path) -> None:
@@ -51,6 +52,7 @@ def test_a_network_on_tiles(program: str, name: str, tmp_path: Path) -> None:
         check(program, network, "amx_bf16", 3, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["amx_bf16", "avx512_bf16", "avx512"])
 @pytest.mark.parametrize("states", [6, 8])
 def test_a_wide_concatenation(states: int, isa: str, tmp_path: Path) -> None:

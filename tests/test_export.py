@@ -75,6 +75,7 @@ def files(model: PocketNet, tmp_path_factory: pytest.TempPathFactory) -> dict[tu
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("input", ["float", "uint8"])
 @pytest.mark.parametrize("kernels", ["fused", "aten"])
 def test_every_batch_that_fits(
@@ -157,6 +158,7 @@ def test_other_normalisation(tmp_path: Path, mobilefacenet: MobileFaceNet, pixel
     assert report.metadata["input"]["normalization"]["mean"] == [0.485, 0.456, 0.406]
 
 
+@pytest.mark.slow
 def test_fused_file_needs_the_library_and_aten_does_not(tmp_path: Path, model: PocketNet) -> None:
     load = "import sys, torch; torch.jit.load(sys.argv[1])(torch.zeros(1, 3, 112, 112)); print('ran')"
     for kernels, code, runs in (

@@ -79,6 +79,7 @@ def test_torchscript(script: Path, analyzer: FaceAnalyzer, name: str) -> None:
     check(torch.jit.load(script)(torch.from_numpy(picture)), analyzer.analyze(picture))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", pictures())
 def test_aotinductor(package: Path, analyzer: FaceAnalyzer, name: str) -> None:
     picture = pictures()[name]

@@ -41,6 +41,7 @@ def crops() -> np.ndarray:
     return np.stack([crop(number) for number in range(5)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize(
     ("kernels", "input", "color"), [*FORMS, ("fused", "uint8", "rgb"), ("aten", "uint8", "rgb")]

@@ -32,6 +32,7 @@ def hessian(network, batch):
     return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
 
 
+@pytest.mark.slow
 def test_the_dominant_eigenvalue_is_found(case):
     network, batch, optimizer = case
     before = copy.deepcopy(network.state_dict())

@@ -57,6 +57,7 @@ def error(found: Tensor, exact: Tensor) -> float:
     return float((found.double() - exact).norm() / exact.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_instruction_set(model: MobileFaceNet, isa: str, precision: str, faces: Tensor) -> None:
     """fp32 to 1e-5; half precision no further from float64 than eager in bfloat16 is."""

@@ -107,6 +107,7 @@ def test_random_genotypes(seed: int) -> None:
         ), name
 
 
+@pytest.mark.slow
 def test_published_network_trains() -> None:
     torch.manual_seed(0)
     model = create_model("pocketnet_s128")
@@ -264,6 +265,7 @@ def _distributed(rank: int, file: str, results: str) -> None:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_distributed_data_parallel(tmp_path: Path) -> None:
     """The mean of the processes' gradients, each with the statistics of its own part of the batch."""
     results = tmp_path / "gradients.pt"

@@ -305,6 +305,7 @@ def test_refused_rows(gallery: Gallery, names: list[str], embeddings: object, me
         gallery.add(["a"], np.ones((1, 8)), ["x\ny"])
 
 
+@pytest.mark.slow
 def test_processes_share_a_gallery(gallery: Gallery) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         found = pool.map(_search, [str(gallery.path)] * 2)

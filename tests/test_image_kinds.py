@@ -87,6 +87,7 @@ def test_what_is_refused(table: Table, number: int, capfd: pytest.CaptureFixture
         assert "\n" not in said
 
 
+@pytest.mark.slow
 def test_embeddings(table: Table, tmp_path: Path) -> None:
     model = pocketnet_fast.create_model("pocketnet_s128", pretrained=True)
     exported = export_torchscript(model, tmp_path / "m.pt", input="uint8").path

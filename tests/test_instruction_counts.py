@@ -59,6 +59,7 @@ def count(isa: str, precision: str, folder: Path) -> int:
     return int(collected[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="recorded on x86-64")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("isa", SETS)

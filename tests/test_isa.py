@@ -22,16 +22,19 @@ def run(isa: str | None, code: str = PRINT) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_default_is_the_best_available() -> None:
     assert run(None).stdout.strip() == available_isas()[0]
     assert run("").stdout.strip() == available_isas()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", available_isas())
 def test_forced(name: str) -> None:
     assert run(name).stdout.strip() == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["avx1024", "AVX2", "neon", "avx512"])
 def test_an_unavailable_name_is_an_error(name: str) -> None:
     if name in available_isas():

@@ -29,6 +29,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_cosines_are_the_mean_of_both(tmp_path: Path) -> None:
     write_faces(tmp_path / "train.rec", identities=8)
     networks = []

@@ -83,6 +83,7 @@ def test_schemas_stand_in_one_file() -> None:
     assert holders == ["library.cpp"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["pocketnet_fast", "pocketnet_fast.models.registry"])
 def test_import_is_lean(module: str) -> None:
     code = (

@@ -236,6 +236,7 @@ def test_maps_are_learned(faces: Path, values: dict[str, Any], tmp_path: Path) -
     assert first["loss"] == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_resumes_bit_for_bit(
     faces: Path, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

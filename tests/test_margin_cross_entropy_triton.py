@@ -22,6 +22,7 @@ needs_triton = pytest.mark.skipif(
 SUITE = Path(__file__).with_name("margin_cross_entropy_on_triton.py")
 
 
+@pytest.mark.slow
 @needs_triton
 def test_interpreted() -> None:
     run_triton_suite(SUITE, interpreted=True)
@@ -34,6 +35,7 @@ def test_on_the_gpu() -> None:
     run_triton_suite(SUITE, interpreted=False)
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET takes the compiler's place")
 @pytest.mark.parametrize("capability", [80, 90])

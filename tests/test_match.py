@@ -104,6 +104,7 @@ def test_a_teacher_of_the_pupil_s_length_starts_from_itself(
     assert torch.equal(parts.projections["embedding"].weight, torch.eye(8))
 
 
+@pytest.mark.slow
 @MATCHES
 @pytest.mark.parametrize("maps", [False, True])
 def test_is_learned(faces: Path, values: dict[str, Any], tmp_path: Path, match: str, maps: bool) -> None:
@@ -126,6 +127,7 @@ def test_is_learned(faces: Path, values: dict[str, Any], tmp_path: Path, match: 
     )
 
 
+@pytest.mark.slow
 def test_resumes_bit_for_bit(
     faces: Path, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def agrees(path: Path, images: Tensor, limit: float = 1e-4) -> ChainModel:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folded", [True, False], ids=["folded", "norms"])
 @pytest.mark.parametrize("dynamic", [True, False], ids=["any batch", "one image"])
 @pytest.mark.parametrize(
@@ -106,6 +107,7 @@ def test_both_variants(
     assert (model.model_name, model.embedding_dim) == (name, dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -457,6 +459,7 @@ def network(request: pytest.FixtureRequest) -> MobileFaceNetMbf:
 
 
 class TestFused:
+    @pytest.mark.slow
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_every_instruction_set(
         self, network: MobileFaceNetMbf, isa: str, precision: str, images: Tensor

@@ -51,6 +51,7 @@ def expected(model: EmbeddingModel, pixels: Tensor, color: str = "rgb") -> Tenso
         return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("input", "color"), [("float", "rgb"), ("uint8", "rgb"), ("uint8", "bgr")])
 def test_embeddings(model: PocketNet, pixels: Tensor, tmp_path: Path, input: str, color: str) -> None:
     report = export_onnx(model, tmp_path / "m.onnx", input=input, color=color)
@@ -61,6 +62,7 @@ def test_embeddings(model: PocketNet, pixels: Tensor, tmp_path: Path, input: str
         assert relative_error(found, expected(model, pixels[:size], color)) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("input", ["float", "uint8"])
 def test_every_batch(pixels: Tensor, tmp_path: Path, input: str) -> None:
     torch.manual_seed(0)
@@ -82,16 +84,19 @@ def test_every_batch(pixels: Tensor, tmp_path: Path, input: str) -> None:
                 pytest.fail(f"{name} was taken")
 
 
+@pytest.mark.slow
 def test_no_trace_of_this_machine(model: PocketNet, tmp_path: Path) -> None:
     assert traces(export_onnx(model, tmp_path / "m.onnx").path) == []
 
 
+@pytest.mark.slow
 def test_another_network(pixels: Tensor, tmp_path: Path) -> None:
     network = randomize_(MobileFaceNet(), 1)
     report = export_onnx(network, tmp_path / "m.onnx", input="uint8")
     assert relative_error(run(report.path, pixels), expected(network, pixels)) < 1e-4
 
 
+@pytest.mark.slow
 def test_metadata_and_command_line(tmp_path: Path) -> None:
     target = tmp_path / "s128.onnx"
     result = CliRunner().invoke(app, ["export", "--untrained", "-o", str(target), "--json"])

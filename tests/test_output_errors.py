@@ -94,6 +94,7 @@ def limited(run: Run, size: int, arguments: list[object]) -> Result:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk(run: Run, folder: Path, tmp_path: Path, name: str) -> None:
     command = commands(folder, tmp_path)[name]

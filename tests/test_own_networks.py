@@ -113,6 +113,7 @@ def test_verify(run: Run, weights: Path, folder: Path) -> None:
     assert result["model"] == network(weights).model_name
 
 
+@pytest.mark.slow
 def test_calibrate_and_export(run: Run, weights: Path, folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "calibrated.safetensors"
     result = run("calibrate", folder / "pairs.bin", "--far", 0.25, "--weights", weights, "-o", output)

@@ -33,6 +33,7 @@ def small():
     return randomize_(PocketNet(parse_genotype(text), channels=3, layers=6, embedding_dim=16), seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDEN)
 def test_recorded_embeddings_are_reproduced(golden, name):
     record = golden(name)

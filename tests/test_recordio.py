@@ -130,6 +130,7 @@ def test_damage_names_file_and_offset(tmp_path: Path) -> None:
             RecordFile(tmp_path / "a.rec")
 
 
+@pytest.mark.slow
 def test_every_truncation_is_an_error_or_a_prefix(tmp_path: Path) -> None:
     path = tmp_path / "a.rec"
     write(path, PAYLOADS[:5])

@@ -57,6 +57,7 @@ def small() -> tuple[Tensor, Tensor]:
     return encoded(8, 4, 32, seed=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("channels", "layers", "embedding"), NETWORKS)
 def test_random_genotypes(isa: str, channels: int, layers: int, embedding: int, seed: int) -> None:
@@ -84,6 +85,7 @@ def half_of(
     return program, expected, relative_error(eager, true)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "layers", "embedding"), NETWORKS)
 def test_half_precision(bf16_isa: str, channels: int, layers: int, embedding: int) -> None:
     """No further from exact sums of its weights than eager bfloat16 is from those of its own."""
@@ -135,6 +137,7 @@ def test_threads_change_nothing(isa: str, small: tuple[Tensor, Tensor], threads:
         assert torch.equal(together, alone[:size])
 
 
+@pytest.mark.slow
 def test_many_callers_at_once(isa: str, small: tuple[Tensor, Tensor]) -> None:
     pixels = images(6)
     expected = run_plan(pixels, *small, 32, threads=1)

@@ -22,7 +22,7 @@ SUITE = Path(__file__).with_name("run_plan_on_triton.py")
 
 
 @needs_triton
-@pytest.mark.slow
+@pytest.mark.slow(seconds=70)
 def test_interpreted() -> None:
     run_triton_suite(SUITE, interpreted=True)
 
@@ -34,6 +34,7 @@ def test_on_the_gpu() -> None:
     run_triton_suite(SUITE, interpreted=False)
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET takes the compiler's place")
 @pytest.mark.parametrize(("dtype", "images"), [(torch.float32, 1), (torch.bfloat16, 256)])

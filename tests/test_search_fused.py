@@ -39,6 +39,7 @@ def train_once(given: SearchNetwork, dtype: torch.dtype, fused: bool) -> tuple[T
     return logits.detach(), model
 
 
+@pytest.mark.slow
 def test_recorded_values_are_reproduced(golden, isa):
     """Logits and the first-order gradient of the alphas, whose maxima and kinks are the recorded ones."""
     record = golden(GOLDEN)
@@ -54,6 +55,7 @@ def test_recorded_values_are_reproduced(golden, isa):
         assert relative_error(alpha.grad, expected) < 1e-4, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [4, 16])
 def test_gradients_are_as_good_as_eagers(channels):
     given = network(channels, nodes=2)

@@ -17,6 +17,7 @@ def test_recorded_logits_are_reproduced(golden, dtype, limit):
     assert relative_error(logits.detach(), record.tensors["train_logits"]) < limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
 def test_recorded_gradients_of_the_validation_loss_are_reproduced(golden, dtype, limit):
     record = golden(GOLDEN)

@@ -58,6 +58,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SearchStepper, "__call__", counted)
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_a_genotype(whole: SearchOutcome) -> None:
     assert whole.finished
     assert (whole.epoch, whole.step, whole.signal, whole.ended) == (2, 2 * STEPS, 0, "")
@@ -88,6 +89,7 @@ def test_weights_and_alphas_follow_their_gradients(whole: SearchOutcome) -> None
     assert max(abs(a - b) for a, b in zip(first, last, strict=True)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, STEPS, STEPS + 1])
 def test_resuming_is_bit_for_bit(
     whole: SearchOutcome, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
@@ -121,6 +123,7 @@ def test_a_damaged_checkpoint_is_passed_over(whole: SearchOutcome, tmp_path: Pat
     assert same_bits(state(whole.folder), state(folder))
 
 
+@pytest.mark.slow
 def test_second_order_and_late_alphas(faces: Path, tmp_path: Path) -> None:
     late = {"architecture__begin_epoch": 2, "architecture__order": 2, "weights__epochs": 2}
     search(tiny_search(faces, **late), tmp_path / "run")
@@ -129,6 +132,7 @@ def test_second_order_and_late_alphas(faces: Path, tmp_path: Path) -> None:
     assert max(abs(a - b) for a, b in zip(first[0][0], last[0][0], strict=True)) > 1e-3
 
 
+@pytest.mark.slow
 def test_latency_counts_in_gradient_and_choice(faces: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.json"
     # Skip connections are free and everything else takes a millisecond, wherever it stands.
@@ -242,6 +246,7 @@ searcher.search(load_search_recipe(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 def test_two_processes_agree(faces: Path, tmp_path: Path, order: int) -> None:
     recipe = tmp_path / "recipe.toml"

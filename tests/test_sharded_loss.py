@@ -73,6 +73,7 @@ def whole() -> dict[str, Tensor]:
     return {"loss": loss.detach(), "embedding": embedding.grad, "kernel": kernel.grad}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fused", "reference", "averaged"])
 def test_two_ranks_are_one(two_ranks: list[dict[str, dict[str, Tensor]]], name: str) -> None:
     expected = whole()

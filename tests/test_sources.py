@@ -63,6 +63,7 @@ def analyzer() -> FaceAnalyzer:
     return FaceAnalyzer()
 
 
+@pytest.mark.slow
 def test_a_photo_has_one_embedding_in_all_commands(run: Run, photos: dict[str, Path], tmp_path: Path) -> None:
     given = [photos["turned"], photos["scene"]]
     expected = [entry["faces"][0]["embedding"] for entry in run("faces", *given, "--json").json]

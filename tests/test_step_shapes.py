@@ -28,6 +28,7 @@ def case(shape: StepShape) -> tuple[Tensor, Tensor]:
 
 # All constants and pixels are small whole numbers, of which float32 holds every partial sum: the error bounds
 # of csrc/kernels/*/*.h, which count roundings, become zero, and one wrong pixel of one channel shows.
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", read_shapes(), ids=str)
 def test_step(isa: str, shape: StepShape) -> None:
     pixels, expected = case(shape)

@@ -67,6 +67,7 @@ def unbroken(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("stop", [4, STEPS, STEPS + 1])
 def test_resumes_bit_for_bit(

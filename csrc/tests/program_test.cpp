@@ -374,7 +374,7 @@ std::int32_t damaged(std::int32_t word, const std::vector<std::int32_t>& words, 
 }
 
 void survives_damage() {
-  constexpr int kMutations = 200000;
+  constexpr int kMutations = 200000 / kOneCaseIn;
   const Encoded programs[] = {valid_program(), small_network(8, 4, 1, 20, 1, true, true), small_detector(16, 8, 1),
                               small_detector(8, 16, 1, true), small_detector(16, 8, 1, false, 2)};
   std::vector<const char*> sets;

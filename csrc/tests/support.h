@@ -40,6 +40,14 @@ class Random {
   std::mt19937 engine_;
 };
 
+// One in so many cases of a long list is enough where a sanitizer makes all of them several times slower: it watches kinds of
+// accesses, of which each is met often, and the numbers are judged without it.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr int kOneCaseIn = 4;
+#else
+inline constexpr int kOneCaseIn = 1;
+#endif
+
 // States of a precision, and floats as they are in it.
 inline float to_float(float x) { return x; }
 inline float to_float(Bf16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
