@@ -177,7 +177,7 @@ def the_program(kind: str) -> list[str]:
 @pytest.mark.parametrize(
     "kind",
     [
-        "release",
+        pytest.param("release", marks=pytest.mark.slow),
         pytest.param("sanitized", marks=pytest.mark.slow),
         pytest.param("threads", marks=pytest.mark.slow),
         pytest.param("neon", marks=pytest.mark.slow),
