@@ -58,8 +58,8 @@ class FaceAnalyzer:
             theirs. None: the weights that ship with the package.
         detector: another YuNet's file, see ``FaceDetector``.
         engine: what embeds, see ``Embedder``.
-        precision: of embedding, ``"fp32"`` or ``"bf16"``. Detection is in fp32: half precision moves
-            landmarks by a pixel and more.
+        precision: of both networks, ``"fp32"`` or ``"bf16"``. Half precision of the detector moves landmarks,
+            but pairs lie as far apart (docs/benchmarks/turned_photos.md).
         threads: of one call; None follows ``torch.set_num_threads``.
         flip: embed the mirror image, too, and add the two, as the thresholds of the weights expect.
         upright: find out which way up a photo is; see ``FaceDetector``.
@@ -268,7 +268,7 @@ class FaceAnalyzer:
         with self._lock:
             if threads not in self._made:
                 self._made[threads] = _Engines(
-                    FaceDetector(detector, upright=upright, threads=threads),
+                    FaceDetector(detector, upright=upright, precision=precision, threads=threads),
                     Embedder(
                         self.model,
                         engine=self._engine,
