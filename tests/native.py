@@ -63,6 +63,28 @@ def cmake_build(name: str, source: Path, *options: str, target: str = "all") -> 
     return folder
 
 
+def packaged_build() -> Path | None:
+    """The folder where pip built the installed package's kernels, unless a source is newer than they are."""
+    folders = [archive.parent for archive in (ROOT / "build").glob("cp*/libpnf_kernels.a")]
+    if not folders:
+        return None
+    newest = max(folders, key=lambda folder: _modified(folder / "libpnf_kernels.a"))
+    sources = [path for part in ("faces", "kernels", "plan") for path in (ROOT / "csrc" / part).rglob("*.*")]
+    current = max(map(_modified, sources)) < _modified(newest / "libpnf_kernels.a")
+    return newest if current else None
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def release_build() -> Path:
+    """The native tests of the package's own kernels, or of the same sources where pip built elsewhere."""
+    packaged = packaged_build()
+    archive = "" if packaged is None else packaged / "libpnf_kernels.a"
+    return build("release", f"-DPNF_KERNELS_ARCHIVE={archive}")
+
+
 def build(name: str, *options: str, target: str = "all") -> Path:
     """Build the native library and its tests without torch; returns the build folder."""
     return cmake_build(f"native-{name}", ROOT, "-DPNF_TORCH=OFF", "-DPNF_TESTS=ON", *options, target=target)
@@ -145,7 +167,7 @@ def network_command(
     words, weights = (tensor.numpy() for tensor in lower(network, precision=precision).encode())
     for name, array in (("program", words), ("weights", weights), ("pixels", pixels)):
         array.tofile(folder / name)
-    host = (built or build("release")) / "csrc" / "tests" / program
+    host = (built or release_build()) / "csrc" / "tests" / program
     return [str(part) for part in (host, folder / "program", folder / "weights", isa, folder / "pixels")]
 
 

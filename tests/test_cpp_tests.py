@@ -15,6 +15,7 @@ from native import (
     ctest,
     embeddings_of,
     network_command,
+    release_build,
     run,
     tool,
 )
@@ -24,7 +25,7 @@ from pocketnet_fast.models.pocketnet import PocketNet
 
 @pytest.mark.slow(seconds=120)
 def test_plain():
-    output = ctest(build("release"))
+    output = ctest(release_build())
     assert "100% tests passed" in output
 
 
@@ -48,7 +49,7 @@ older_cpus = pytest.mark.skipif(platform.machine() != "x86_64", reason="emulates
 @pytest.mark.parametrize("test", ["dispatch_test", "margin_cross_entropy_test"])
 def test_older_cpu(cpu: str, test: str):
     emulator = tool("qemu-x86_64")
-    output = run(emulator, "-cpu", cpu, build("release") / "csrc" / "tests" / test)
+    output = run(emulator, "-cpu", cpu, release_build() / "csrc" / "tests" / test)
     assert ", 0 failed" in output
 
 

@@ -13,6 +13,7 @@ from find_faces_reference import Reference, straightened
 from native import (
     ROOT,
     build,
+    release_build,
     sanitized_build,
     thread_sanitized_build,
     thread_sanitizer_launcher,
@@ -170,7 +171,7 @@ def the_program(kind: str) -> list[str]:
     elif kind == "threads":
         prefix, folder = thread_sanitizer_launcher(), thread_sanitized_build("run_faces")
     else:
-        prefix, folder = [], sanitized_build() if kind == "sanitized" else build("release")
+        prefix, folder = [], sanitized_build() if kind == "sanitized" else release_build()
     return [*prefix, str(folder / "csrc" / "tests" / "run_faces")]
 
 

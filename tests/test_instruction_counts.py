@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import randomize_
-from native import build, network_command, run, tool
+from native import network_command, release_build, run, tool
 
 from pocketnet_fast import create_model
 
@@ -33,7 +33,7 @@ NETWORK = "pocketnet_s128"
 
 def compiler() -> str:
     """The compiler of the kernels, as far as its code is likely to be the same."""
-    cache = (build("release") / "CMakeCache.txt").read_text()
+    cache = (release_build() / "CMakeCache.txt").read_text()
     path = re.search(r"^CMAKE_CXX_COMPILER:\w+=(.+)$", cache, re.MULTILINE)
     assert path is not None
     version = subprocess.run([path[1], "--version"], capture_output=True, text=True, check=True).stdout

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from native import ROOT, build, run, tool
+from native import ROOT, build, packaged_build, run, tool
 
 KERNELS = ROOT / "csrc" / "kernels"
 ISA_SOURCE = re.compile(r"_(scalar|avx2|avx512|avx512_bf16|amx_bf16|neon)\.cpp")
@@ -25,7 +25,7 @@ x86_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-
 @pytest.fixture(scope="module")
 def objects() -> Path:
     """Folder of the object files of the kernels and the plan."""
-    return build("release") / "CMakeFiles"
+    return (packaged_build() or build("release", "-DPNF_KERNELS_ARCHIVE=")) / "CMakeFiles"
 
 
 def objects_of(objects: Path, isa: str) -> list[Path]:
@@ -83,7 +83,7 @@ def test_half_precision_has_objects_of_its_own(objects: Path, isa: str, product:
 def test_baseline_objects_hold_baseline_instructions(objects: Path):
     baseline = [
         obj
-        for obj in objects.rglob("*.o")
+        for obj in objects.glob("pnf_*.dir/**/*.o")
         if not re.search(r"_(avx2|avx512|avx512_bf16|amx_bf16)\.cpp\.o$", obj.name)
     ]
     names = {obj.name for obj in baseline}
@@ -113,7 +113,7 @@ def test_avx512_objects_use_its_registers(objects: Path):
 
 def test_a_library_never_ends_its_process(objects: Path):
     """The assertions are for the tests' builds."""
-    for obj in objects.rglob("*.o"):
+    for obj in objects.glob("pnf_*.dir/**/*.o"):
         assert "assertion_failed" not in run(tool("nm"), "--demangle", obj), obj.name
 
 

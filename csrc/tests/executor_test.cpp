@@ -256,7 +256,7 @@ void works_after_fork() {
       while (!stop) embed(images.batch(size, true), 2, false);
     });
   }
-  fork_children(150);
+  fork_children(152 / kOneCaseIn);
   stop = true;
   for (std::thread& thread : busy) thread.join();
 }
