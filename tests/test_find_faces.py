@@ -143,14 +143,19 @@ def test_every_instruction_set(isa: str, astronaut: ImageArray, network: tuple[T
 
 
 def without_torch(
-    program: list[str], isa: str, photo: ImageArray, network: tuple[Tensor, Tensor], folder: Path
+    program: list[str],
+    isa: str,
+    photo: ImageArray,
+    network: tuple[Tensor, Tensor],
+    folder: Path,
+    callers: int,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Numbers and crops of the faces by ``csrc/tests/run_faces.cpp``."""
     for name, array in (("program", network[0].numpy()), ("weights", network[1].numpy()), ("pixels", photo)):
         array.tofile(folder / name)
     height, width = map(str, photo.shape[:2])
     paths = [str(folder / name) for name in ("program", "weights", "pixels")]
-    command = [*program, paths[0], paths[1], isa, height, width, paths[2]]
+    command = [*program, paths[0], paths[1], isa, height, width, paths[2], str(callers)]
     done = subprocess.run(command, capture_output=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr.decode()
     size = 15 * 8 + 112 * 112 * 3
@@ -195,7 +200,7 @@ def test_without_torch(
         isa = "neon" if kind == "neon" else available_isas()[0]
         rows = find_faces(torch.from_numpy(picture), *network)
         rows = rows[rows[:, 15] == 0]
-        found = without_torch(program, isa, picture, network, tmp_path)
+        found = without_torch(program, isa, picture, network, tmp_path, 3 if kind == "threads" else 1)
         assert len(found) == len(rows)
         for (numbers, crop), row in zip(found, rows, strict=True):
             np.testing.assert_allclose(numbers, row[:15], atol=0.02)

@@ -1,6 +1,7 @@
-// Finds and aligns the faces of a photo, without torch: run_faces PROGRAM WEIGHTS ISA HEIGHT WIDTH PIXELS. The files hold
-// the int32 words and float32 weights of a detector, and uint8 pixels. For each face that is not doubtful, 15 doubles (box,
-// landmarks, score) and the crop's bytes go to standard output. Three threads do it at once, and must agree.
+// Finds and aligns the faces of a photo, without torch: run_faces PROGRAM WEIGHTS ISA HEIGHT WIDTH PIXELS CALLERS. The files
+// hold the int32 words and float32 weights of a detector, and uint8 pixels. For each face that is not doubtful, 15 doubles
+// (box, landmarks, score) and the crop's bytes go to standard output. So many threads do it at once, and must agree.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -37,7 +38,7 @@ std::vector<std::uint8_t> faces_of(const pnf::Pixels& photo, const pnf::Detector
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 7) return 2;
+  if (argc != 8) return 2;
   const std::vector<std::int32_t> words = pnf::test::read_file<std::int32_t>(argv[1]);
   const std::vector<float> weights = pnf::test::read_file<float>(argv[2]);
   pnf::force_isa(argv[3]);
@@ -45,13 +46,14 @@ int main(int argc, char** argv) {
   const std::vector<std::uint8_t> pixels = pnf::test::read_file<std::uint8_t>(argv[6]);
   if (pixels.size() != std::size_t{3} * height * width) return 2;
   const pnf::Pixels photo = {pixels.data(), height, width, std::ptrdiff_t{3} * width};
-  std::vector<std::uint8_t> found[3];
+  std::vector<std::vector<std::uint8_t>> found(std::max(1, std::atoi(argv[7])));
   std::vector<std::thread> callers;
   for (std::vector<std::uint8_t>& mine : found) {
     callers.emplace_back([&] { mine = faces_of(photo, {words, weights, 2}); });
   }
   for (std::thread& caller : callers) caller.join();
-  if (found[1] != found[0] || found[2] != found[0]) {
+  for (const std::vector<std::uint8_t>& other : found) {
+    if (other == found[0]) continue;
     std::fputs("the callers disagree\n", stderr);
     return 1;
   }
