@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 # torch is named exactly because a range would let pip choose a CUDA build of several gigabytes.
 TORCH ?= torch==2.13.0
 
-# Whole files go to workers, so that what a file's tests share is made once.
-PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 20
+# Whole files go to workers, so that what a file's tests share is made once; one worker more than processors, as some
+# tests wait for others, for locks and for clocks.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 .PHONY: demo check quick test lint bench clean
 
