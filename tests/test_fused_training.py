@@ -18,6 +18,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.fused_training import obstacle
 from pocketnet_fast.models.genotypes import Genotype
 from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.ops.native import compiled_isa
 
 # No maximum takes part: where two pixels are equal up to rounding, float32 and float64 choose different
 # ones, and all gradients before differ by the whole gradient of a pixel. PReLU's kink is alike, so the
@@ -89,7 +90,9 @@ def test_every_gradient_is_as_good_as_eagers(channels: int) -> None:
         # normalisation takes out again.
         assert error <= max(2 * eagers, 1e-5 * float(true_gradient.norm()) + 1e-6 * largest), name
         ratios.append(error / eagers)
-    assert sorted(ratios)[len(ratios) // 2] < 2.0
+    # The scalar kernels round products and sums separately, where eager's have fused multiply-adds.
+    most = 3.0 if compiled_isa() == "scalar" else 2.0
+    assert sorted(ratios)[len(ratios) // 2] < most
     for (name, a), b in zip(fused.named_buffers(), exact.buffers(), strict=True):
         assert torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6), name
 
