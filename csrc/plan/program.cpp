@@ -172,9 +172,7 @@ class Decoder {
       for (int j = first; j <= i; ++j) {
         const Step& before = p_.steps[j];
         if (j < i && before.output == output) fail("a rolling group writes a buffer twice");
-        for (int t = 0; t < before.terms; ++t) {
-          if (p_.terms[before.first_term + t].input == output) fail("a rolling group writes what it has read");
-        }
+        if (reads(before, output)) fail("a rolling group writes what it has read");
       }
     }
   }
@@ -189,14 +187,14 @@ class Decoder {
   }
 
   bool is_read_after(const Group& group, int buffer) const {
-    for (std::size_t i = group.first_step + group.steps; i < p_.steps.size(); ++i) {
-      const Step& step = p_.steps[i];
-      if (step.input == buffer) return true;
-      for (int t = 0; t < step.terms; ++t) {
-        if (p_.terms[step.first_term + t].input == buffer) return true;
-      }
-    }
-    return false;
+    return std::any_of(p_.steps.begin() + group.first_step + group.steps, p_.steps.end(),
+                       [&](const Step& step) { return reads(step, buffer); });
+  }
+
+  bool reads(const Step& step, int buffer) const {
+    const auto first = p_.terms.begin() + step.first_term;
+    return step.input == buffer ||
+           std::any_of(first, first + step.terms, [&](const ProgramTerm& term) { return term.input == buffer; });
   }
 
   // A band buffer belongs to a group and holds as many rows as it works on.
@@ -349,62 +347,46 @@ class Decoder {
 
 }  // namespace
 
-int rows_needed(const ProgramTerm& term, int input_height, int rows) {
-  int needed = rows;
+namespace {
+
+// Row y of a term's output is computed from the rows y * stride - before to y * stride + after of its input.
+struct Reach {
+  int stride, before, after;
+};
+
+// Of every term but an enlarged one.
+Reach reach_of(const ProgramTerm& term) {
+  const int pad = term.kernel / 2;
   switch (term.kind) {
     case TermKind::kPointwise:
-      needed = (rows - 1) * term.stride + term.shift + 1;
-      break;
+      return {term.stride, -term.shift, term.shift};
     case TermKind::kDepthwise:
     case TermKind::kDepthwiseAlone:
-      needed = (rows - 1) * term.stride + term.kernel / 2 + 1;
-      break;
+      return {term.stride, pad, pad};
     case TermKind::kMaxPool:
     case TermKind::kAvgPool:
-      needed = (rows - 1) * term.stride + 2;
-      break;
+      return {term.stride, 1, 1};
     case TermKind::kPooledPointwise:
-      needed = 2 * rows;
-      break;
+      return {2, 0, 1};
     case TermKind::kDepthwisePooled:
-      needed = 2 * rows + term.kernel / 2;
-      break;
-    case TermKind::kUpsampled:
-      needed = (rows + 1) / 2;
-      break;
-    case TermKind::kIdentity:
-      break;
+      return {2, pad, pad + 1};
+    default:
+      return {1, 0, 0};
   }
-  // Kernels of half precision read rows by pairs, one of them with weights of zero where a window ends inside a pair.
+}
+
+}  // namespace
+
+// Kernels of half precision read rows by pairs, one of them with weights of zero where a window ends inside a pair.
+int rows_needed(const ProgramTerm& term, int input_height, int rows) {
+  const Reach reach = reach_of(term);
+  const int needed = term.kind == TermKind::kUpsampled ? (rows + 1) / 2 : (rows - 1) * reach.stride + reach.after + 1;
   return std::clamp(needed + needed % 2, 0, input_height);
 }
 
 int rows_passed(const ProgramTerm& term, int rows) {
-  int passed = rows;
-  switch (term.kind) {
-    case TermKind::kPointwise:
-      passed = rows * term.stride + term.shift;
-      break;
-    case TermKind::kDepthwise:
-    case TermKind::kDepthwiseAlone:
-      passed = rows * term.stride - term.kernel / 2;
-      break;
-    case TermKind::kMaxPool:
-    case TermKind::kAvgPool:
-      passed = rows * term.stride - 1;
-      break;
-    case TermKind::kPooledPointwise:
-      passed = 2 * rows;
-      break;
-    case TermKind::kDepthwisePooled:
-      passed = 2 * rows - term.kernel / 2;
-      break;
-    case TermKind::kUpsampled:
-      passed = rows / 2;
-      break;
-    case TermKind::kIdentity:
-      break;
-  }
+  const Reach reach = reach_of(term);
+  const int passed = term.kind == TermKind::kUpsampled ? rows / 2 : rows * reach.stride - reach.before;
   return std::max(passed - (passed & 1), 0);
 }
 
