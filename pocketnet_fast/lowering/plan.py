@@ -252,7 +252,8 @@ class Plan:
             self.unit,
         ]
         program = torch.tensor([int(word) for word in header + body], dtype=torch.int32)
-        return program, torch.from_numpy(self.weights.astype(np.float32, copy=True))
+        # A copy that torch allocates, on a cache line: kernels load weights by whole ones.
+        return program, torch.from_numpy(self.weights.astype(np.float32, copy=False)).clone()
 
     def rows(self) -> list[dict[str, str | int]]:
         """The table that ``str`` prints, as data."""
