@@ -14,7 +14,8 @@ set(PNF_NARROW_ISAS scalar avx2 neon)
 
 # Adds <op>/<op>_<isa>.cpp to `target`, of those of the sets named that the target processor has, each with its own
 # flags; with EMULATED without them. Kernels throw nothing, and the personality of exceptions would be a symbol that
-# objects share.
+# objects share. What is to be a vector says so: where compilers make vectors of a node's addresses, these wait behind the
+# multiply-adds before them.
 function(pnf_add_kernels target)
   cmake_parse_arguments(ARG "EMULATED" "" "" ${ARGN})
   foreach(entry IN LISTS PNF_ISAS)
@@ -35,7 +36,11 @@ function(pnf_add_kernels target)
       endif()
       set(source ${PROJECT_SOURCE_DIR}/csrc/kernels/${op}/${op}_${isa}.cpp)
       target_sources(${target} PRIVATE ${source})
-      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-fno-exceptions;${flags}"
+      set(options -fno-exceptions ${flags})
+      if(op STREQUAL "node" AND NOT isa STREQUAL "scalar")
+        list(APPEND options -fno-tree-vectorize)
+      endif()
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${options}"
                                   TARGET_DIRECTORY ${target})
     endforeach()
   endforeach()

@@ -525,6 +525,28 @@ void inactive_sums() {
   }
 }
 
+// Sums for all outputs in rows of whole chunks, whose next rows may be prepared beside the products of these.
+void interleaved_sums() {
+  Random random(7);
+  for (const int width : {14, 28, 42, 56}) {
+    for (const int height : {1, 2, 3, 4, 7}) {
+      for (int terms = 1; terms <= 5; ++terms) {
+        if (!random.chance(kOneCaseIn)) continue;
+        NodeCase test = {height, width, random.integer(1, 70), {}};
+        const int blocks = blocks_of(test.channels);
+        for (int t = 0; t < terms; ++t) {
+          const Operation& op = random.pick(kOperations);
+          if (op.upsamples() && (height % 2 != 0 || width % 2 != 0)) continue;
+          const int inputs = is_product(op.kind) ? random.integer(1, random.pick(kMostInputs)) : test.channels;
+          test.terms.push_back(
+              term_of(op, inputs, input_side(op, height, random), input_side(op, width, random), 0, blocks));
+        }
+        if (!test.terms.empty()) run(test, random);
+      }
+    }
+  }
+}
+
 // The two convolutions of a factorised reduction: disjoint output blocks, the second one pixel further.
 void factorised_reductions() {
   Random random(2);
@@ -611,6 +633,7 @@ void the_largest_sizes() {
 int main() {
   pnf::test::each_operation_alone();
   pnf::test::inactive_sums();
+  pnf::test::interleaved_sums();
   pnf::test::factorised_reductions();
   pnf::test::random_sums();
   pnf::test::the_most_terms();

@@ -89,10 +89,54 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
   }
 }
 
+// Whether there are registers for all weights of a 3x3 window beside the sums of a tile.
+constexpr bool kKeepsWindow = kVecs == 1;
+
+// The same for whole windows, with their weights in registers over a row.
+template <int K, int S, MiddleKind M, int T>
+PNF_INLINE void whole_window_tile(const float* const* rows, int x, const Vec (&w)[K * K], const Middle<M>& between,
+                                  float* out) {
+  Vec acc[T];
+#pragma GCC unroll 16
+  for (int t = 0; t < T; ++t) acc[t] = between.start();
+#pragma GCC unroll 8
+  for (int ky = 0; ky < K; ++ky) {
+    const float* const in = rows[ky] + x * S * kBlock;
+#pragma GCC unroll 64
+    for (int i = 0; i < (T - 1) * S + K; ++i) {
+      const Vec value = load(in + i * kBlock);
+#pragma GCC unroll 8
+      for (int kx = 0; kx < K; ++kx) {
+        const int t = (i - kx) / S;
+        if (i >= kx && t < T && (i - kx) % S == 0) acc[t] = fma(value, w[ky * K + kx], acc[t]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < T; ++t) store(out + (x + t) * kBlock, between.finish(acc[t]));
+}
+
+// As many pixels of a row as tiles have; how many these are.
+template <typename State, int K, int S, MiddleKind M>
+int whole_window_row(const float* const* rows, int width, const float* weights, const float* middle, float* out) {
+  Vec w[K * K];
+#pragma GCC unroll 16
+  for (int i = 0; i < K * K; ++i) w[i] = tap_weight<State, K>(weights, i / K, i % K, 0);
+  const auto between = Middle<M>::of(middle, 0);
+  int x = 0;
+  for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
+    whole_window_tile<K, S, M, kDepthwisePixels>(rows, x, w, between, out);
+  }
+  return x;
+}
+
 template <typename State, int K, int S, MiddleKind M>
 void depthwise_row(const float* const* rows, int ky_begin, int ky_end, int width, const float* weights,
                    const float* middle, float* out) {
   int x = 0;
+  if constexpr (K == 3 && kKeepsWindow) {
+    if (ky_end - ky_begin == K) x = whole_window_row<State, K, S, M>(rows, width, weights, middle, out);
+  }
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
     depthwise_tile<State, K, S, M, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, middle, out);
   }

@@ -5,6 +5,17 @@ namespace {
 static_assert(kLanes == kBlock);
 
 template <int P, int NB>
+PNF_INLINE void store_halves_tile(const TileOutOf<Bf16>& out, int pixel, const Vec (&acc)[P][NB]) {
+#pragma GCC unroll 2
+  for (int b = 0; b < NB; ++b) {
+    Bf16* output = out.output + b * out.output_stride + pixel * kBlock;
+#pragma GCC unroll 8
+    for (int p = 0; p + 2 <= P; p += 2) store_two(output + p * kBlock, round_two(acc[p][b], acc[p + 1][b]));
+    if constexpr (P % 2 != 0) store(output + (P - 1) * kBlock, acc[P - 1][b]);
+  }
+}
+
+template <int P, int NB>
 PNF_INLINE void dot_tile(const Run* runs, int n_runs, const TileOutOf<Bf16>& out, int pixel) {
   constexpr int kWords = kBlock / 2;
   Vec acc[P][NB * kVecs];
@@ -28,13 +39,7 @@ PNF_INLINE void dot_tile(const Run* runs, int n_runs, const TileOutOf<Bf16>& out
       weights += kPanelWords<Bf16>;
     }
   }
-#pragma GCC unroll 2
-  for (int b = 0; b < NB; ++b) {
-    Bf16* output = out.output + b * out.output_stride + pixel * kBlock;
-#pragma GCC unroll 8
-    for (int p = 0; p + 2 <= P; p += 2) store_two(output + p * kBlock, round_two(acc[p][b], acc[p + 1][b]));
-    if constexpr (P % 2 != 0) store(output + (P - 1) * kBlock, acc[P - 1][b]);
-  }
+  store_halves_tile<P, NB>(out, pixel, acc);
 }
 
 template <int NB, int P>

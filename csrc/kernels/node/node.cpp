@@ -1,5 +1,7 @@
 #include "kernels/node/node.h"
 
+#include <algorithm>
+
 #include "kernels/node/scratch.h"
 
 namespace pnf {
@@ -12,7 +14,9 @@ std::size_t node_scratch(const Node& node) {
     const bool pooled = term.kind == TermKind::kDepthwisePooled;
     if (term.kind == TermKind::kPointwise || term.kind == TermKind::kDepthwise ||
         term.kind == TermKind::kPooledPointwise || pooled) {
-      floats += panel * term.blocks + last_weights_floats(node, term);
+      // interleaved.inl has two rows of a panel, and slopes in an order of its own.
+      const std::size_t rows = std::max<std::size_t>(panel, 2 * static_cast<std::size_t>(node.width) * kBlock);
+      floats += (rows + 2 * kBlock) * term.blocks + last_weights_floats(node, term);
     }
     if (term.kind == TermKind::kDepthwise || pooled) floats += ring_floats(term) + pair_weights_floats(term);
     if (pooled) floats += filtered_floats(term);

@@ -9,6 +9,9 @@
 #include "kernels/node/pool.inl"
 #include "kernels/node/rows.inl"
 #include "kernels/node/strips.inl"
+#ifdef PNF_INTERLEAVES
+#include "kernels/node/interleaved.inl"
+#endif
 // clang-format on
 
 namespace pnf::PNF_ISA {
@@ -47,6 +50,38 @@ struct FloatPanels : PanelsInTurn<State, kBlock> {
     for_each_pooled(in, row, pixels, activation,
                     [out](int p, int v, Vec value) { store(out + p * kBlock + v, value); });
   }
+#ifdef PNF_INTERLEAVES
+  struct Ahead {
+    const State* in;
+    const float* slope;
+    float* out;
+  };
+  static constexpr int kTile = kChunk, kUnits = kChunk;
+
+  static const float* slopes_of(const TermOf<State>& term, float*&) { return term.slope; }
+  static constexpr int kSlopeFloats = kBlock;
+  static int end_of(const Stage& stage, int y) {
+    const int end = y * stage.term->stride - stage.term->kernel / 2 + stage.term->kernel;
+    return end < stage.term->height ? end : stage.term->height;
+  }
+  static Ahead row_ahead(const Stage& stage, int block, int iy, const float* slope) {
+    const TermOf<State>& term = *stage.term;
+    return {term.input + block * term.block_stride + static_cast<std::ptrdiff_t>(iy) * term.width * kBlock, slope,
+            stage.slot(block, iy) + term.kernel / 2 * kBlock};
+  }
+  PNF_INLINE Ahead ahead(const Ahead& row, int chunk) {
+    const int floats = chunk * kChunk * kBlock;
+    return {row.in + floats, row.slope, row.out + floats};
+  }
+  PNF_INLINE void unit(const Ahead& ahead, int pixel) {
+    store(ahead.out + pixel * kBlock, prelu(load(ahead.in + pixel * kBlock), load(ahead.slope)));
+  }
+  PNF_INLINE Vec product(Vec a, Vec b, Vec c) { return fma(a, b, c); }
+  template <int P, int NB>
+  PNF_INLINE void store_tile(const TileOutOf<State>& out, int pixel, const Vec (&sums)[P][NB]) {
+    PNF_ISA::store_tile<P, NB>(out, pixel, sums);
+  }
+#endif
   template <int NB>
   // Compiled alone, its loops keep more in registers.
   __attribute__((noinline)) static void multiply(const Run* runs, int n_runs, const TileOutOf<State>& out, int pixels) {
@@ -57,6 +92,9 @@ struct FloatPanels : PanelsInTurn<State, kBlock> {
 }  // namespace
 
 void node_rows(const Node& node, int row_begin, int row_end, float* scratch) {
+#ifdef PNF_INTERLEAVES
+  if (is_interleaved(node)) return node_rows_interleaved<FloatPanels<float>>(node, row_begin, row_end, scratch);
+#endif
   if (reads_as_it_lies(node)) return node_strips<FloatPanels<float>>(node, row_begin, row_end, scratch);
   node_rows_with<FloatPanels<float>>(node, row_begin, row_end, scratch);
 }

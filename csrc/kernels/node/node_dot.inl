@@ -10,16 +10,69 @@
 #include "kernels/node/rows.inl"
 #include "kernels/node/pairs.inl"
 #include "kernels/node/dots.inl"
+#include "kernels/node/interleaved.inl"
 // clang-format on
 
 namespace pnf::PNF_ISA {
 namespace {
 
-struct DotPanels : PairPanels<PanelsInTurn<Bf16, kBlock / 2>>, Dots {};
+struct DotPanels : PairPanels<PanelsInTurn<Bf16, kBlock / 2>>, Dots {
+  // States that become those of a panel or, with a second row, the words of a ring.
+  struct Ahead {
+    const Bf16* in;
+    const float* slopes;
+    float* out;
+    const Bf16* second;
+  };
+  static constexpr int kTile = kChunk / 2;  // 14 sums, and registers for two pixels
+  static constexpr int kUnits = kChunk / 2;
+  static constexpr int kSlopeFloats = kTwoSlopesFloats;
+
+  static const float* slopes_of(const TermOf<Bf16>& term, float*& scratch) {
+    const float* const slopes = scratch;
+    for (int block = 0; block < term.blocks; ++block, scratch += kSlopeFloats) {
+      store_slopes(scratch, two_slopes(term.slope + block * kBlock));
+    }
+    return slopes;
+  }
+  static int end_of(const Stage& stage, int y) {
+    const int top = y * stage.term->stride - stage.term->kernel / 2;
+    const int end = (top - (top & 1)) / 2 + stage.pairs(), beyond = stage.term->height / 2;
+    // The last row of an odd height has none beside it.
+    return end < beyond ? end : beyond;
+  }
+  static Ahead row_ahead(const Stage& stage, int block, int pair, const float* slopes) {
+    const TermOf<Bf16>& term = *stage.term;
+    const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term.width) * kBlock;
+    const Bf16* const first = term.input + block * term.block_stride + 2 * pair * row;
+    return {first, slopes, stage.slot(block, pair) + term.kernel / 2 * kBlock, first + row};
+  }
+  PNF_INLINE Ahead ahead(const Ahead& row, int chunk) {
+    const int elements = chunk * kChunk * kBlock;
+    return {row.in + elements, row.slopes, row.out + (row.second == nullptr ? elements / 2 : elements),
+            row.second == nullptr ? nullptr : row.second + elements};
+  }
+  PNF_INLINE void unit(const Ahead& ahead, int two) {
+    const TwoSlopes slopes = load_slopes(ahead.slopes);
+    const int at = 2 * two * kBlock;
+    const Two first = prelu_two(load_two(ahead.in + at), slopes);
+    if (ahead.second == nullptr) {
+      store_two(halves(ahead.out) + at, first);
+    } else {
+      store_pairs_of_two(ahead.out + at, first, prelu_two(load_two(ahead.second + at), slopes));
+    }
+  }
+  PNF_INLINE Vec product(Vec a, Vec b, Vec c) { return dot(a, b, c); }
+  template <int P, int NB>
+  PNF_INLINE void store_tile(const TileOutOf<Bf16>& out, int pixel, const Vec (&sums)[P][NB]) {
+    store_halves_tile<P, NB>(out, pixel, sums);
+  }
+};
 
 }  // namespace
 
 void node_rows(const NodeOf<Bf16>& node, int row_begin, int row_end, float* scratch) {
+  if (is_interleaved(node)) return node_rows_interleaved<DotPanels>(node, row_begin, row_end, scratch);
   node_rows_with<DotPanels>(node, row_begin, row_end, scratch);
 }
 

@@ -113,9 +113,46 @@ PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, const float* middle
   store_pixels<T, Step>(acc, out + x * Step);
 }
 
+// The same for whole windows, with their weights in registers over a row; of as many pixels as tiles have, and how many
+// these are.
+template <int K, int S, int Step, bool HasMiddle>
+int whole_window_pair_row(const Taps& taps, int width, const float* middle, Bf16* out) {
+  constexpr int kPairs = (K + 1) / 2;
+  const auto between = Middle < HasMiddle ? MiddleKind::kAny : MiddleKind::kNone > ::of(middle, 0);
+  Vec w[kPairs * K];
+#pragma GCC unroll 16
+  for (int i = 0; i < kPairs * K; ++i) w[i] = load(taps.weights[i / K] + i % K * kBlock);
+  int x = 0;
+  for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
+    Vec acc[kDepthwisePixels];
+#pragma GCC unroll 16
+    for (int t = 0; t < kDepthwisePixels; ++t) acc[t] = between.start();
+#pragma GCC unroll 8
+    for (int j = 0; j < kPairs; ++j) {
+      const float* const in = taps.rows[j] + x * S * kBlock;
+#pragma GCC unroll 64
+      for (int i = 0; i < (kDepthwisePixels - 1) * S + K; ++i) {
+        const Vec value = load(in + i * kBlock);
+#pragma GCC unroll 8
+        for (int kx = 0; kx < K; ++kx) {
+          const int t = (i - kx) / S;
+          if (i >= kx && t < kDepthwisePixels && (i - kx) % S == 0) acc[t] = dot(value, w[j * K + kx], acc[t]);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < kDepthwisePixels; ++t) acc[t] = between.finish(acc[t]);
+    store_pixels<kDepthwisePixels, Step>(acc, out + x * Step);
+  }
+  return x;
+}
+
 template <int K, int S, int Step, bool HasMiddle>
 void depthwise_pair_row(const Taps& taps, int width, const float* middle, Bf16* out) {
   int x = 0;
+  if constexpr (K == 3) {
+    if (taps.count == (K + 1) / 2) x = whole_window_pair_row<K, S, Step, HasMiddle>(taps, width, middle, out);
+  }
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
     depthwise_pair_tile<K, S, Step, HasMiddle, kDepthwisePixels>(taps, x, middle, out);
   }

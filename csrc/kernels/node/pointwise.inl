@@ -54,6 +54,12 @@ PNF_INLINE void add_to_tile(const Element* in, std::ptrdiff_t stride, Vec (&acc)
 }
 
 template <int P, int NB, typename State>
+PNF_INLINE void add_addends(const TileOutOf<State>& out, int pixel, Vec (&acc)[P][NB * kVecs]) {
+  if (out.addend != nullptr) add_to_tile<P, NB>(out.addend + pixel * kBlock, out.addend_stride, acc);
+  if (out.identity != nullptr) add_to_tile<P, NB>(out.identity + pixel * kBlock, out.identity_stride, acc);
+}
+
+template <int P, int NB, typename State>
 PNF_INLINE void start_tile(const TileOutOf<State>& out, int pixel, Vec (&acc)[P][NB * kVecs]) {
 #pragma GCC unroll 2
   for (int b = 0; b < NB; ++b) {
@@ -64,8 +70,7 @@ PNF_INLINE void start_tile(const TileOutOf<State>& out, int pixel, Vec (&acc)[P]
       for (int p = 0; p < P; ++p) acc[p][b * kVecs + v] = bias;
     }
   }
-  if (out.addend != nullptr) add_to_tile<P, NB>(out.addend + pixel * kBlock, out.addend_stride, acc);
-  if (out.identity != nullptr) add_to_tile<P, NB>(out.identity + pixel * kBlock, out.identity_stride, acc);
+  add_addends<P, NB>(out, pixel, acc);
 }
 
 template <int P, int NB, typename State>
@@ -113,11 +118,60 @@ PNF_INLINE void pointwise_tile(const Run* runs, int n_runs, const TileOutOf<Stat
   store_tile<P, NB>(out, pixel, acc);
 }
 
+#ifdef PNF_INTERLEAVES
+// A tile of one block from sums of even and of odd channels.
+template <int P, typename State>
+PNF_INLINE void finish_zipped(const TileOutOf<State>& out, int pixel, const Vec (&zipped)[P][2], Vec (&sum)[P][1]) {
+  const Vec bias = load(out.bias);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) sum[p][0] = add(bias, add_zipped(zipped[p][0], zipped[p][1]));
+  add_addends<P, 1>(out, pixel, sum);
+}
+
+// One block of outputs by two input channels at a time: what is loaded then serves two multiply-adds, as with two blocks,
+// where a load for each would be more than a core has.
+template <int P, typename State>
+PNF_INLINE void pointwise_tile_zipped(const Run* runs, int n_runs, const TileOutOf<State>& out, int pixel) {
+  static_assert(kVecs == 1);
+  Vec acc[P][2];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) acc[p][0] = acc[p][1] = splat(0.0f);
+  for (int r = 0; r < n_runs; ++r) {
+    const Run& run = runs[r];
+    const float* weights = run.weights;
+    for (int panel = 0; panel < run.panels; ++panel) {
+      const float* a = run.a + panel * run.panel_stride + pixel * kBlock;
+#pragma GCC unroll 2
+      for (int k = 0; k < kBlock; k += 2) {
+        const Vec first = panel_weight<State>(weights, k, 0), second = panel_weight<State>(weights, k + 1, 0);
+        const Vec low = zip_low(first, second), high = zip_high(first, second);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+          const Vec x = splat_two(a + p * kBlock + k);
+          acc[p][0] = fma(x, low, acc[p][0]);
+          acc[p][1] = fma(x, high, acc[p][1]);
+        }
+      }
+      weights += kPanelWords<State>;
+    }
+  }
+  Vec sum[P][1];
+  finish_zipped(out, pixel, acc, sum);
+  store_tile<P, 1>(out, pixel, sum);
+}
+#endif
+
 template <int NB, int P, typename State>
 void pointwise_tile_of(int size, const Run* runs, int n_runs, const TileOutOf<State>& out, int pixel) {
   if constexpr (P > 1) {
     if (size < P) return pointwise_tile_of<NB, P - 1>(size, runs, n_runs, out, pixel);
   }
+#ifdef PNF_INTERLEAVES
+  if constexpr (NB == 1) {
+    pointwise_tile_zipped<P>(runs, n_runs, out, pixel);
+    return;
+  }
+#endif
   pointwise_tile<P, NB>(runs, n_runs, out, pixel);
 }
 

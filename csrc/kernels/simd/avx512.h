@@ -7,6 +7,8 @@
 #ifndef PNF_AVX512
 #define PNF_AVX512 avx512
 #endif
+// There are registers for node/interleaved.inl, and multiply-adds at the rate of loads.
+#define PNF_INTERLEAVES
 
 namespace pnf::PNF_AVX512 {
 
@@ -45,6 +47,18 @@ PNF_INLINE void store(Bf16* p, Vec x) {
 #endif
 }
 PNF_INLINE Vec splat(float x) { return _mm512_set1_ps(x); }
+// Two floats in turns.
+PNF_INLINE Vec splat_two(const float* p) {
+  double two;
+  __builtin_memcpy(&two, p, sizeof two);
+  return _mm512_castpd_ps(_mm512_set1_pd(two));
+}
+// a0 b0 a1 b1 a4 b4 a5 b5 and so on; the other lanes; and the sums of neighbours in both, in the order of a.
+PNF_INLINE Vec zip_low(Vec a, Vec b) { return _mm512_unpacklo_ps(a, b); }
+PNF_INLINE Vec zip_high(Vec a, Vec b) { return _mm512_unpackhi_ps(a, b); }
+PNF_INLINE Vec add_zipped(Vec low, Vec high) {
+  return _mm512_add_ps(_mm512_shuffle_ps(low, high, 0x88), _mm512_shuffle_ps(low, high, 0xdd));
+}
 PNF_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 PNF_INLINE Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }

@@ -28,6 +28,13 @@ PNF_INLINE TwoSlopes two_slopes(const float* slope) {
   const Vec s = load(slope);
   return {_mm512_permutexvar_ps(even, s), _mm512_permutexvar_ps(_mm512_add_epi32(even, _mm512_set1_epi32(1)), s)};
 }
+// The same in memory.
+constexpr int kTwoSlopesFloats = 2 * kLanes;
+PNF_INLINE void store_slopes(float* out, const TwoSlopes& slopes) {
+  store(out, slopes.even);
+  store(out + kLanes, slopes.odd);
+}
+PNF_INLINE TwoSlopes load_slopes(const float* p) { return {load(p), load(p + kLanes)}; }
 // From 16 and 16 elements to their turns.
 PNF_INLINE __m512i in_turns(__m512i x) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,

@@ -7,6 +7,7 @@
 #ifndef PNF_AVX512
 #define PNF_AVX512 avx512
 #endif
+#define PNF_INTERLEAVES
 
 namespace pnf::PNF_AVX512 {
 
@@ -48,6 +49,27 @@ PNF_INLINE void store(Bf16* p, Vec x) {
   for (int i = 0; i < kLanes; ++i) reinterpret_cast<LooseHalf*>(p)[i] = static_cast<std::uint16_t>(halved(x[i]));
 }
 PNF_INLINE Vec splat(float x) { return Vec{} + x; }
+PNF_INLINE Vec splat_two(const float* p) {
+  Vec x = {};
+  for (int i = 0; i < kLanes; ++i) x[i] = p[i % 2];
+  return x;
+}
+// The two lanes of a and of b in turns that begin at `first`, in each quarter.
+PNF_INLINE Vec zip(Vec a, Vec b, int first) {
+  Vec x = {};
+  for (int i = 0; i < kLanes; ++i) x[i] = (i % 2 == 0 ? a : b)[i / 4 * 4 + first + i % 4 / 2];
+  return x;
+}
+PNF_INLINE Vec zip_low(Vec a, Vec b) { return zip(a, b, 0); }
+PNF_INLINE Vec zip_high(Vec a, Vec b) { return zip(a, b, 2); }
+PNF_INLINE Vec add_zipped(Vec low, Vec high) {
+  Vec x = {};
+  for (int i = 0; i < kLanes; ++i) {
+    const Vec& zipped = i % 4 < 2 ? low : high;
+    x[i] = zipped[i / 4 * 4 + i % 2 * 2] + zipped[i / 4 * 4 + i % 2 * 2 + 1];
+  }
+  return x;
+}
 PNF_INLINE Vec add(Vec a, Vec b) { return a + b; }
 PNF_INLINE Vec mul(Vec a, Vec b) { return a * b; }
 PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }

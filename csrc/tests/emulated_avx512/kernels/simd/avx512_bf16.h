@@ -37,6 +37,9 @@ struct TwoSlopes {
   Vec slope;
 };
 PNF_INLINE TwoSlopes two_slopes(const float* slope) { return {load(slope)}; }
+constexpr int kTwoSlopesFloats = 2 * kLanes;
+PNF_INLINE void store_slopes(float* out, const TwoSlopes& slopes) { store(out, slopes.slope); }
+PNF_INLINE TwoSlopes load_slopes(const float* p) { return {load(p)}; }
 PNF_INLINE Two prelu_two(const Two& x, const TwoSlopes& slopes) {
   Two result = x;
   for (int i = 0; i < 32; ++i) {
