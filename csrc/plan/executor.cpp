@@ -341,19 +341,17 @@ void run(const StepKernels<State>& set, std::span<const float> weights, const Ba
   const Program& program = workspace.program;
   const auto fit = static_cast<int>(std::min<std::size_t>(
       kMaxCallBytes / std::max<std::size_t>(program.lane_bytes(), 1), std::numeric_limits<int>::max()));
-  const int threads = worthwhile_threads(
-      std::clamp(std::min(options.threads, paying_threads(program, batch.size)), 1, std::max(fit, 1)));
-  Call<State> call(set, weights, batch, options.flip, result, workspace);
-  if (threads == 1) {
-    workspace.prepare(1, 1, false);
-    call.alone(seconds);
-    return;
-  }
+  const int threads = std::clamp(std::min(options.threads, paying_threads(program, batch.size)), 1, std::max(fit, 1));
   // Images that are left over are shared, in memory of their own: some thread may still be at an image of its own.
-  std::int64_t shared = batch.size % threads;
+  std::int64_t shared = threads > 1 ? batch.size % threads : 0;
   if (batch.size > threads && threads == fit) shared = 0;
   const bool whole = shared < batch.size;
   workspace.prepare(threads, whole ? threads : 1, whole && shared > 0);
+  Call<State> call(set, weights, batch, options.flip, result, workspace);
+  if (worthwhile_threads(threads) == 1) {
+    call.alone(seconds);
+    return;
+  }
   call.together(threads, shared);
 }
 

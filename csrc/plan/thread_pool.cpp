@@ -154,12 +154,13 @@ class Pool {
     Worker* next = nullptr;  // among those that are idle, or are being called
   };
 
-  // Each caller has threads of its own in another runtime, so that they come to a call that is alone only.
+  // Each caller has threads of its own in another runtime, so that they come to a call that is alone only; and all of
+  // them come, so that there must be processors for all.
   const OfferedThreads* offer_for(int threads, Nanoseconds at) const {
     const OfferedThreads* const offer = offered.load(std::memory_order_acquire);
-    const bool fits = offer != nullptr && callers_.load(std::memory_order_relaxed) == 0 && offers_.pays(at) &&
-                      offer->available() >= threads;
-    return fits ? offer : nullptr;
+    if (offer == nullptr || callers_.load(std::memory_order_relaxed) != 0 || !offers_.pays(at)) return nullptr;
+    const int available = offer->available();
+    return available >= threads && available <= std::max(threads, usable_processors()) ? offer : nullptr;
   }
 
   void run_with_workers(Job& job, Member& caller, bool offered) {
@@ -366,8 +367,8 @@ class Pool {
     const Nanoseconds end = now(), busy = end - job.began - caller.waited;
     const double share =
         static_cast<double>(job.helped) / static_cast<double>(std::max<std::int64_t>(caller.pieces, 1));
-    const auto saved = static_cast<Nanoseconds>(share * static_cast<double>(busy));
-    account.book(std::clamp<Nanoseconds>(saved, 0, kMostCredit), caller.waited, end);
+    const double saved = std::min(share, job.threads - 1.0) * static_cast<double>(busy);
+    account.book(static_cast<Nanoseconds>(saved), caller.waited, end);
   }
 
   std::mutex mutex_;
@@ -379,7 +380,7 @@ class Pool {
   std::atomic<int> callers_{0};
   std::atomic<std::uint32_t> departures_{0};
   Account workers_, offers_;
-  std::atomic<bool> offer_preferred_{false};
+  std::atomic<bool> offer_preferred_{true};
 
  public:
   static std::atomic<const OfferedThreads*> offered;
