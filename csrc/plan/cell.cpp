@@ -253,7 +253,6 @@ void each_image(int images, int threads, Order order, Body& body) {
             const int next = i + 1 == end ? 0 : c.backwards ? -1 : 1;
             c.body({c.backwards ? begin + end - 1 - i : i, next, member.index, run});
           }
-          ++member.pieces;
         }
       },
       &context);
@@ -715,8 +714,18 @@ std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<P
   return chosen;
 }
 
-void add_to(const float* in, std::ptrdiff_t floats, bool accumulate, float* out) {
-  for (std::ptrdiff_t i = 0; i < floats; ++i) out[i] = accumulate ? out[i] + in[i] : in[i];
+// Of every image, `in` into `out`, or added to it; zeros where `in` is null.
+void add_to(const float* in, std::ptrdiff_t floats, bool accumulate, float* out, int images, int threads) {
+  auto body = [&](const Turn& turn) {
+    const float* const from = in == nullptr ? nullptr : in + turn.image * floats;
+    float* const to = out + turn.image * floats;
+    if (from == nullptr) {
+      std::fill(to, to + floats, 0.0f);
+    } else {
+      for (std::ptrdiff_t i = 0; i < floats; ++i) to[i] = accumulate ? to[i] + from[i] : from[i];
+    }
+  };
+  each_image(images, threads, Order::kForwards, body);
 }
 
 }  // namespace
@@ -764,18 +773,20 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const float*
     std::size_t first = end;
     while (first > 0 && cell.operations[first - 1].sum == sum) --first;
     const std::size_t state = cell.inputs + sum;
-    const std::ptrdiff_t floats = floats_of(cell.states[state]) * cell.images;
+    const auto add = [&](const float* in, bool accumulate, std::size_t to) {
+      add_to(in, floats_of(cell.states[to]), accumulate, grad_states[to], cell.images, used);
+    };
     // What the rest of the cell makes of this state and what follows the cell.
     const float* grad = grad_sums[sum];
-    if (written[state] && grad != nullptr) add_to(grad, floats, true, grad_states[state]);
+    if (written[state] && grad != nullptr) add(grad, true, state);
     if (written[state]) grad = grad_states[state];
     if (grad == nullptr) {
-      std::fill(grad_states[state], grad_states[state] + floats, 0.0f);
+      add(nullptr, false, state);
       grad = grad_states[state];
     }
     const std::vector<int> residuals = residuals_of(cell, sum);
     for (const int source : residuals) {
-      add_to(grad, floats, written[source], grad_states[source]);
+      add(grad, written[source], source);
       written[source] = true;
     }
     const std::vector<Packed> packed = pack(cell, first, end, set, *memory);
@@ -790,9 +801,7 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const float*
       for (int p = 0; p < operation.parts; ++p) accumulate = accumulate || written[operation.first_state + p];
       for (int p = 0; p < operation.parts && accumulate; ++p) {
         const int part = operation.first_state + p;
-        if (!written[part]) {
-          std::fill(grad_states[part], grad_states[part] + floats_of(cell.states[part]) * cell.images, 0.0f);
-        }
+        if (!written[part]) add(nullptr, false, part);
       }
       OperationBackward(context, i, values[i], accumulate, mean + moments[first + i], variance + moments[first + i],
                         gradients[first + i])

@@ -102,7 +102,6 @@ class ImageRun {
     for (int piece = with.phases.take(with.phase, pieces, home); piece >= 0;
          piece = with.phases.take(with.phase, pieces, home)) {
       body(piece, pieces);
-      ++with.member.pieces;
       with.phases.finish(with.phase, pieces);
     }
     with.phases.await_end(with.phase, with.member);
@@ -276,8 +275,11 @@ class Call {
   void together(int threads, std::int64_t shared) {
     threads_ = threads;
     shared_ = shared;
+    const Task alone = [](void* context, Member&) noexcept { static_cast<const Call*>(context)->alone(nullptr); };
+    // A helper that comes late may still take some of many images.
     run_together(
-        threads, [](void* context, Member& member) noexcept { static_cast<Call*>(context)->take_part(member); }, this);
+        threads, [](void* context, Member& member) noexcept { static_cast<Call*>(context)->take_part(member); }, this,
+        shared == batch_.size ? alone : nullptr);
   }
 
  private:
@@ -304,7 +306,6 @@ class Call {
       ImageRun<State> run = run_in(workspace_.lanes[member.index].arena, member.index);
       for (std::int64_t i = next_.fetch_add(1); i < whole_images; i = next_.fetch_add(1)) {
         whole(i, run, nullptr);
-        member.pieces += static_cast<std::int64_t>(workspace_.program.groups.size()) * threads_;
       }
     }
     if (shared_ == 0) return;
@@ -348,7 +349,7 @@ void run(const StepKernels<State>& set, std::span<const float> weights, const Ba
   const bool whole = shared < batch.size;
   workspace.prepare(threads, whole ? threads : 1, whole && shared > 0);
   Call<State> call(set, weights, batch, options.flip, result, workspace);
-  if (worthwhile_threads(threads) == 1) {
+  if (threads == 1) {
     call.alone(seconds);
     return;
   }

@@ -110,7 +110,6 @@ class Parts {
       const std::ptrdiff_t begin = blocks * part / parts * size;
       const std::ptrdiff_t end = std::min(blocks * (part + 1) / parts * size, head_.classes);
       bad_[part] = body_(part, begin, end, scratch_[member.index].reserve(0));
-      ++member.pieces;
     }
   }
 

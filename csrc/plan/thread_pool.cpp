@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,10 +29,11 @@ constexpr Nanoseconds kMicrosecond = 1000, kMillisecond = 1000 * kMicrosecond;
 // Longer than the phases of a network differ on two processors, and than steps of a pipeline are apart; shorter than a
 // time slice.
 constexpr Nanoseconds kSpin = 50 * kMicrosecond;
-// What helpers have brought counts against what they cost, up to a time slice.
+// What helpers have saved counts against what they lose, up to a time slice.
 constexpr Nanoseconds kMostCredit = 4 * kMillisecond;
-// A call that lost time is followed by so many times that time without the risk.
-constexpr Nanoseconds kRest = 20;
+// A loss is followed by so many times its length without the risk, and by twice as long as the last time unless helpers
+// have earned kMostCredit since.
+constexpr Nanoseconds kRest = 20, kMostRest = 1000 * kMillisecond;
 // A woken worker that has not come by then waits for a processor; it takes less to come from sleep.
 constexpr Nanoseconds kLate = 150 * kMicrosecond;
 // Offered threads that spin come at once, and others no sooner than workers do.
@@ -41,6 +43,13 @@ constexpr Nanoseconds kNever = std::numeric_limits<Nanoseconds>::max();
 Nanoseconds now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
+}
+
+// For which the calling thread has run.
+Nanoseconds processor_time() {
+  timespec time = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return time.tv_sec * Nanoseconds{1'000'000'000} + time.tv_nsec;
 }
 
 void pause() {
@@ -95,35 +104,64 @@ class FloatMode {
 #endif
 };
 
-// What a kind of helpers brings and costs, in time of the callers.
+// What a kind of helpers saves and loses: the time of calls, against what the calling thread would take alone.
 class Account {
  public:
   bool pays(Nanoseconds at) const { return at >= rest_until_.load(std::memory_order_relaxed); }
 
-  void book(Nanoseconds saved, Nanoseconds lost, Nanoseconds at) {
-    Nanoseconds credit = std::min(credit_.load(std::memory_order_relaxed) + saved - lost, kMostCredit);
+  // What is saved must be worth the trouble: a tenth, which estimates may be wrong by.
+  void book(Nanoseconds alone, Nanoseconds taken, Nanoseconds at) {
+    const Nanoseconds saved = alone - alone / 10 - taken;
+    const Nanoseconds credit = std::min(credit_.load(std::memory_order_relaxed) + saved, kMostCredit);
     if (credit < 0) {
-      rest_until_.store(at - kRest * credit, std::memory_order_relaxed);
-      credit = 0;
+      const Nanoseconds rest =
+          std::min(std::max(-kRest * credit, 2 * rest_.load(std::memory_order_relaxed)), kMostRest);
+      rest_.store(rest, std::memory_order_relaxed);
+      rest_until_.store(at + rest, std::memory_order_relaxed);
+    } else if (credit == kMostCredit) {
+      rest_.store(0, std::memory_order_relaxed);
     }
-    credit_.store(credit, std::memory_order_relaxed);
+    credit_.store(std::max<Nanoseconds>(credit, 0), std::memory_order_relaxed);
   }
 
  private:
   // Callers at the same time may overwrite what others book: it is an estimate.
-  std::atomic<Nanoseconds> credit_{0}, rest_until_{0};
+  std::atomic<Nanoseconds> credit_{0}, rest_{0}, rest_until_{0};
+};
+
+// How much longer a thread takes than it runs, where others are on its processor: as calls on one thread have shown, and
+// as if on a quiet machine after a while without any.
+class Stretch {
+ public:
+  void measured(Nanoseconds ran, Nanoseconds taken) {
+    constexpr Nanoseconds kLeast = 50 * kMicrosecond;
+    if (taken >= kLeast) move_to(static_cast<double>(taken) / static_cast<double>(std::max<Nanoseconds>(ran, 1)), 0.25);
+  }
+  // What a thread alone would take for work for which it runs so long.
+  Nanoseconds expected(Nanoseconds run) {
+    move_to(1.0, 0.06);
+    return static_cast<Nanoseconds>(factor_.load(std::memory_order_relaxed) * static_cast<double>(run));
+  }
+
+ private:
+  void move_to(double factor, double share) {
+    constexpr double kMost = 4.0;
+    const double before = factor_.load(std::memory_order_relaxed);
+    factor_.store(before + share * (std::min(factor, kMost) - before), std::memory_order_relaxed);
+  }
+  std::atomic<double> factor_{1.0};
 };
 
 // A call at work, on its caller's stack. Under the pool's mutex once others know of it.
 struct Job {
-  Task task;
+  Task task, alone;
   void* context;
   int threads;
   FloatMode mode = FloatMode::current();
-  bool open = true;         // to helpers
-  int helpers = 0;          // that have come
-  int inside = 0;           // of them, not yet gone
-  std::int64_t helped = 0;  // pieces that they did
+  bool open = true;      // to helpers
+  int helpers = 0;       // that have come
+  int inside = 0;        // of them, not yet gone
+  Nanoseconds work = 0;  // for which threads ran and did not wait
   Nanoseconds began = 0, first_came = kNever;
   Job* next = nullptr;  // among the pool's
 };
@@ -132,20 +170,14 @@ class Pool {
  public:
   void run(Job& job) {
     job.began = now();
-    Member caller;
     const OfferedThreads* const offer = offer_for(job.threads, job.began);
     if (offer != nullptr && offer_preferred_.load(std::memory_order_relaxed)) {
-      run_with_offer(*offer, job, caller);
-    } else if (workers_.pays(job.began)) {
-      run_with_workers(job, caller, offer != nullptr);
+      run_with_offer(*offer, job);
+    } else if (workers_.pays(job.began) && (job.alone == nullptr || has_worker_for(job))) {
+      run_with_workers(job, offer != nullptr);
     } else {
-      job.task(job.context, caller);
+      run_alone(job);
     }
-  }
-
-  bool pays(int threads) const {
-    const Nanoseconds at = now();
-    return workers_.pays(at) || (offer_preferred_.load(std::memory_order_relaxed) && offer_for(threads, at) != nullptr);
   }
 
  private:
@@ -160,12 +192,20 @@ class Pool {
     const OfferedThreads* const offer = offered.load(std::memory_order_acquire);
     if (offer == nullptr || callers_.load(std::memory_order_relaxed) != 0 || !offers_.pays(at)) return nullptr;
     const int available = offer->available();
-    return available >= threads && available <= std::max(threads, usable_processors()) ? offer : nullptr;
+    return available >= threads && available <= std::max(threads, known_processors()) ? offer : nullptr;
   }
 
-  void run_with_workers(Job& job, Member& caller, bool offered) {
+  void run_alone(Job& job) {
+    callers_.fetch_add(1, std::memory_order_relaxed);
+    Member caller;
+    const Nanoseconds ran = time_of(job.alone == nullptr ? job.task : job.alone, job.context, caller);
+    callers_.fetch_sub(1, std::memory_order_relaxed);
+    stretch_.measured(ran, now() - job.began);
+  }
+
+  void run_with_workers(Job& job, bool offered) {
     // As many threads as there are processors, unless this call asks for more.
-    const int most = std::max(job.threads, usable_processors());
+    const int most = std::max(job.threads, known_processors());
     Worker* called;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -177,7 +217,8 @@ class Pool {
       called = idle_for(job.threads - 1);
     }
     wake(called);
-    job.task(job.context, caller);
+    Member caller;
+    const Nanoseconds ran = time_of(job.task, job.context, caller);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       job.open = false;
@@ -190,21 +231,22 @@ class Pool {
       called = jobs_ == nullptr ? nullptr : idle_for(1);
     }
     wake(called);
-    await_departures(job, caller);
-    book(workers_, job, caller);
-    if (offered && job.first_came - job.began > kLate && now() - job.began > kLate) {
+    await_departures(job);
+    const Nanoseconds end = now();
+    workers_.book(stretch_.expected(job.work + ran), end - job.began, end);
+    if (offered && job.first_came - job.began > kLate && end - job.began > kLate) {
       offer_preferred_.store(true, std::memory_order_relaxed);
     }
   }
 
-  void run_with_offer(const OfferedThreads& offer, Job& job, Member& caller) {
+  void run_with_offer(const OfferedThreads& offer, Job& job) {
     struct Loop {
       Job& job;
-      Member& caller;
+      Member caller;
       const std::thread::id calling = std::this_thread::get_id();
       bool called = false;
-      Nanoseconds ended = 0;
-    } loop = {job, caller};
+      Nanoseconds ran = 0;
+    } loop = {job, {}};
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       callers_.fetch_add(1, std::memory_order_relaxed);
@@ -222,23 +264,19 @@ class Pool {
           } else if (!mine.called) {
             mine.called = true;
             lock.unlock();
-            mine.job.task(mine.job.context, mine.caller);
+            mine.ran = time_of(mine.job.task, mine.job.context, mine.caller);
             lock.lock();
             mine.job.open = false;
-            mine.ended = now();
           }
         },
         &loop);
-    if (loop.called) {
-      caller.waited += now() - loop.ended;
-    } else {
-      job.task(job.context, caller);
-    }
+    if (!loop.called) loop.ran = time_of(job.task, job.context, loop.caller);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       callers_.fetch_sub(1, std::memory_order_relaxed);
     }
-    book(offers_, job, caller);
+    const Nanoseconds end = now();
+    offers_.book(stretch_.expected(job.work + loop.ran), end - job.began, end);
     if (job.first_came - job.began > kPrompt) offer_preferred_.store(false, std::memory_order_relaxed);
   }
 
@@ -303,10 +341,10 @@ class Pool {
     lock.unlock();
     const FloatMode mine = FloatMode::current();
     if (mine != job.mode) job.mode.set();
-    job.task(job.context, member);
+    const Nanoseconds ran = time_of(job.task, job.context, member);
     if (mine != job.mode) mine.set();
     lock.lock();
-    job.helped += member.pieces;
+    job.work += ran;
     --job.inside;
   }
 
@@ -341,6 +379,18 @@ class Pool {
 
   // And these do without.
 
+  bool has_worker_for(const Job& job) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return idle_ != nullptr || workers_made_ < job.threads - 1;
+  }
+
+  // Runs a task and returns for how long the thread worked on it.
+  static Nanoseconds time_of(Task task, void* context, Member& member) {
+    const Nanoseconds began = processor_time();
+    task(context, member);
+    return processor_time() - began - member.spent;
+  }
+
   static void wake(Worker* called) {
     while (called != nullptr) {
       Worker* const next = called->next;
@@ -350,25 +400,15 @@ class Pool {
     }
   }
 
-  void await_departures(Job& job, Member& caller) {
-    const Nanoseconds began = now();
+  void await_departures(Job& job) {
     for (;;) {
       const std::uint32_t seen = departures_.load(std::memory_order_acquire);
       {
         const std::lock_guard<std::mutex> lock(mutex_);
-        if (job.inside == 0) break;
+        if (job.inside == 0) return;
       }
       if (!spin_until([&] { return departures_.load(std::memory_order_acquire) != seen; })) departures_.wait(seen);
     }
-    caller.waited += now() - began;
-  }
-
-  static void book(Account& account, const Job& job, const Member& caller) {
-    const Nanoseconds end = now(), busy = end - job.began - caller.waited;
-    const double share =
-        static_cast<double>(job.helped) / static_cast<double>(std::max<std::int64_t>(caller.pieces, 1));
-    const double saved = std::min(share, job.threads - 1.0) * static_cast<double>(busy);
-    account.book(static_cast<Nanoseconds>(saved), caller.waited, end);
   }
 
   std::mutex mutex_;
@@ -380,6 +420,7 @@ class Pool {
   std::atomic<int> callers_{0};
   std::atomic<std::uint32_t> departures_{0};
   Account workers_, offers_;
+  Stretch stretch_;
   std::atomic<bool> offer_preferred_{true};
 
  public:
@@ -400,26 +441,25 @@ void Phases::end(std::uint32_t phase) {
 void Phases::sleep(std::uint32_t phase, Member& member) {
   const auto ended = [&] { return state_.load(std::memory_order_acquire) >> kMostPieces > phase; };
   const Nanoseconds began = now();
-  if (spin_until(ended)) return;
+  const bool soon = spin_until(ended);
+  member.spent += now() - began;
+  if (soon) return;
   for (;;) {
     const std::uint32_t seen = ended_.load(std::memory_order_acquire);
-    if (ended()) break;
+    if (ended()) return;
     ended_.wait(seen, std::memory_order_acquire);
   }
-  member.waited += now() - began;
 }
 
-void run_together(int threads, Task task, void* context) {
+void run_together(int threads, Task task, void* context, Task alone) {
   if (threads > 1) {
-    Job job = {task, context, threads};
+    Job job = {task, alone, context, threads};
     per_process<Pool>().run(job);
   } else {
     Member caller;
-    task(context, caller);
+    (alone == nullptr ? task : alone)(context, caller);
   }
 }
-
-int worthwhile_threads(int threads) { return threads > 1 && per_process<Pool>().pays(threads) ? threads : 1; }
 
 void offer_threads(const OfferedThreads& offer) { Pool::offered.store(&offer, std::memory_order_release); }
 

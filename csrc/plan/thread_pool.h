@@ -1,8 +1,9 @@
 // Threads that work together on a call, and wait for work between calls.
 //
 // Nobody waits for a thread that has not come: work lies in pieces, and whoever is there takes the next one, the calling
-// thread first of all. So a helper that the system does not run costs its caller nothing; one that the system stops while
-// it holds a piece delays the caller, and where that costs more than helpers bring, calls do without them for a while.
+// thread first of all. So a helper that the system does not run costs its caller nothing. One that the system stops while
+// it holds a piece delays the caller, and one more thread may take the caller's processor where others are busy; calls
+// that take longer than the calling thread alone would are followed by calls without helpers for a while.
 //
 // The pool's workers come when they are woken. Where threads of another runtime spin on the processors, as OpenMP's do
 // after each of its loops, woken workers wait behind them; that runtime can offer those threads instead (`offer_threads`).
@@ -15,9 +16,8 @@ namespace pnf {
 
 // One of the threads at work on a call.
 struct Member {
-  int index = 0;            // 0 is the calling thread; all differ, and are below the call's threads
-  std::int64_t pieces = 0;  // that it has done, for the task to count
-  std::int64_t waited = 0;  // nanoseconds that it has waited for pieces in others' hands, but for short waits
+  int index = 0;           // 0 is the calling thread; all differ, and are below the call's threads
+  std::int64_t spent = 0;  // nanoseconds for which it ran but waited for others
 };
 
 using Task = void (*)(void* context, Member& member) noexcept;
@@ -25,10 +25,9 @@ using Task = void (*)(void* context, Member& member) noexcept;
 // Calls task(context, member) on the calling thread, and on up to threads - 1 others that may come at any time before
 // that call ends, or not at all; returns when all have ended. The call on the calling thread must end only when nothing
 // is left to be taken. All run in the calling thread's rounding and denormal mode. Safe after fork().
-void run_together(int threads, Task task, void* context);
-
-// `threads`, or 1 while helpers cost more than they bring: for work that is better done another way alone.
-int worthwhile_threads(int threads);
+//
+// Where no helper is at hand the calling thread calls alone(context, member) instead, unless that is null.
+void run_together(int threads, Task task, void* context, Task alone = nullptr);
 
 // Threads of another runtime. available() says how many a loop of the calling thread has, itself included; 0 where there
 // must be none. loop(n, body, context) calls body(begin, end, context) for parts of [0, n), on as many threads as it likes,
