@@ -5,7 +5,8 @@ r"""What threads are worth: alone, after torch's operators, among callers, after
 
 Calls on one thread and on ``--threads`` take turns in one process, where torch has ``--threads`` as well. The
 ratios are those of medians, to one thread. ``loaded`` puts a busy loop of another process on each processor;
-there the means say what medians hide, that a call now and then waits for a time slice.
+there the means say what medians hide, that a call now and then waits for a time slice. torch's threads
+wait as the environment says, by default longer than in the commands; those have GOMP_SPINCOUNT=10000.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from torch import Tensor
 
 import pocketnet_fast
 from pocketnet_fast.machine import processor_name
+from pocketnet_fast.waiting import ProcessorWaits
 
 Call = Callable[..., Any]
 Times = dict[str, list[float]]
 NETWORK = "pocketnet_s128"
+POLICIES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 def milliseconds(call: Call, *arguments: Any) -> float:
@@ -45,8 +48,9 @@ def milliseconds(call: Call, *arguments: Any) -> float:
 class Networks:
     """The network on one thread and on several, and images for it."""
 
-    def __init__(self, precision: str, threads: int) -> None:
+    def __init__(self, precision: str, threads: int, training_batch: int) -> None:
         model = pocketnet_fast.create_model(NETWORK, pretrained=True)
+        self.training_batch = training_batch
         self.counts = {"one": 1, "several": threads}
         self.compiled = {
             name: pocketnet_fast.compile(model, precision=precision, threads=count)
@@ -201,7 +205,7 @@ def loaded(networks: Networks, rounds: int) -> Times:
 
 def training(networks: Networks, rounds: int) -> Times:
     """Milliseconds an image of a training step, quiet and beside busy loops."""
-    batch = 16
+    batch = networks.training_batch
     model = pocketnet_fast.create_model(NETWORK).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     images = torch.randn(batch, 3, 112, 112)
@@ -278,20 +282,25 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=min(2, processors), help="beside one (default: 2)")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--part", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--batch", type=int, default=16, help="images of a training step")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    policy = next((f"{n}={os.environ[n]}" for n in POLICIES if n in os.environ), "torch's default")
+    print(f"{processor_name()}, {processors} processors, {arguments.threads} threads; they wait by {policy}")
     found: dict[str, dict[str, dict[str, float]]] = {}
     for precision in arguments.precision:
-        networks = Networks(precision, arguments.threads)
-        found[precision] = {
-            name: summary(values)
-            for part in arguments.part
-            if part != "training" or precision == "fp32"
-            for name, values in PARTS[part](networks, arguments.rounds).items()
-        }
-    Console().print(f"{processor_name()}, {processors} processors, {arguments.threads} threads")
+        networks = Networks(precision, arguments.threads, arguments.batch)
+        found[precision] = {}
+        for part in arguments.part:
+            if part == "training" and precision != "fp32":
+                continue
+            with ProcessorWaits() as waits:
+                times = PARTS[part](networks, arguments.rounds)
+            found[precision] |= {name: summary(values) for name, values in times.items()}
+            if waits.share is not None:
+                print(f"{precision}, {part}: threads waited {waits.share:.1%} of their time for processors")
     show(found)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -10,22 +10,31 @@ from typing import Final
 
 # Of any OpenMP runtime, of GNU's, of Intel's and LLVM's.
 _POLICIES: Final = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+# Some 0.2 ms on a processor of 4 GHz; docs/benchmarks/inference.md has figures for more and fewer.
+_SPINS: Final = "10000"
 _TASKS: Final = Path("/proc/self/task")
 
 BUSY: Final = 0.05
 """Of the time that threads would have run, what they wait for a processor on a machine that is shared."""
 
 
-def choose_waiting_policy() -> None:
-    """Have torch's threads sleep while they wait for work, unless the environment says what they do.
+def waiting_policy() -> dict[str, str]:
+    """What to add to the environment so that torch's threads spin briefly between operators, then sleep.
 
-    By default they spin for milliseconds after each parallel operator. Where other programs run beside this
-    one, they spin in time slices that whoever holds them up would need, and every operator takes as long as a
-    slice. It is the program's choice, so the commands make it and the package does not; OpenMP reads it when
-    torch is loaded, and where torch is loaded already nothing changes.
+    GNU's OpenMP lets them spin for milliseconds. Beside other programs that takes the time slices which those
+    need that they wait for, and each operator may take as long as a slice; where they sleep at once, waking
+    them takes longer than most operators. Nothing is added to an environment that chooses for itself.
     """
-    if "torch" not in sys.modules and not any(name in os.environ for name in _POLICIES):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+    return {} if any(name in os.environ for name in _POLICIES) else {"GOMP_SPINCOUNT": _SPINS}
+
+
+def choose_waiting_policy() -> None:
+    """Add ``waiting_policy`` to the environment of this program, unless torch has read it already.
+
+    It concerns a whole program, so that the commands do it, and the package does not.
+    """
+    if "torch" not in sys.modules:
+        os.environ.update(waiting_policy())
 
 
 class ProcessorWaits:

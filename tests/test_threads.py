@@ -153,8 +153,8 @@ def policy_after_a_command(first: str, **environment: str) -> str:
 
 
 @pytest.mark.slow(seconds=5)
-def test_commands_let_threads_sleep_unless_told_otherwise() -> None:
-    assert policy_after_a_command("") == "[('OMP_WAIT_POLICY', 'passive')]"
+def test_commands_let_threads_spin_briefly_unless_told_otherwise() -> None:
+    assert policy_after_a_command("") == "[('GOMP_SPINCOUNT', '10000')]"
     assert policy_after_a_command("", OMP_WAIT_POLICY="active") == "[('OMP_WAIT_POLICY', 'active')]"
     assert policy_after_a_command("", GOMP_SPINCOUNT="7") == "[('GOMP_SPINCOUNT', '7')]"
     # It is too late then.
