@@ -27,6 +27,7 @@ from rich.progress import Progress
 from subjects import OURS, SUBJECTS, Subject, by_name
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.waiting import waiting_policy
 
 _WORKER = Path(__file__).with_name("worker.py")
 _QUIET_LOAD = 0.5
@@ -43,7 +44,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), **subject.environment},
+            env={**os.environ, **waiting_policy(), "OMP_NUM_THREADS": str(threads), **subject.environment},
         )
         request = {"subject": subject.name, "model": model, "threads": threads, "batches": batches}
         try:

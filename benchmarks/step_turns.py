@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from pocketnet_fast.waiting import waiting_policy
+
 
 def _resident(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -56,7 +58,7 @@ def _workers(
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env=os.environ | environment,
+                env=os.environ | waiting_policy() | environment,
             )
         yield started
     finally:

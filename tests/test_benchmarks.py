@@ -86,6 +86,8 @@ SMALLEST = {
     "--train-epochs 1 --latency-weights 0 --rounds 1 --out {out}/study",
     "shapes.py": "--check",
     "steps.py": "--network pocketnet_s128 --match stem --rounds 1 --json {out}/a.json",
+    "threads.py": "--precision fp32 --part calls pipeline callers forked training --rounds 1 --batch 2 "
+    "--json {out}/a.json",
     "turned_photos.py": "{data}/photos",
     "training_step.py": "--batch 2 --rounds 1 --subject channels_last --json {out}/a.json",
 }

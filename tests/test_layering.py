@@ -23,7 +23,7 @@ PYTHON_ROOMS = [
     {"models"},
     {"ops"},
 ]
-FREE = {"errors", "files", "machine", "cmake", "strict_json", "pictures", "lazy", "__init__", "_C"}
+FREE = {"errors", "files", "machine", "cmake", "strict_json", "pictures", "lazy", "waiting", "__init__", "_C"}
 NATIVE_ROOMS = [{"bindings"}, {"ops"}, {"faces"}, {"plan"}, {"kernels"}]
 HEAVY = ["cv2", "matplotlib", "skimage", "onnxruntime", "openvino", "triton", "typer", "rich", "safetensors"]
 

@@ -14,7 +14,7 @@ namespace {
 
 int blocks_of(int channels) { return (channels + kBlock - 1) / kBlock; }
 
-// Sums of one thread, or moments of one image.
+// Sums of a run of images, or moments of one image.
 class Doubles {
  public:
   double* zeros(std::size_t count) {
@@ -31,7 +31,6 @@ class Doubles {
 struct ThreadMemory {
   Floats scratch;
   Floats filtered;  // of one image
-  Doubles sums;
   std::vector<const float*> inputs;
   std::vector<float*> grad_inputs;
   std::vector<NormalizedTerm> terms;
@@ -48,6 +47,7 @@ struct OperationMemory {
 struct TrainingMemory {
   std::vector<OperationMemory> operations;  // of one sum
   std::vector<ThreadMemory> threads;
+  std::vector<Doubles> sums;  // of the runs of images
   std::vector<Floats> grad_sums;
 
   std::size_t bytes() const {
@@ -55,7 +55,8 @@ struct TrainingMemory {
     for (const OperationMemory& m : operations) {
       bytes += m.packed.bytes() + m.products.bytes() + m.normalization.bytes() + m.moments.bytes();
     }
-    for (const ThreadMemory& m : threads) bytes += m.scratch.bytes() + m.filtered.bytes() + m.sums.bytes();
+    for (const ThreadMemory& m : threads) bytes += m.scratch.bytes() + m.filtered.bytes();
+    for (const Doubles& m : sums) bytes += m.bytes();
     for (const Floats& m : grad_sums) bytes += m.bytes();
     return bytes;
   }
@@ -217,27 +218,41 @@ enum class Order { kForwards, kBackwards };
 
 struct Turn {
   int image;
-  int next;  // the image of the thread's next turn, counted from this one; 0 in the last
+  int next;  // the image of the next turn in this run, counted from this one; 0 in the last
   int thread;
+  int run;
 };
 
-// Calls body(turn) for every image, each thread for a run of them.
+// Runs of images that threads take as they come: one for a thread alone, else a few for each, so that no thread waits
+// long for another's last one.
+int runs_of(int images, int threads) {
+  constexpr int kRunsPerThread = 4, kLeastImages = 4;
+  if (threads == 1) return 1;
+  return std::min(images, std::max(threads, std::min(kRunsPerThread * threads, images / kLeastImages)));
+}
+
+// Calls body(turn) for every image. Both orders give a thread the same runs, but for those that others take.
 template <typename Body>
 void each_image(int images, int threads, Order order, Body& body) {
   struct Context {
-    int images;
-    Order order;
+    int images, runs;
+    bool backwards;
     Body& body;
-  } context = {images, order, body};
-  run_parallel(
-      std::min(threads, images),
-      [](void* data, int thread, int parties) {
-        const Context& c = *static_cast<Context*>(data);
-        const int begin = static_cast<int>(static_cast<std::ptrdiff_t>(c.images) * thread / parties);
-        const int end = static_cast<int>(static_cast<std::ptrdiff_t>(c.images) * (thread + 1) / parties);
-        const int step = c.order == Order::kForwards ? 1 : -1;
-        for (int i = begin; i < end; ++i) {
-          c.body({step > 0 ? i : begin + end - 1 - i, i + 1 < end ? step : 0, thread});
+    Shares shares;
+  };
+  const int runs = runs_of(images, threads);
+  Context context = {images, runs, order == Order::kBackwards, body, {runs, threads, order == Order::kBackwards}};
+  run_together(
+      threads,
+      [](void* data, Member& member) noexcept {
+        Context& c = *static_cast<Context*>(data);
+        for (int run = c.shares.take(member.index); run >= 0; run = c.shares.take(member.index)) {
+          const int begin = static_cast<int>(static_cast<std::ptrdiff_t>(c.images) * run / c.runs);
+          const int end = static_cast<int>(static_cast<std::ptrdiff_t>(c.images) * (run + 1) / c.runs);
+          for (int i = begin; i < end; ++i) {
+            const int next = i + 1 == end ? 0 : c.backwards ? -1 : 1;
+            c.body({c.backwards ? begin + end - 1 - i : i, next, member.index, run});
+          }
         }
       },
       &context);
@@ -418,7 +433,7 @@ class SumForward {
   std::size_t outside_ = 0;  // the first operation with products elsewhere than in `out`
 };
 
-// The gradients of a separable operation's weights, from the sums of all threads.
+// The gradients of a separable operation's weights, from the sums of all images.
 void write_gradients(const Packed& packed, const double* grad_pointwise, const double* grad_depthwise,
                      const double* grad_slope, const OperationGradient& out) {
   const CellTerm& term = packed.term();
@@ -503,13 +518,16 @@ class OperationBackward {
     each_image(at_.cell.images, at_.threads, Order::kForwards, measure);
     combine();
     const std::size_t size = depthwise_begin() + depthwise_size() + slope_size();
-    for (int t = 0; t < at_.threads; ++t) at_.memory.threads[t].sums.zeros(size);
+    const int runs = runs_of(at_.cell.images, at_.threads);
+    std::vector<Doubles>& sums = at_.memory.sums;
+    if (sums.size() < static_cast<std::size_t>(runs)) sums.resize(runs);
+    for (int run = 0; run < runs; ++run) sums[run].zeros(size);
     auto differentiate = [this](const Turn& turn) { differentiate_image(turn, at_.memory.threads[turn.thread]); };
     each_image(at_.cell.images, at_.threads, Order::kBackwards, differentiate);
     if (!separable()) return;
-    double* total = at_.memory.threads[0].sums.data();
-    for (int t = 1; t < at_.threads; ++t) {
-      const double* other = at_.memory.threads[t].sums.data();
+    double* total = sums[0].data();
+    for (int run = 1; run < runs; ++run) {
+      const double* other = sums[run].data();
       for (std::size_t i = 0; i < size; ++i) total[i] += other[i];
     }
     write_gradients(packed_, total, total + depthwise_begin(), total + depthwise_begin() + depthwise_size(), out_);
@@ -600,7 +618,7 @@ class OperationBackward {
     const int image = turn.image;
     packed_.parts_of(at_.states, image, mine.inputs);
     packed_.parts_of(at_.grad_states, image, mine.grad_inputs);
-    double* sums = mine.sums.data();
+    double* sums = at_.memory.sums[turn.run].data();
     const CellGradient args = {mine.inputs.data(),
                                gradient_of(image),
                                view(image, mine),
@@ -696,8 +714,18 @@ std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<P
   return chosen;
 }
 
-void add_to(const float* in, std::ptrdiff_t floats, bool accumulate, float* out) {
-  for (std::ptrdiff_t i = 0; i < floats; ++i) out[i] = accumulate ? out[i] + in[i] : in[i];
+// Of every image, `in` into `out`, or added to it; zeros where `in` is null.
+void add_to(const float* in, std::ptrdiff_t floats, bool accumulate, float* out, int images, int threads) {
+  auto body = [&](const Turn& turn) {
+    const float* const from = in == nullptr ? nullptr : in + turn.image * floats;
+    float* const to = out + turn.image * floats;
+    if (from == nullptr) {
+      std::fill(to, to + floats, 0.0f);
+    } else {
+      for (std::ptrdiff_t i = 0; i < floats; ++i) to[i] = accumulate ? to[i] + from[i] : from[i];
+    }
+  };
+  each_image(images, threads, Order::kForwards, body);
 }
 
 }  // namespace
@@ -745,18 +773,20 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const float*
     std::size_t first = end;
     while (first > 0 && cell.operations[first - 1].sum == sum) --first;
     const std::size_t state = cell.inputs + sum;
-    const std::ptrdiff_t floats = floats_of(cell.states[state]) * cell.images;
+    const auto add = [&](const float* in, bool accumulate, std::size_t to) {
+      add_to(in, floats_of(cell.states[to]), accumulate, grad_states[to], cell.images, used);
+    };
     // What the rest of the cell makes of this state and what follows the cell.
     const float* grad = grad_sums[sum];
-    if (written[state] && grad != nullptr) add_to(grad, floats, true, grad_states[state]);
+    if (written[state] && grad != nullptr) add(grad, true, state);
     if (written[state]) grad = grad_states[state];
     if (grad == nullptr) {
-      std::fill(grad_states[state], grad_states[state] + floats, 0.0f);
+      add(nullptr, false, state);
       grad = grad_states[state];
     }
     const std::vector<int> residuals = residuals_of(cell, sum);
     for (const int source : residuals) {
-      add_to(grad, floats, written[source], grad_states[source]);
+      add(grad, written[source], source);
       written[source] = true;
     }
     const std::vector<Packed> packed = pack(cell, first, end, set, *memory);
@@ -771,9 +801,7 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const float*
       for (int p = 0; p < operation.parts; ++p) accumulate = accumulate || written[operation.first_state + p];
       for (int p = 0; p < operation.parts && accumulate; ++p) {
         const int part = operation.first_state + p;
-        if (!written[part]) {
-          std::fill(grad_states[part], grad_states[part] + floats_of(cell.states[part]) * cell.images, 0.0f);
-        }
+        if (!written[part]) add(nullptr, false, part);
       }
       OperationBackward(context, i, values[i], accumulate, mean + moments[first + i], variance + moments[first + i],
                         gradients[first + i])

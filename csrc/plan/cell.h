@@ -57,7 +57,7 @@ struct OperationGradient {
 };
 
 // grad_sums: of each sum, or null where nothing after the cell depends on it. grad_inputs are written. `mean` and
-// `variance` as cell_forward gave them. Results depend on `threads` by the order of sums.
+// `variance` as cell_forward gave them. Results depend on `threads` by the order of sums, not on how many came.
 void cell_backward(const Cell& cell, int threads, const std::vector<const float*>& states, const double* mean,
                    const double* variance, const std::vector<const float*>& grad_sums,
                    const std::vector<float*>& grad_inputs, const std::vector<OperationGradient>& gradients);

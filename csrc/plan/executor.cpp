@@ -1,6 +1,7 @@
 #include "plan/executor.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <chrono>
 #include <cstddef>
@@ -19,7 +20,15 @@ namespace {
 float as_float(float x) { return x; }
 float as_float(Bf16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
 
-// One image on its way through the program, as one of `threads` threads sees it.
+// What several threads need to take an image through the program together.
+struct Together {
+  Phases& phases;
+  std::uint32_t phase;  // the next one
+  Member& member;
+  int threads;
+};
+
+// One image on its way through the program, as one thread sees it.
 template <typename State>
 class ImageRun {
  public:
@@ -31,38 +40,81 @@ class ImageRun {
         band_(reinterpret_cast<State*>(scratch)),
         scratch_(scratch + program.band_words()) {}
 
-  void run(const Image& image, float* result, bool accumulate, int thread, int threads, Barrier* barrier,
-           double* seconds) {
+  void run(const Image& image, float* result, bool accumulate, double* seconds) {
     for (const Group& group : program_.groups) {
-      const StepKind kind = program_.steps[group.first_step].kind;
-      if (kind == StepKind::kGlobalDepthwise || kind == StepKind::kLinear) {
-        vector_step(program_.steps[group.first_step], result, accumulate, thread, threads, seconds);
-      } else if (kind == StepKind::kMap) {
-        map_step(program_.steps[group.first_step], result, thread, threads, seconds);
-      } else if (!group.rolling) {
-        const int begin = group.height * thread / threads;
-        const int end = group.height * (thread + 1) / threads;
-        for (int y = begin; y < end; y += group.rows) {
-          for (int i = 0; i < group.steps; ++i) {
-            row_step(group.first_step + i, image, y, std::min(y + group.rows, end), seconds);
-          }
-        }
-      } else if (barrier == nullptr) {
+      const Step& first = program_.steps[group.first_step];
+      if (is_vector(first)) {
+        vector_step(first, result, accumulate, 0, 1, seconds);
+      } else if (first.kind == StepKind::kMap) {
+        map_step(first, result, 0, 1, seconds);
+      } else if (group.rolling) {
         roll(group, image, seconds);
       } else {
-        // Rows of other threads are read beyond every border.
-        for (int i = 0; i < group.steps; ++i) {
-          if (i > 0) barrier->wait();
-          const int height = height_of(group.first_step + i);
-          row_step(group.first_step + i, image, height * thread / threads, height * (thread + 1) / threads, seconds);
+        bands(group, image, 0, group.height, seconds);
+      }
+    }
+  }
+
+  // The same, with others.
+  void run(const Image& image, float* result, bool accumulate, Together& with) {
+    for (const Group& group : program_.groups) {
+      const Step& first = program_.steps[group.first_step];
+      if (is_vector(first)) {
+        const int blocks = vector_blocks(first);
+        share(with, blocks,
+              [&](int piece, int pieces) { vector_step(first, result, accumulate, piece, pieces, nullptr); });
+      } else if (first.kind == StepKind::kMap) {
+        share(with, program_.buffers[first.input].height,
+              [&](int piece, int pieces) { map_step(first, result, piece, pieces, nullptr); });
+      } else if (!group.rolling) {
+        share(with, group.height, [&](int piece, int pieces) {
+          bands(group, image, group.height * piece / pieces, group.height * (piece + 1) / pieces, nullptr);
+        });
+      } else {
+        // Rows of other pieces are read beyond every border.
+        for (int i = group.first_step; i < group.first_step + group.steps; ++i) {
+          const int height = height_of(i);
+          share(with, height, [&](int piece, int pieces) {
+            row_step(i, image, height * piece / pieces, height * (piece + 1) / pieces, nullptr);
+          });
         }
       }
-      if (barrier != nullptr) barrier->wait();
     }
   }
 
  private:
   int height_of(int step) const { return program_.buffers[program_.steps[step].output].height; }
+
+  static bool is_vector(const Step& step) {
+    return step.kind == StepKind::kGlobalDepthwise || step.kind == StepKind::kLinear;
+  }
+  // Of its result.
+  int vector_blocks(const Step& step) const {
+    return step.kind == StepKind::kLinear ? (program_.results + kBlock - 1) / kBlock
+                                          : program_.buffers[step.input].blocks;
+  }
+
+  // A phase. Threads begin with pieces that lie where their pieces of the phase before did: those are in their cache.
+  template <typename Body>
+  static void share(Together& with, int most, const Body& body) {
+    const int pieces = std::min({with.threads, most, Phases::kMostPieces});
+    const int home = with.member.index * pieces / with.threads;
+    for (int piece = with.phases.take(with.phase, pieces, home); piece >= 0;
+         piece = with.phases.take(with.phase, pieces, home)) {
+      body(piece, pieces);
+      with.phases.finish(with.phase, pieces);
+    }
+    with.phases.await_end(with.phase, with.member);
+    ++with.phase;
+  }
+
+  void bands(const Group& group, const Image& image, int begin, int end, double* seconds) {
+    for (int y = begin; y < end; y += group.rows) {
+      for (int i = 0; i < group.steps; ++i) {
+        row_step(group.first_step + i, image, y, std::min(y + group.rows, end), seconds);
+      }
+    }
+  }
 
   // Band by band of the last step, and the others as far as it needs; at the end, all of them.
   void roll(const Group& group, const Image& image, double* seconds) {
@@ -176,19 +228,18 @@ class ImageRun {
     const auto start = seconds != nullptr ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
     const Buffer& in = program_.buffers[step.input];
     const View source = view(step.input, 0);
-    const auto share = [&](int blocks, int t) { return blocks * t / threads; };
+    const auto part = [&, blocks = vector_blocks(step)](int t) { return blocks * t / threads; };
     if (step.kind == StepKind::kGlobalDepthwise) {
       const GlobalDepthwiseOf<State> args = {in.height * in.width,      source.data,
                                              source.block_stride,       weights_ + step.slope,
                                              weights_ + step.weights,   weights_ + step.bias,
                                              view(step.output, 0).data, step.cap < 0 ? nullptr : weights_ + step.cap};
-      set_.global_depthwise(args, share(in.blocks, thread), share(in.blocks, thread + 1));
+      set_.global_depthwise(args, part(thread), part(thread + 1));
     } else {
       const LinearOf<State> args = {
           in.blocks * kBlock, source.data, weights_ + step.weights, weights_ + step.bias, program_.results,
           embedding,          accumulate};
-      const int blocks = (program_.results + kBlock - 1) / kBlock;
-      set_.linear(args, share(blocks, thread), share(blocks, thread + 1));
+      set_.linear(args, part(thread), part(thread + 1));
     }
     add_time(step, start, seconds);
   }
@@ -209,51 +260,100 @@ class ImageRun {
 };
 
 template <typename State>
-struct Call {
-  const Program& program;
-  const float* weights;
-  const StepKernels<State>& set;
-  const Batch& batch;
-  bool flip;
-  float* result;
-  std::vector<Lane>& lanes;
-  Barrier& barrier;
-  double* seconds;
+class Call {
+ public:
+  Call(const StepKernels<State>& set, std::span<const float> weights, const Batch& batch, bool flip, float* result,
+       Workspace& workspace)
+      : set_(set), weights_(weights.data()), batch_(batch), flip_(flip), result_(result), workspace_(workspace) {}
 
-  void image(std::int64_t index, float* arena, float* scratch, int thread, int threads) const {
-    Barrier* const sync = threads > 1 ? &barrier : nullptr;
-    ImageRun<State> run(program, weights, set, arena, scratch);
-    const std::int64_t pixels = std::int64_t{3} * program.height * program.width;
-    for (int mirror = 0; mirror < (flip ? 2 : 1); ++mirror) {
-      const Image view = {batch.planar == nullptr ? nullptr : batch.planar + index * pixels,
-                          batch.interleaved == nullptr ? nullptr : batch.interleaved + index * pixels, mirror == 1};
-      run.run(view, result + index * program.results, mirror == 1, thread, threads, sync, seconds);
+  void alone(double* seconds) const {
+    ImageRun<State> run = run_in(workspace_.lanes[0].arena, 0);
+    for (std::int64_t i = 0; i < batch_.size; ++i) whole(i, run, seconds);
+  }
+
+  // `shared` images at the end of the batch are computed by all threads together.
+  void together(int threads, std::int64_t shared) {
+    threads_ = threads;
+    shared_ = shared;
+    const Task alone = [](void* context, Member&) noexcept { static_cast<const Call*>(context)->alone(nullptr); };
+    // A helper that comes late may still take some of many images.
+    run_together(
+        threads, [](void* context, Member& member) noexcept { static_cast<Call*>(context)->take_part(member); }, this,
+        shared == batch_.size ? alone : nullptr);
+  }
+
+ private:
+  ImageRun<State> run_in(Floats& arena, int thread) const {
+    return {workspace_.program, weights_, set_, arena.reserve(0), workspace_.lanes[thread].scratch.reserve(0)};
+  }
+
+  Image image(std::int64_t index, bool mirror) const {
+    const std::int64_t pixels = std::int64_t{3} * workspace_.program.height * workspace_.program.width;
+    return {batch_.planar == nullptr ? nullptr : batch_.planar + index * pixels,
+            batch_.interleaved == nullptr ? nullptr : batch_.interleaved + index * pixels, mirror};
+  }
+
+  float* result(std::int64_t index) const { return result_ + index * workspace_.program.results; }
+
+  void whole(std::int64_t index, ImageRun<State>& run, double* seconds) const {
+    run.run(image(index, false), result(index), false, seconds);
+    if (flip_) run.run(image(index, true), result(index), true, seconds);
+  }
+
+  void take_part(Member& member) {
+    const std::int64_t whole_images = batch_.size - shared_;
+    if (whole_images > 0) {
+      ImageRun<State> run = run_in(workspace_.lanes[member.index].arena, member.index);
+      for (std::int64_t i = next_.fetch_add(1); i < whole_images; i = next_.fetch_add(1)) {
+        whole(i, run, nullptr);
+      }
+    }
+    if (shared_ == 0) return;
+    ImageRun<State> run = run_in(whole_images > 0 ? workspace_.shared_arena : workspace_.lanes[0].arena, member.index);
+    Together with = {phases_, 0, member, threads_};
+    for (std::int64_t i = whole_images; i < batch_.size; ++i) {
+      run.run(image(i, false), result(i), false, with);
+      if (flip_) run.run(image(i, true), result(i), true, with);
     }
   }
 
-  void run(int thread, int threads) const {
-    float* const own_arena = lanes[thread].arena.reserve(0);
-    float* const scratch = lanes[thread].scratch.reserve(0);
-    const std::int64_t whole = batch.size / threads * threads;
-    for (std::int64_t i = thread; i < whole; i += threads) image(i, own_arena, scratch, 0, 1);
-    if (whole == batch.size) return;
-    // The images that are left share the first arena, which its thread may still be using.
-    if (threads > 1) barrier.wait();
-    for (std::int64_t i = whole; i < batch.size; ++i) {
-      image(i, lanes[0].arena.reserve(0), scratch, thread, threads);
-    }
-  }
+  const StepKernels<State>& set_;
+  const float* const weights_;
+  const Batch& batch_;
+  const bool flip_;
+  float* const result_;
+  Workspace& workspace_;
+  int threads_ = 1;
+  std::int64_t shared_ = 0;
+  std::atomic<std::int64_t> next_{0};
+  Phases phases_;
 };
 
+// A thread pays that has two rows of the tallest step to itself, or an image.
+int paying_threads(const Program& program, std::int64_t images) {
+  int rows = 1;
+  for (const Group& group : program.groups) rows = std::max(rows, group.height);
+  return static_cast<int>(std::max<std::int64_t>(images, std::max(rows / 2, 1)));
+}
+
 template <typename State>
-void run(const StepKernels<State>& set, std::span<const float> weights, const Batch& batch, int threads, bool flip,
+void run(const StepKernels<State>& set, std::span<const float> weights, const Batch& batch, const RunOptions& options,
          float* result, double* seconds, Workspace& workspace) {
-  Barrier barrier(threads);
-  Call<State> call = {workspace.program, weights.data(), set, batch, flip, result, workspace.lanes, barrier, seconds};
-  run_parallel(
-      threads,
-      [](void* context, int thread, int parties) { static_cast<const Call<State>*>(context)->run(thread, parties); },
-      &call);
+  const Program& program = workspace.program;
+  const auto fit = static_cast<int>(std::min<std::size_t>(
+      kMaxCallBytes / std::max<std::size_t>(program.lane_bytes(), 1), std::numeric_limits<int>::max()));
+  const int threads = std::clamp(std::min(options.threads, paying_threads(program, batch.size)), 1, std::max(fit, 1));
+  // Images that are left over are shared, in memory of their own: some thread may still be at an image of its own.
+  std::int64_t shared = threads > 1 ? batch.size % threads : 0;
+  if (batch.size > threads && threads == fit) shared = 0;
+  const bool whole = shared < batch.size;
+  workspace.prepare(threads, whole ? threads : 1, whole && shared > 0);
+  Call<State> call(set, weights, batch, options.flip, result, workspace);
+  if (threads == 1) {
+    call.alone(seconds);
+    return;
+  }
+  call.together(threads, shared);
 }
 
 }  // namespace
@@ -288,15 +388,10 @@ void PreparedProgram::run(const Batch& batch, const RunOptions& options, float* 
   if (options.flip && program.steps.back().kind == StepKind::kMap) {
     throw std::invalid_argument("maps have no sum with those of the mirror image");
   }
-  const auto fit = static_cast<int>(std::min<std::size_t>(
-      kMaxCallBytes / std::max<std::size_t>(program.lane_bytes(), 1), std::numeric_limits<int>::max()));
-  const int threads = std::clamp(options.threads, 1, fit);
-  // With fewer images than threads, all of them work in the first arena.
-  workspace_->prepare(threads, batch.size < threads ? 1 : threads);
   if (program.half) {
-    pnf::run<Bf16>(bf16_kernels(), weights_, batch, threads, options.flip, result, seconds, *workspace_);
+    pnf::run<Bf16>(bf16_kernels(), weights_, batch, options, result, seconds, *workspace_);
   } else {
-    pnf::run<float>(kernels(), weights_, batch, threads, options.flip, result, seconds, *workspace_);
+    pnf::run<float>(kernels(), weights_, batch, options, result, seconds, *workspace_);
   }
 }
 

@@ -31,8 +31,8 @@ class PreparedProgram {
 
   ProgramInfo info() const;
 
-  // result: [size][results]. Whole images are spread over the threads; those left over are split by rows. The
-  // result does not depend on the number of threads. Throws std::runtime_error when the forced instruction set is
+  // result: [size][results]. Threads take whole images; those left over they share by rows. The result does not depend
+  // on the number of threads. Throws std::runtime_error when the forced instruction set is
   // unavailable, std::invalid_argument when maps are to be summed with the mirror image's, std::bad_alloc.
   void execute(const Batch& batch, const RunOptions& options, float* result) const;
 

@@ -1,6 +1,7 @@
 #include "plan/margin_cross_entropy.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -73,21 +74,27 @@ class Prepared {
   MarginHead head_ = {};
 };
 
-// Calls body(part, first class, end, scratch) for each part; one part per thread if the threads can be had. body
+// Several for each thread, so that no thread waits long for another's last one; one for a thread alone.
+int parts_of(const MarginInput& input, int threads) {
+  constexpr std::ptrdiff_t kPartsPerThread = 4;
+  const std::ptrdiff_t size = margin_block(input.dims), blocks = (input.classes + size - 1) / size;
+  return static_cast<int>(std::min(threads == 1 ? 1 : kPartsPerThread * threads, blocks));
+}
+
+// Calls body(part, first class, end, scratch) for each part, on up to `threads` threads that take them as they come. body
 // returns a bad column, or -1.
 template <typename Body>
 class Parts {
  public:
-  Parts(const MarginHead& head, int parts, Body body)
-      : head_(head), body_(body), bad_(parts, -1), scratch_(static_cast<std::size_t>(parts)) {
+  Parts(const MarginHead& head, int threads, int parts, Body body)
+      : head_(head), body_(body), bad_(parts, -1), scratch_(std::min(threads, parts)) {
     for (Floats& floats : scratch_) floats.reserve(margin_scratch(head.samples, head.dims));
   }
 
   void run() {
-    const int parts = static_cast<int>(bad_.size());
-    run_parallel(
-        parts, [](void* context, int thread, int threads) { static_cast<Parts*>(context)->work(thread, threads); },
-        this);
+    run_together(
+        static_cast<int>(scratch_.size()),
+        [](void* context, Member& member) noexcept { static_cast<Parts*>(context)->take_part(member); }, this);
     for (const std::ptrdiff_t column : bad_) {
       if (column >= 0) {
         throw std::invalid_argument("kernel must be finite; column " + std::to_string(column) + " is not");
@@ -96,26 +103,22 @@ class Parts {
   }
 
  private:
-  void work(int thread, int threads) {
+  void take_part(Member& member) {
     const std::ptrdiff_t size = margin_block(head_.dims), blocks = (head_.classes + size - 1) / size;
     const int parts = static_cast<int>(bad_.size());
-    for (int part = thread; part < parts; part += threads) {
+    for (int part = next_.fetch_add(1); part < parts; part = next_.fetch_add(1)) {
       const std::ptrdiff_t begin = blocks * part / parts * size;
       const std::ptrdiff_t end = std::min(blocks * (part + 1) / parts * size, head_.classes);
-      bad_[part] = body_(part, begin, end, scratch_[part].reserve(0));
+      bad_[part] = body_(part, begin, end, scratch_[member.index].reserve(0));
     }
   }
 
   const MarginHead& head_;
   Body body_;
   std::vector<std::ptrdiff_t> bad_;
-  std::vector<Floats> scratch_;
+  std::vector<Floats> scratch_;  // of each thread
+  std::atomic<int> next_{0};
 };
-
-int parts_of(const MarginInput& input, int threads) {
-  const std::ptrdiff_t size = margin_block(input.dims);
-  return static_cast<int>(std::min<std::ptrdiff_t>(threads, (input.classes + size - 1) / size));
-}
 
 }  // namespace
 
@@ -128,7 +131,7 @@ void margin_forward(const MarginInput& input, int threads, double* others, doubl
   std::vector<float> row_max(parts * samples);
   std::vector<double> row_sum(parts * samples);
   std::fill(cosine, cosine + samples, 0.0);
-  Parts(head, parts, [&](int part, std::ptrdiff_t begin, std::ptrdiff_t end, float* scratch) {
+  Parts(head, threads, parts, [&](int part, std::ptrdiff_t begin, std::ptrdiff_t end, float* scratch) {
     const MarginForward out = {row_max.data() + part * samples, row_sum.data() + part * samples, cosine};
     return prepared.kernels_in_use().margin_forward(head, out, begin, end, scratch);
   }).run();
@@ -166,7 +169,7 @@ void margin_backward(const MarginInput& input, int threads, const double* others
   std::vector<Floats> row_sums(parts);
   for (Floats& sums : row_sums) sums.reserve(samples * padded);
   std::fill(grad_embedding, grad_embedding + samples * dims, 0.0f);
-  Parts(head, parts, [&](int part, std::ptrdiff_t begin, std::ptrdiff_t end, float* scratch) {
+  Parts(head, threads, parts, [&](int part, std::ptrdiff_t begin, std::ptrdiff_t end, float* scratch) {
     const MarginBackward args = {row_shift.data(), row_scale.data(),          grad_cosine,
                                  grad_kernel,      row_sums[part].reserve(0), grad_embedding};
     return prepared.kernels_in_use().margin_backward(head, args, begin, end, scratch);

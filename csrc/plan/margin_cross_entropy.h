@@ -18,8 +18,8 @@ struct MarginInput {
 // others [samples]: log sum exp of scale * cosine over all classes but the label (-inf without any).
 // cosine [samples]: the label's cosine, 0 where the label is -1.
 //
-// Results depend on `threads`, by the order of sums, and on nothing else. Scratch grows with samples x dims x threads,
-// never with the classes. Throws std::invalid_argument for a label that is no class, or an embedding or a column
+// Results depend on `threads`, by the order of sums, and on nothing else: not on how many threads there were in the end.
+// Scratch grows with samples x dims x threads, never with the classes. Throws std::invalid_argument for a label that is no class, or an embedding or a column
 // of the kernel whose length is not finite; std::runtime_error when the forced instruction set is unavailable;
 // std::bad_alloc.
 void margin_forward(const MarginInput& input, int threads, double* others, double* cosine);

@@ -5,7 +5,12 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <fstream>
 #include <new>
+#include <sstream>
+#include <string>
+
+#include "plan/per_process.h"
 
 namespace pnf {
 namespace {
@@ -35,7 +40,30 @@ Mark* make_mark() {
 // In memory that a fork copies, so that it counts on from the parent's.
 std::atomic<std::uint64_t> last{0};
 
+// Linux sets this flag of a process at a fork and clears it at an exec: field 9 of stat, where the name, field 2, may hold
+// anything between its parentheses.
+bool read_is_forked() {
+  constexpr unsigned long kForkedWithoutExec = 0x40;
+  std::ifstream file("/proc/self/stat");
+  std::string line;
+  std::getline(file, line);
+  const std::size_t name_end = line.rfind(')');
+  if (name_end == std::string::npos) return true;
+  std::istringstream fields(line.substr(name_end + 1));
+  std::string state;
+  long parent, group, session, terminal, foreground;
+  unsigned long flags = 0;
+  fields >> state >> parent >> group >> session >> terminal >> foreground >> flags;
+  return !fields || (flags & kForkedWithoutExec) != 0;
+}
+
+struct Origin {
+  bool forked = read_is_forked();
+};
+
 }  // namespace
+
+bool is_forked() { return per_process<Origin>().forked; }
 
 std::uint64_t process_number() {
   std::uint64_t seen = mark->load(std::memory_order_acquire);

@@ -93,6 +93,8 @@ int quota_of(const std::string& folder, bool v2) {
   return static_cast<int>(std::clamp<std::int64_t>(quota / period, 1, std::numeric_limits<int>::max()));
 }
 
+std::atomic<int> last_quota{0};
+
 int smaller(int a, int b) { return a == 0 ? b : b == 0 ? a : std::min(a, b); }
 
 }  // namespace
@@ -128,13 +130,16 @@ int usable_processors() {
   using Clock = std::chrono::steady_clock;
   constexpr std::int64_t kSecond = 1'000'000'000;
   static std::atomic<std::int64_t> read_at{0};
-  static std::atomic<int> quota{0};
   const std::int64_t now = std::chrono::nanoseconds(Clock::now().time_since_epoch()).count();
   if (const std::int64_t before = read_at.load(std::memory_order_acquire); before == 0 || now - before > kSecond) {
-    quota.store(quota_processors(), std::memory_order_relaxed);
+    last_quota.store(quota_processors(), std::memory_order_relaxed);
     read_at.store(now, std::memory_order_release);
   }
-  const int known = smaller(affinity_processors(), quota.load(std::memory_order_relaxed));
+  return known_processors();
+}
+
+int known_processors() {
+  const int known = smaller(affinity_processors(), last_quota.load(std::memory_order_relaxed));
   return known != 0 ? known : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 

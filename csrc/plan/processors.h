@@ -14,4 +14,7 @@ int quota_processors(const std::string& root = "");
 // The smaller of both, at least 1. Reads the quota again after a second.
 int usable_processors();
 
+// The same by the quota as it was read last, without allocating; without one where it was not read yet.
+int known_processors();
+
 }  // namespace pnf

@@ -65,16 +65,17 @@ float* Floats::reserve(std::size_t count) {
   return memory_.data;
 }
 
-void Workspace::prepare(int threads, int arenas) {
+void Workspace::prepare(int threads, int arenas, bool shared) {
   if (static_cast<int>(lanes.size()) < threads) lanes.resize(threads);
   for (int t = 0; t < arenas; ++t) lanes[t].arena.reserve(program.arena_words());
+  if (shared) shared_arena.reserve(program.arena_words());
   for (int t = 0; t < threads; ++t) lanes[t].scratch.reserve(program.band_words() + program.scratch_floats);
-  const std::size_t needed = threads * program.lane_bytes(), held = bytes();
+  const std::size_t needed = (threads + (shared ? 1 : 0)) * program.lane_bytes(), held = bytes();
   small_calls_ = held > kKeptBytes && needed < held / 2 ? small_calls_ + 1 : 0;
 }
 
 std::size_t Workspace::bytes() const {
-  std::size_t bytes = 0;
+  std::size_t bytes = shared_arena.bytes();
   for (const Lane& lane : lanes) bytes += lane.arena.bytes() + lane.scratch.bytes();
   return bytes;
 }

@@ -50,9 +50,10 @@ class Workspace {
   // The words of a network that was resized, and what they became.
   std::vector<std::int32_t> original, resized;
   std::vector<Lane> lanes;  // one per thread
+  Floats shared_arena;      // the buffers of an image that all threads work on
 
-  // Memory for a call of the program on so many threads; arenas for as many of them.
-  void prepare(int threads, int arenas);
+  // Memory for a call of the program on so many threads; arenas for as many of them, and the one that is shared.
+  void prepare(int threads, int arenas, bool shared);
 
   std::size_t bytes() const;
   // After many calls in a row that needed less than half of what was large.

@@ -347,7 +347,7 @@ bool runs(const std::vector<std::int32_t>& words, const std::vector<float>& weig
     {
       const WorkspaceLease workspace;
       workspace->program = program;
-      workspace->prepare(1, 1);
+      workspace->prepare(1, 1, false);
       fill(*workspace, left);
     }
     std::swap(earlier, embedding);

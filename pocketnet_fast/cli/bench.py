@@ -77,6 +77,7 @@ def bench(
     from pocketnet_fast.lowering.compiled import CompiledModel
     from pocketnet_fast.lowering.profile import measure_roofline, profile
     from pocketnet_fast.ops.native import compiled_isa
+    from pocketnet_fast.waiting import ProcessorWaits
 
     network = _network(model, weights)
     plan = lower(network, precision=precision)
@@ -84,7 +85,7 @@ def bench(
     torch.set_num_threads(threads)
     images = torch.rand(batch, 3, plan.height, plan.width) * 2 - 1
     times: dict[str, list[float]] = {"fused": [], "eager": []}
-    with torch.inference_mode():
+    with torch.inference_mode(), ProcessorWaits() as waits:
         for index in range(repeat + 2):
             for name, engine in (("fused", fused), ("eager", network)):
                 start = time.perf_counter()
@@ -100,6 +101,8 @@ def bench(
         "batch": batch,
         "threads": threads,
         "milliseconds_per_image": milliseconds,
+        "waited_for_processors": waits.share,
+        "busy": waits.busy,
         "gflops": 2e-6 * plan.macs / milliseconds["fused"],
         "peak_gflops_per_thread": roofline.gflops,
         "cache_gbs_per_thread": roofline.gbs,
@@ -248,6 +251,11 @@ def _show(content: dict[str, Any]) -> None:
         f"{content['gflops']:.0f} GFLOP/s; one thread here does at most {peak:.0f} in "
         f"{content['precision']}, which would take {content['floor_milliseconds_one_thread']:.2f} ms"
     )
+    if content["busy"]:
+        console.print(
+            f"The machine was busy: threads waited {content['waited_for_processors']:.0%} of their time for "
+            "processors. Times are too long, and the ratio to eager, which waits more often, is too high."
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -32,6 +32,9 @@ _VARIABLES: Final = (
     "MKL_NUM_THREADS",
     "KMP_AFFINITY",
     "GOMP_CPU_AFFINITY",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "KMP_BLOCKTIME",
     "LD_PRELOAD",
 )
 _REINSTALL: Final = "pip install . in a clone, or reinstall the wheel"

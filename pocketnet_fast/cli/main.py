@@ -30,6 +30,7 @@ from pocketnet_fast.cli import (
 from pocketnet_fast.cli.help import OrderedGroup, dress
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import WRITE_ERRORS
+from pocketnet_fast.waiting import choose_waiting_policy
 
 _CLOSED: Final = "the output was closed before all of it was written"
 
@@ -94,6 +95,7 @@ dress(app)
 
 def main() -> None:
     """Run the command line; bad input, a full disk or a closed pipe exits with 2, an interrupt with 130."""
+    choose_waiting_policy()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal cannot show is no reason to lose a result.
         if hasattr(stream, "reconfigure"):
