@@ -230,7 +230,7 @@ class RunRecipe:
     Attributes:
         seed: Of weights, order, augmentation: of everything random.
         device: "cpu", "cuda", or "auto": CUDA where there is one.
-        precision: Of the passes of network and teacher; the loss is computed in float32.
+        precision: Of the passes of network and teacher; on the CPU, of the margin softmax's products, too.
         threads: PyTorch's threads per process; default: its own choice.
         sync_bn: Batch statistics over all processes. The published training has them per process.
         save_steps: Steps between saves within an epoch; 0: only at its end.
