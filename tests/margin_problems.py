@@ -74,3 +74,17 @@ def eager_bfloat16(embedding: Tensor, kernel: Tensor, label: Tensor) -> tuple[Te
     assert e.grad is not None
     assert k.grad is not None
     return loss.detach(), e.grad, k.grad
+
+
+def eager_autocast(embedding: Tensor, kernel: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """ArcFace as eager PyTorch computes it from float32 under autocast to bfloat16: loss and gradients."""
+    e, k = embedding.clone().requires_grad_(), kernel.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        cosine = F.normalize(e) @ F.normalize(k, dim=0)
+        column = label.unsqueeze(1)
+        target = margin(cosine.gather(1, column).float().clamp(-1, 1), MarginOptions())
+        loss = F.cross_entropy(cosine.float().scatter(1, column, target) * 64.0, label)
+    loss.backward()
+    assert e.grad is not None
+    assert k.grad is not None
+    return loss.detach(), e.grad, k.grad

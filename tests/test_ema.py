@@ -20,7 +20,7 @@ def test_average_by_hand() -> None:
             model[0].weight.fill_(update + 1.0)
             model[1].running_mean.fill_(update + 1.0)
             model[1].num_batches_tracked.fill_(update)
-        average.update(model)
+        average.update()
         decay = min(0.5, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * (update + 1)
         assert float(average.model[0].weight) == pytest.approx(expected, rel=1e-5)

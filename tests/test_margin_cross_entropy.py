@@ -12,7 +12,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from margin_problems import MARGINS, assert_agree, distance, eager_bfloat16, evaluate, exact, problem
+from margin_problems import (
+    MARGINS,
+    assert_agree,
+    distance,
+    eager_autocast,
+    eager_bfloat16,
+    evaluate,
+    exact,
+    problem,
+)
 from recordings import Golden
 from torch import Tensor
 
@@ -20,7 +29,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.losses import distillation_loss, margin_cross_entropy
 from pocketnet_fast.ops.margin_cross_entropy import MarginOptions, cpu
 from pocketnet_fast.ops.margin_cross_entropy.reference import margin, margin_cross_entropy_reference
-from pocketnet_fast.ops.native import available_isas, forced_isa
+from pocketnet_fast.ops.native import available_isas, forced_isa, multiplies_bf16
 
 
 @pytest.mark.parametrize("implementation", ["reference", "fused"])
@@ -245,6 +254,61 @@ def test_bfloat16_is_as_good_as_eager(isa: str) -> None:
     assert distance(found[2], expected[2]) < 2.0**-8
 
 
+@pytest.mark.parametrize(
+    ("samples", "dims", "classes"), [(48, 128, 1000), (1, 17, 33), (257, 31, 300), (5, 1, 1)]
+)
+def test_products_of_bfloat16(bf16_isa: str, samples: int, dims: int, classes: int) -> None:
+    embedding, kernel, label = problem(samples, dims, classes)
+    found = evaluate(embedding, kernel, label, implementation="fused", precision="bf16")
+    floats = evaluate(embedding, kernel, label, implementation="fused")
+    assert [part.dtype for part in found] == [torch.float32] * 3
+    if not multiplies_bf16(bf16_isa):
+        assert all(torch.equal(a, b) for a, b in zip(found, floats, strict=True))
+        return
+    if dims > 1:
+        assert not torch.equal(found[2], floats[2])
+    expected = exact(embedding, kernel, label)
+    autocast = eager_autocast(embedding, kernel, label)
+    for ours, theirs, true in zip(found, autocast, expected, strict=True):
+        assert torch.isfinite(ours).all()
+        assert distance(ours, true, floor=1e-3) <= 2 * distance(theirs, true, floor=1e-3)
+
+
+@pytest.mark.parametrize("classes", [255, 256, 257, 513])
+def test_labels_of_products_of_bfloat16(bf16_isa: str, classes: int) -> None:
+    label = torch.tensor([0, 15, 16, 31, 32, 254, classes - 1, classes - 1])
+    embedding, kernel, _ = problem(len(label), 24, classes)
+    # Faces so close to their class that a label left among the others would be most of their sum.
+    embedding = kernel[:, label].T * 100 + torch.randn(8, 24, generator=torch.Generator().manual_seed(1)) / 10
+    found = evaluate(embedding, kernel, label, implementation="fused", precision="bf16")
+    expected = exact(embedding, kernel, label)
+    autocast = eager_autocast(embedding, kernel, label)
+    for ours, theirs, true in zip(found, autocast, expected, strict=True):
+        assert distance(ours, true, floor=1e-3) <= 2 * distance(theirs, true, floor=1e-3)
+
+
+def test_every_output_of_products_of_bfloat16_is_written(bf16_isa: str) -> None:
+    inputs = problem(7, 19, 45)
+    expected = evaluate(*inputs, implementation="fused", precision="bf16")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # torch then fills new memory with NaN
+    try:
+        found = evaluate(*inputs, implementation="fused", precision="bf16")
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_bfloat16_is_of_the_fused_products() -> None:
+    inputs = problem(4, 8, 20)
+    with pytest.raises(
+        PocketNetError, match="precision 'bf16' is of the fused margin softmax; it is 'reference'"
+    ):
+        margin_cross_entropy(*inputs, implementation="reference", precision="bf16")
+    with pytest.raises(PocketNetError, match="precision must be 'fp32' or 'bf16', got 'half'"):
+        margin_cross_entropy(*inputs, precision="half")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
 def test_mixed_precision(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     embedding, kernel, label = problem(9, 40, 77)
@@ -290,16 +354,17 @@ def test_every_output_is_written(isa: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_opcheck() -> None:
+@pytest.mark.parametrize("bf16_products", [False, True])
+def test_opcheck(bf16_products: bool) -> None:
     embedding, kernel, label = problem(5, 8, 40)
     torch.library.opcheck(
         torch.ops.pocketnet_fast.margin_cross_entropy.default,
-        (embedding.requires_grad_(), kernel.requires_grad_(), label, 64.0),
+        (embedding.requires_grad_(), kernel.requires_grad_(), label, 64.0, bf16_products),
     )
     vector = torch.zeros(5, dtype=torch.float64)
     torch.library.opcheck(
         torch.ops.pocketnet_fast.margin_cross_entropy_backward.default,
-        (embedding.detach(), kernel.detach(), label, 64.0, vector, vector, vector),
+        (embedding.detach(), kernel.detach(), label, 64.0, vector, vector, vector, bf16_products),
     )
 
 

@@ -21,7 +21,7 @@ def test_singular_values_come_near_one(shape: tuple[int, int]) -> None:
     matrix = drawn(*shape)
     left, _, right = np.linalg.svd(matrix.double().numpy(), full_matrices=False)
     # In the matrix's own singular bases the result is diagonal.
-    diagonal = left.T @ orthogonalized(matrix).double().numpy() @ right.T
+    diagonal = left.T @ orthogonalized(matrix[None])[0].double().numpy() @ right.T
     values = np.diagonal(diagonal)
     assert values.min() > 0.3
     assert values.max() < 1.25
@@ -29,7 +29,7 @@ def test_singular_values_come_near_one(shape: tuple[int, int]) -> None:
 
 
 def test_zero_stays() -> None:
-    assert torch.equal(orthogonalized(torch.zeros(3, 5)), torch.zeros(3, 5))
+    assert torch.equal(orthogonalized(torch.zeros(2, 3, 5)), torch.zeros(2, 3, 5))
 
 
 def test_what_is_a_matrix() -> None:
@@ -67,6 +67,49 @@ def test_three_steps_by_hand() -> None:
         expected = expected * (1 - 8 * rate * 0.1) - 8 * rate * 2**0.5 * update
         assert np.allclose(weight.detach().double().numpy().reshape(6, 3), expected, atol=1e-5)
         assert torch.equal(vector, twin)
+
+
+def test_matrices_of_one_shape_move_as_each_alone() -> None:
+    shapes = [(4, 6), (6, 4), (4, 6, 1, 1), (4, 2, 1, 3), (6, 4, 1, 1), (4, 6)]
+    together = [nn.Parameter(drawn(*shape, seed=place)) for place, shape in enumerate(shapes)]
+    alone = [nn.Parameter(parameter.detach().clone()) for parameter in together]
+    optimizers = [Muon([parameter], [], 0.01, 8.0, 0.95, 0.1) for parameter in alone]
+    optimizers.append(Muon(together, [], 0.01, 8.0, 0.95, 0.1))
+    for step in range(3):
+        for place, shape in enumerate(shapes):
+            # One of them has no gradient at first, which changes who moves together.
+            gradient = None if step == 0 and place == 2 else drawn(*shape, seed=10 * step + place)
+            together[place].grad = gradient
+            alone[place].grad = None if gradient is None else gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for found, expected in zip(together, alone, strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "muon"])
+def test_parameters_in_any_memory_format_move_alike(kind: str) -> None:
+    recipe = OptimizerRecipe(kind, 0.1, weight_decay=0.1)  # type: ignore[arg-type]
+    shapes = {"filters": (4, 1, 3, 3), "first": (1, 4, 3, 3), "mixing": (4, 3, 3, 3), "slopes": (4,)}
+    weights = {name: drawn(*shape) for name, shape in shapes.items()}
+    gradients = [{name: drawn(*shape, seed=step) for name, shape in shapes.items()} for step in range(3)]
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        parameters = {
+            name: nn.Parameter(
+                value.clone(memory_format=memory_format if value.dim() == 4 else torch.preserve_format)
+            )
+            for name, value in weights.items()
+        }
+        optimizer = make_optimizer(recipe, parameters)
+        for step in gradients:
+            for name, parameter in parameters.items():
+                parameter.grad = step[name].clone()
+            optimizer.step()
+        results.append(parameters)
+    for name in shapes:
+        assert torch.allclose(results[0][name], results[1][name], atol=1e-5)
+        assert not torch.allclose(results[0][name], weights[name], atol=1e-3)
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:

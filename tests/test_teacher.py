@@ -50,6 +50,39 @@ def test_weight_file_of_the_package_names_its_network(tmp_path: Path) -> None:
     assert torch.allclose(teacher(float_images(pixels())), expected(model), atol=1e-4)
 
 
+def test_networks_with_a_fused_form_embed_by_it(tmp_path: Path) -> None:
+    model = tiny(1)
+    save_weights(model, tmp_path / "t.safetensors")
+    teachers = {
+        precision: load_teacher(
+            DistillationRecipe(str(tmp_path / "t.safetensors"), teacher_precision=precision), 8, 3, CPU
+        )
+        for precision in ("fp32", "bf16")
+    }
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network itself was called")
+
+    for precision, teacher in teachers.items():
+        assert teacher.engine == f"fused kernels, {precision}"
+        _, maps = teacher.with_maps(pixels(), ("28",))
+        assert maps["28"].shape[2:] == (28, 28)
+        teacher.network.register_forward_pre_hook(refuse)
+        for images in (pixels(), float_images(pixels())):
+            error = (teacher(images) - expected(model)).abs().max() / expected(model).abs().max()
+            assert error < (1e-4 if precision == "fp32" else 0.1)
+    exact, rounded = (teachers[precision](pixels()) for precision in ("fp32", "bf16"))
+    assert not torch.equal(exact, rounded)
+
+
+def test_networks_without_a_fused_form_embed_as_they_are(tmp_path: Path) -> None:
+    model = randomize_(pocketnet_fast.create_model("iresnet18", embedding_dim=8), 2)
+    save_weights(model, tmp_path / "t.safetensors")
+    teacher = load(tmp_path / "t.safetensors")
+    assert teacher.engine == "eager PyTorch"
+    assert torch.allclose(teacher(pixels()), expected(model), atol=1e-4, rtol=1e-4)
+
+
 def test_another_networks_input(tmp_path: Path) -> None:
     model = randomize_(pocketnet_fast.create_model("mobilefacenet"), 2)
     torch.save(model.state_dict(), tmp_path / "t.pth")

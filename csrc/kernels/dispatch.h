@@ -24,11 +24,15 @@ struct StepKernels {
   void (*linear)(const LinearOf<State>&, int, int);
 };
 
-struct KernelSet : StepKernels<float> {
-  const char* name;
-  bool available;
+struct MarginKernels {
+  bool margin_pairs;  // whether products take pairs of bfloat16
   long (*margin_forward)(const MarginHead&, const MarginForward&, std::ptrdiff_t, std::ptrdiff_t, float*);
   long (*margin_backward)(const MarginHead&, const MarginBackward&, std::ptrdiff_t, std::ptrdiff_t, float*);
+};
+
+struct KernelSet : StepKernels<float>, MarginKernels {
+  const char* name;
+  bool available;
   void (*margin_exp)(const float*, int, float*);
   void (*cell_products)(const CellTerm&, const float* const*, int, float*, float*, float*);
   void (*channel_moments)(const ImageView&, int, int, double*, double*);
@@ -40,7 +44,7 @@ struct KernelSet : StepKernels<float> {
   void (*probe_read)(const float*, long, float*);
 };
 
-struct Bf16KernelSet : StepKernels<Bf16> {
+struct Bf16KernelSet : StepKernels<Bf16>, MarginKernels {
   const char* name;
   bool available;
   double (*probe_fma)(long, float*);

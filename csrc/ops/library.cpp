@@ -19,10 +19,12 @@ STABLE_TORCH_LIBRARY(pocketnet_fast, m) {
       "Tensor");
   m.def("align_faces(Tensor photo, Tensor landmarks, int side) -> Tensor");
   m.def("trim_memory() -> int");
-  m.def("margin_cross_entropy(Tensor embedding, Tensor kernel, Tensor label, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "margin_cross_entropy(Tensor embedding, Tensor kernel, Tensor label, float scale, bool bf16_products=False) -> "
+      "(Tensor, Tensor)");
   m.def(
       "margin_cross_entropy_backward(Tensor embedding, Tensor kernel, Tensor label, float scale, Tensor others, "
-      "Tensor grad_others, Tensor grad_cosine) -> (Tensor, Tensor)");
+      "Tensor grad_others, Tensor grad_cosine, bool bf16_products=False) -> (Tensor, Tensor)");
   m.def("cell(Tensor[] inputs, Tensor[] parameters, int[] structure, float[] epsilon) -> (Tensor[], Tensor, Tensor)");
   m.def(
       "cell_backward(Tensor[] grads, Tensor[] states, Tensor[] parameters, Tensor mean, Tensor variance, "

@@ -9,6 +9,7 @@
 #include "ops/shape.h"
 #include "ops/threads.h"
 #include "plan/margin_cross_entropy.h"
+#include "plan/workspace.h"
 
 namespace pnf::ops {
 namespace {
@@ -24,7 +25,8 @@ struct Operands {
   MarginInput input;
 };
 
-Operands operands(const Tensor& embedding, const Tensor& kernel, const Tensor& label, double scale) {
+Operands operands(const Tensor& embedding, const Tensor& kernel, const Tensor& label, double scale,
+                  bool bf16_products) {
   PNF_CHECK(embedding.is_cpu() && kernel.is_cpu() && label.is_cpu(), kName, "every tensor must be on the CPU");
   PNF_CHECK(embedding.scalar_type() == ScalarType::Float, kName, "embedding must be float32, got ",
             dtype_of(embedding));
@@ -49,7 +51,8 @@ Operands operands(const Tensor& embedding, const Tensor& kernel, const Tensor& l
                   result.kernel.const_data_ptr(),
                   bf16,
                   static_cast<const std::int64_t*>(result.label.const_data_ptr()),
-                  static_cast<float>(scale)};
+                  static_cast<float>(scale),
+                  bf16_products};
   return result;
 }
 
@@ -66,8 +69,8 @@ const double* doubles(const Tensor& values) { return static_cast<const double*>(
 }  // namespace
 
 std::tuple<Tensor, Tensor> margin_cross_entropy(const Tensor& embedding, const Tensor& kernel, const Tensor& label,
-                                                double scale) {
-  const Operands given = operands(embedding, kernel, label, scale);
+                                                double scale, bool bf16_products) {
+  const Operands given = operands(embedding, kernel, label, scale, bf16_products);
   Tensor others = torch::stable::empty({embedding.size(0)}, ScalarType::Double);
   Tensor cosine = torch::stable::empty({embedding.size(0)}, ScalarType::Double);
   told(kName, [&] { margin_forward(given.input, threads_of_call(), doubles(others), doubles(cosine)); });
@@ -76,14 +79,17 @@ std::tuple<Tensor, Tensor> margin_cross_entropy(const Tensor& embedding, const T
 
 std::tuple<Tensor, Tensor> margin_cross_entropy_backward(const Tensor& embedding, const Tensor& kernel,
                                                          const Tensor& label, double scale, const Tensor& others,
-                                                         const Tensor& grad_others, const Tensor& grad_cosine) {
-  const Operands given = operands(embedding, kernel, label, scale);
+                                                         const Tensor& grad_others, const Tensor& grad_cosine,
+                                                         bool bf16_products) {
+  const Operands given = operands(embedding, kernel, label, scale, bf16_products);
   const std::int64_t samples = embedding.size(0);
   const Tensor sums = per_sample(others, samples, "others");
   const Tensor by_others = per_sample(grad_others, samples, "grad_others");
   const Tensor by_cosine = per_sample(grad_cosine, samples, "grad_cosine");
   Tensor grad_embedding = torch::stable::empty({samples, embedding.size(1)}, ScalarType::Float);
   Tensor grad_kernel = torch::stable::empty({kernel.size(0), kernel.size(1)}, kernel.scalar_type());
+  advise_huge_pages(grad_kernel.mutable_data_ptr(),
+                    static_cast<std::size_t>(grad_kernel.numel()) * (given.input.bf16 ? 2 : sizeof(float)));
   told(kName, [&] {
     margin_backward(given.input, threads_of_call(), doubles(sums), doubles(by_others), doubles(by_cosine),
                     static_cast<float*>(grad_embedding.mutable_data_ptr()), grad_kernel.mutable_data_ptr());

@@ -11,12 +11,12 @@ namespace pnf::ops {
 std::tuple<torch::stable::Tensor, torch::stable::Tensor> margin_cross_entropy(const torch::stable::Tensor& embedding,
                                                                               const torch::stable::Tensor& kernel,
                                                                               const torch::stable::Tensor& label,
-                                                                              double scale);
+                                                                              double scale, bool bf16_products);
 
 // The gradients of embedding and kernel, contiguous and of their dtypes. others, grad_others, grad_cosine: float64 [N].
 std::tuple<torch::stable::Tensor, torch::stable::Tensor> margin_cross_entropy_backward(
     const torch::stable::Tensor& embedding, const torch::stable::Tensor& kernel, const torch::stable::Tensor& label,
     double scale, const torch::stable::Tensor& others, const torch::stable::Tensor& grad_others,
-    const torch::stable::Tensor& grad_cosine);
+    const torch::stable::Tensor& grad_cosine, bool bf16_products);
 
 }  // namespace pnf::ops

@@ -31,7 +31,9 @@ void check_labels(const MarginInput& input) {
 // What all threads read.
 class Prepared {
  public:
-  explicit Prepared(const MarginInput& input) : kernels_(kernels()), inverse_norm_(input.samples) {
+  explicit Prepared(const MarginInput& input)
+      : kernels_(input.bf16_products ? static_cast<const MarginKernels&>(bf16_kernels()) : kernels()),
+        inverse_norm_(input.samples) {
     check_labels(input);
     const std::ptrdiff_t stride = margin_padded_dims(input.dims) + kRowSkew;
     float* rows = unit_rows_.reserve(input.samples * stride);
@@ -63,11 +65,11 @@ class Prepared {
              labelled_rows_.data(),
              input.label};
   }
-  const KernelSet& kernels_in_use() const { return kernels_; }
+  const MarginKernels& kernels_in_use() const { return kernels_; }
   const MarginHead& head() const { return head_; }
 
  private:
-  const KernelSet& kernels_;
+  const MarginKernels& kernels_;
   Floats unit_rows_;
   std::vector<double> inverse_norm_;
   std::vector<int> labelled_rows_;
@@ -86,9 +88,10 @@ int parts_of(const MarginInput& input, int threads) {
 template <typename Body>
 class Parts {
  public:
-  Parts(const MarginHead& head, int threads, int parts, Body body)
-      : head_(head), body_(body), bad_(parts, -1), scratch_(std::min(threads, parts)) {
-    for (Floats& floats : scratch_) floats.reserve(margin_scratch(head.samples, head.dims));
+  Parts(const Prepared& prepared, int threads, int parts, Body body)
+      : head_(prepared.head()), body_(body), bad_(parts, -1), scratch_(std::min(threads, parts)) {
+    const bool pairs = prepared.kernels_in_use().margin_pairs;
+    for (Floats& floats : scratch_) floats.reserve(margin_scratch(head_.samples, head_.dims, pairs));
   }
 
   void run() {
@@ -131,7 +134,7 @@ void margin_forward(const MarginInput& input, int threads, double* others, doubl
   std::vector<float> row_max(parts * samples);
   std::vector<double> row_sum(parts * samples);
   std::fill(cosine, cosine + samples, 0.0);
-  Parts(head, threads, parts, [&](int part, std::ptrdiff_t begin, std::ptrdiff_t end, float* scratch) {
+  Parts(prepared, threads, parts, [&](int part, std::ptrdiff_t begin, std::ptrdiff_t end, float* scratch) {
     const MarginForward out = {row_max.data() + part * samples, row_sum.data() + part * samples, cosine};
     return prepared.kernels_in_use().margin_forward(head, out, begin, end, scratch);
   }).run();
@@ -169,7 +172,7 @@ void margin_backward(const MarginInput& input, int threads, const double* others
   std::vector<Floats> row_sums(parts);
   for (Floats& sums : row_sums) sums.reserve(samples * padded);
   std::fill(grad_embedding, grad_embedding + samples * dims, 0.0f);
-  Parts(head, threads, parts, [&](int part, std::ptrdiff_t begin, std::ptrdiff_t end, float* scratch) {
+  Parts(prepared, threads, parts, [&](int part, std::ptrdiff_t begin, std::ptrdiff_t end, float* scratch) {
     const MarginBackward args = {row_shift.data(), row_scale.data(),          grad_cosine,
                                  grad_kernel,      row_sums[part].reserve(0), grad_embedding};
     return prepared.kernels_in_use().margin_backward(head, args, begin, end, scratch);

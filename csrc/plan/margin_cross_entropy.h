@@ -13,6 +13,7 @@ struct MarginInput {
   bool bf16;                  // the kernel, else float32
   const std::int64_t* label;  // [samples]: a class, or -1 for one that the kernel does not hold
   float scale;
+  bool bf16_products = false;  // of pairs of bfloat16, where the instruction set in use has them; sums stay float32
 };
 
 // others [samples]: log sum exp of scale * cosine over all classes but the label (-inf without any).

@@ -48,10 +48,11 @@ struct Problem {
   std::vector<float> kernel;        // [dims][classes], values that its type holds
   std::vector<std::int64_t> label;  // [samples]
   std::vector<double> grad_others, grad_cosine;
+  bool pairs = false;  // whether the kernels multiply pairs of bfloat16
 
   std::string describe() const {
     return std::to_string(samples) + "x" + std::to_string(dims) + "x" + std::to_string(classes) +
-           (bf16 ? " bf16" : " float32");
+           (bf16 ? " bf16" : " float32") + (pairs ? " in pairs" : "");
   }
   // The kernel as the contract lays it out.
   std::vector<float> stored_kernel() const {
@@ -66,7 +67,7 @@ struct Problem {
 };
 
 Problem draw(int samples, int dims, int classes, bool bf16, Random& random) {
-  Problem p = {samples, dims, classes, bf16, random.chance(2) ? 30.0f : 8.0f, {}, {}, {}, {}, {}};
+  Problem p = {samples, dims, classes, bf16, random.chance(2) ? 30.0f : 8.0f, {}, {}, {}, {}, {}, false};
   const float length = random.chance(2) ? 1.0f : 1e-3f;
   p.embedding = random.reals(static_cast<std::size_t>(samples) * dims, -5.0f, 5.0f);
   p.kernel = random.reals(static_cast<std::size_t>(dims) * classes, -length, length);
@@ -151,8 +152,12 @@ Expected evaluate(const Problem& p) {
 }
 
 // Roundings of a logit, by which its exponential and so each product with it is off: those of c times the scale, and
-// of the shift and the exponential.
-int logit_roundings(const Problem& p) { return static_cast<int>(p.scale * (p.dims + 8)) + 12; }
+// of the shift and the exponential. One of bfloat16 is worth 2^15: in pairs, two for each of c's products, and two of a
+// gradient's, whose magnitude has them.
+int logit_roundings(const Problem& p) {
+  const int floats = static_cast<int>(p.scale * (p.dims + 8)) + 12;
+  return p.pairs ? floats + static_cast<int>((p.scale + 1.0f) * 0x1.01p16f) : floats;
+}
 
 bool close(float actual, const Exact& expected, int roundings, bool bf16) {
   const double n = roundings * kRounding, error = n / (1.0 - n) * expected.magnitude + kTiny;
@@ -181,8 +186,24 @@ void check_grad_kernel(const Problem& p, const Expected& expected, const Guarded
   }
 }
 
-// The kernels of one instruction set on two ranges of classes that meet at a block's border.
-void ranges(const Problem& p, const Expected& expected, Random& random) {
+struct NamedKernels {
+  std::string name;
+  const MarginKernels* kernels;
+};
+
+std::vector<NamedKernels> available_kernels() {
+  std::vector<NamedKernels> found;
+  for (const KernelSet& set : compiled_kernels()) {
+    if (set.available) found.push_back({set.name, &set});
+  }
+  for (const Bf16KernelSet& set : compiled_bf16_kernels()) {
+    if (set.available && set.margin_pairs) found.push_back({set.name, &set});
+  }
+  return found;
+}
+
+// The kernels of each instruction set on two ranges of classes that meet at a block's border.
+void ranges(Problem p, const Expected& expected, Random& random) {
   const bool misaligned = random.chance(2);
   const Constants embedding(p.embedding, misaligned), kernel(p.stored_kernel(), misaligned && !p.bf16);
   std::vector<double> row_inverse, column_inverse;
@@ -214,16 +235,16 @@ void ranges(const Problem& p, const Expected& expected, Random& random) {
   const int size = margin_block(p.dims), blocks = (p.classes + size - 1) / size;
   const std::ptrdiff_t border = std::min(random.integer(0, blocks) * size, p.classes);
   const Elements elements = {p.bf16};
-  Guarded scratch(margin_scratch(p.samples, p.dims), misaligned);
   Guarded row_max(p.samples, misaligned), grad_kernel(elements.floats(p.kernel.size()), misaligned && !p.bf16);
   const Guarded fresh(grad_kernel.size(), false);
   const int padded = margin_padded_dims(p.dims);
   Guarded row_sums(static_cast<std::size_t>(p.samples) * padded, misaligned);
   Guarded label_rows(p.embedding.size(), misaligned);
 
-  for (const KernelSet& set : compiled_kernels()) {
-    if (!set.available) continue;
-    const std::string name = std::string(set.name) + " " + p.describe();
+  for (const auto& [isa, kernels] : available_kernels()) {
+    p.pairs = kernels->margin_pairs;
+    Guarded scratch(margin_scratch(p.samples, p.dims, p.pairs), misaligned);
+    const std::string name = isa + " " + p.describe();
     std::vector<double> total(p.samples), row_sum(p.samples), cosine(p.samples, 7.0);
     std::vector<float> shift(p.samples), weight(p.samples);
     for (int n = 0; n < p.samples; ++n) {
@@ -239,14 +260,15 @@ void ranges(const Problem& p, const Expected& expected, Random& random) {
       row_max.poison();
       scratch.poison();
       std::fill(row_sum.begin(), row_sum.end(), std::nan(""));
-      long bad = set.margin_forward(head, {row_max.get(), row_sum.data(), cosine.data()}, begin, end, scratch.get());
+      long bad =
+          kernels->margin_forward(head, {row_max.get(), row_sum.data(), cosine.data()}, begin, end, scratch.get());
       CHECK(bad == -1 && scratch.guards_intact() && row_max.guards_intact(), "%s writes outside its memory or fails",
             name.c_str());
       for (int n = 0; n < p.samples; ++n) total[n] += row_sum[n] * std::exp(static_cast<double>(row_max.get()[n]));
 
       row_sums.poison();
       scratch.poison();
-      bad = set.margin_backward(
+      bad = kernels->margin_backward(
           head,
           {shift.data(), weight.data(), p.grad_cosine.data(), grad_kernel.get(), row_sums.get(), label_rows.get()},
           begin, end, scratch.get());
@@ -290,7 +312,7 @@ void ranges(const Problem& p, const Expected& expected, Random& random) {
 }
 
 MarginInput input_of(const Problem& p, const float* embedding, const float* kernel) {
-  return {p.samples, p.dims, p.classes, embedding, kernel, p.bf16, p.label.data(), p.scale};
+  return {p.samples, p.dims, p.classes, embedding, kernel, p.bf16, p.label.data(), p.scale, p.pairs};
 }
 
 struct Results {
@@ -371,11 +393,11 @@ void every_size() {
 
 void every_number_of_threads() {
   Random random(2);
-  for (const KernelSet& set : compiled_kernels()) {
-    if (!set.available) continue;
-    force_isa(set.name);
+  for (const auto& [isa, kernels] : available_kernels()) {
+    force_isa(isa);
     for (const int count : {1, 2, 3, 5}) {
       Problem p = draw(13, 20, count == 5 ? 300 : 1100, count % 2 == 0, random);
+      p.pairs = kernels->margin_pairs;
       mark(p, random);
       threads(p, evaluate(p), count);
     }

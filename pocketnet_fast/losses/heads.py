@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pocketnet_fast.losses.margin_cross_entropy import Implementation, margin_cross_entropy
+from pocketnet_fast.losses.margin_cross_entropy import Implementation, Precision, margin_cross_entropy
 from pocketnet_fast.ops.margin_cross_entropy.options import MarginOptions
 
 
@@ -22,6 +22,7 @@ class CombinedMargin(nn.Module):
         margins: ``(m1, m2, m3)`` of ``cos(m1 * theta + m2) - m3``.
         easy_margin: Apply margins only where the label's cosine is positive.
         implementation: As in ``margin_cross_entropy``.
+        precision: As there.
 
     Raises:
         PocketNetError: On bad margins or scale.
@@ -36,10 +37,12 @@ class CombinedMargin(nn.Module):
         margins: tuple[float, float, float] = (1.0, 0.5, 0.0),
         easy_margin: bool = False,
         implementation: Implementation = "auto",
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__()
         self.options = MarginOptions(scale, *margins, easy_margin=easy_margin)
         self.implementation: Implementation = implementation
+        self.precision: Precision = precision
         self.kernel = nn.Parameter(torch.empty(embedding_dim, classes))
         nn.init.normal_(self.kernel, std=0.01)
 
@@ -58,6 +61,7 @@ class CombinedMargin(nn.Module):
             teacher=teacher,
             kd_weight=kd_weight,
             implementation=self.implementation,
+            precision=self.precision,
         )
 
     def extra_repr(self) -> str:

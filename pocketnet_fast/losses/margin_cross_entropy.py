@@ -17,6 +17,7 @@ from pocketnet_fast.ops.margin_cross_entropy.reference import (
 )
 
 Implementation = Literal["auto", "fused", "triton", "reference"]
+Precision = Literal["fp32", "bf16"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _FUSED_DTYPES = (torch.float32, torch.bfloat16)
@@ -33,6 +34,7 @@ def margin_cross_entropy(
     teacher: Tensor | None = None,
     kd_weight: float = 0.0,
     implementation: Implementation = "auto",
+    precision: Precision = "fp32",
 ) -> Tensor:
     """Mean margin softmax cross entropy (ArcFace, arXiv 1801.07698, eq. 4) plus a distillation term.
 
@@ -56,6 +58,9 @@ def margin_cross_entropy(
             ``"reference"`` is plain PyTorch. ``"auto"`` is the device's one of the first two, and the
             reference for float64 and on other devices. Under ``TRITON_INTERPRET=1`` the Triton kernels run on
             the CPU, slowly, for tests.
+        precision: ``"bf16"``, of the fused implementation, multiplies normalised embeddings, normalised
+            columns and the gradient of the logits in bfloat16 where the CPU multiplies pairs of it; elsewhere
+            it changes nothing. Sums, the label's terms and the kernel stay as they are.
 
     Returns:
         The scalar loss, float32 (float64 where an input is). It is 0 for an empty batch.
@@ -68,7 +73,7 @@ def margin_cross_entropy(
     options = MarginOptions(scale, *margins, easy_margin=easy_margin)
     check_inputs(embedding, kernel, label)
     check_labels(label, kernel.shape[1])
-    others, cosine = margin_terms(embedding, kernel, label, scale, implementation)
+    others, cosine = margin_terms(embedding, kernel, label, scale, implementation, precision)
     loss = cross_entropy(others, cosine, options).sum() / max(embedding.shape[0], 1)
     loss = loss.to(torch.promote_types(torch.promote_types(embedding.dtype, kernel.dtype), torch.float32))
     if check_teacher(embedding, teacher, kd_weight):
@@ -93,14 +98,25 @@ def distillation_loss(embedding: Tensor, teacher: Tensor) -> Tensor:
 
 
 def margin_terms(
-    embedding: Tensor, kernel: Tensor, label: Tensor, scale: float, implementation: Implementation
+    embedding: Tensor,
+    kernel: Tensor,
+    label: Tensor,
+    scale: float,
+    implementation: Implementation,
+    precision: Precision = "fp32",
 ) -> tuple[Tensor, Tensor]:
     """What ``margin_cross_entropy_reference`` returns, by the chosen implementation."""
     if implementation not in ("auto", "fused", "triton", "reference"):
         raise PocketNetError(
             f"implementation must be 'auto', 'fused', 'triton' or 'reference', got {implementation!r}"
         )
+    if precision not in ("fp32", "bf16"):
+        raise PocketNetError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
     chosen = _automatic(embedding, kernel) if implementation == "auto" else implementation
+    if precision == "bf16" and chosen != "fused":
+        raise PocketNetError(
+            f"precision 'bf16' is of the fused margin softmax; it is {chosen!r} that runs here"
+        )
     if chosen == "reference":
         return margin_cross_entropy_reference(embedding, kernel, label, scale)
     obstacle = _obstacle(chosen, embedding, kernel)
@@ -109,7 +125,7 @@ def margin_terms(
     if chosen == "fused":
         from pocketnet_fast.ops.margin_cross_entropy import cpu
 
-        return cpu.margin_cross_entropy(embedding.float(), kernel, label, scale)
+        return cpu.margin_cross_entropy(embedding.float(), kernel, label, scale, precision == "bf16")
     from pocketnet_fast.ops.margin_cross_entropy import triton_launch
 
     return triton_launch.margin_cross_entropy(embedding, kernel, label, scale)

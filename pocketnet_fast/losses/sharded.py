@@ -12,6 +12,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.losses.heads import CombinedMargin
 from pocketnet_fast.losses.margin_cross_entropy import (
     Implementation,
+    Precision,
     check_inputs,
     check_labels,
     check_teacher,
@@ -120,6 +121,7 @@ class ShardedMargin(CombinedMargin):
             DistributedDataParallel, which divides by it. Otherwise it is the gradient of the loss.
         group: Process group; the default one without it.
         implementation: As in ``margin_cross_entropy``.
+        precision: As there.
 
     Raises:
         PocketNetError: On bad margins, scale or rate, or fewer classes than ranks.
@@ -138,6 +140,7 @@ class ShardedMargin(CombinedMargin):
         average_gradients: bool = False,
         group: Group = None,
         implementation: Implementation = "auto",
+        precision: Precision = "fp32",
     ) -> None:
         distributed = dist.is_available() and dist.is_initialized()
         rank = dist.get_rank(group) if distributed else 0
@@ -154,6 +157,7 @@ class ShardedMargin(CombinedMargin):
             margins=margins,
             easy_margin=easy_margin,
             implementation=implementation,
+            precision=precision,
         )
         self.group = group
         self.rank, self.ranks = rank, ranks
@@ -188,7 +192,9 @@ class ShardedMargin(CombinedMargin):
         if self.training and self.sample_rate < 1.0:
             chosen, local = sample_classes(local, kernel.shape[1], self.sample_rate, generator=self.generator)
             kernel = kernel.index_select(1, chosen)
-        others, cosine = margin_terms(rows, kernel, local, self.options.scale, self.implementation)
+        others, cosine = margin_terms(
+            rows, kernel, local, self.options.scale, self.implementation, self.precision
+        )
         if self.ranks > 1:
             others = _LogSumExp.apply(others, self.group)
             cosine = _Sum.apply(cosine, self.group)

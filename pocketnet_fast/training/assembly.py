@@ -112,6 +112,7 @@ def assemble(
             easy_margin=loss.easy_margin,
             sample_rate=loss.sample_rate,
             average_gradients=processes.ranks > 1,
+            precision=recipe.run.precision if processes.device.type == "cpu" else "fp32",
         )
         sharding.initialize(head, recipe.run.seed)
         head.to(processes.device)

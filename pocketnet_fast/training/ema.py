@@ -18,7 +18,7 @@ class AveragedModel(Generic[ModelT]):
     soon forgotten. Whole-number buffers are copied.
 
     Args:
-        model: What is averaged; the average starts as a copy.
+        model: What is averaged; the average starts as a copy. Its tensors must stay where they are then.
         decay: In (0, 1).
 
     Attributes:
@@ -30,18 +30,21 @@ class AveragedModel(Generic[ModelT]):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
+        # Looking tensors up by name takes longer than averaging those of a small network.
+        self._averages, self._values = [], []
+        self._copies = []
+        for average, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                self._averages.append(average)
+                self._values.append(value)
+            else:
+                self._copies.append((average, value))
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take a step towards the weights of ``model``."""
+    def update(self) -> None:
+        """Take a step towards the weights of the model."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        source = model.state_dict()
-        averages, values = [], []
-        for name, average in self.model.state_dict().items():
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(source[name])
-            else:
-                average.copy_(source[name])
-        torch._foreach_lerp_(averages, values, 1 - decay)
+        torch._foreach_lerp_(self._averages, self._values, 1 - decay)
+        for mine, value in self._copies:
+            mine.copy_(value)

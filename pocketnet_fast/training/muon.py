@@ -7,26 +7,29 @@ float32.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 # Of the published quintic iteration, which brings singular values near 1 in few steps without converging.
 _COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
 _STEPS: Final = 5
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """The matrix (rows,columns) with all singular values brought to about 1 (0.7 to 1.2)."""
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """Matrices N,rows,columns with all singular values brought to about 1 (0.7 to 1.2), each for itself."""
     a, b, c = _COEFFICIENTS
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(_STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide is matrix else x.T
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 def is_matrix(parameter: Tensor) -> bool:
@@ -47,6 +50,7 @@ class Muon(torch.optim.Optimizer):
         factor: The matrices' learning rate is this many times as high.
         momentum: Of the matrices.
         weight_decay: Of both.
+        fused: Whether AdamW makes a step in one pass over each parameter, which must be contiguous.
     """
 
     def __init__(
@@ -57,13 +61,15 @@ class Muon(torch.optim.Optimizer):
         factor: float,
         momentum: float,
         weight_decay: float,
+        *,
+        fused: bool = False,
     ) -> None:
         values = list(others)
         groups = [
             {"params": [p for p in values if p.dim() > 1], "weight_decay": weight_decay},
             {"params": [p for p in values if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        self._adamw = torch.optim.AdamW(groups, lr=lr)
+        self._adamw = torch.optim.AdamW(groups, lr=lr, fused=fused or None)
         super().__init__(
             matrices, {"lr": lr, "factor": factor, "momentum": momentum, "weight_decay": weight_decay}
         )
@@ -77,17 +83,31 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        group: dict[str, Any] = self.param_groups[0]
-        rate, momentum = group["lr"] * group["factor"], group["momentum"]
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            gradient = parameter.grad.reshape(parameter.shape[0], -1).float()
-            buffer = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
-            average = buffer.view_as(gradient).lerp_(gradient, 1 - momentum)
-            update = orthogonalized(gradient.lerp(average, momentum))
-            scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-            parameter.mul_(1 - rate * group["weight_decay"])
-            parameter.add_(update.reshape(parameter.shape), alpha=-rate * scale)
+        self._move_matrices(self.param_groups[0])
         self._adamw.step()
         return loss
+
+    def _move_matrices(self, group: dict[str, Any]) -> None:
+        rate, momentum = group["lr"] * group["factor"], group["momentum"]
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not parameters:
+            return
+        gradients = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        averages = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        directions = torch._foreach_lerp(gradients, averages, momentum)
+        torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+        # A network has many matrices of few shapes, most of them too small to be worth calls of their own.
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, direction in enumerate(directions):
+            alike[direction.flatten(1).shape].append(index)
+        for (rows, columns), indices in alike.items():
+            updates = orthogonalized(torch.stack([directions[index].flatten(1) for index in indices]))
+            moved = [parameters[index] for index in indices]
+            steps = [
+                update.reshape(parameter.shape) for update, parameter in zip(updates, moved, strict=True)
+            ]
+            torch._foreach_add_(moved, steps, alpha=-rate * max(1.0, rows / columns) ** 0.5)

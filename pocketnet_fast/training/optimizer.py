@@ -17,16 +17,38 @@ Parameters = dict[str, nn.Parameter]
 def make_optimizer(recipe: OptimizerRecipe, parameters: Parameters) -> torch.optim.Optimizer:
     """Build the recipe's optimiser over named parameters; its learning rate is set before every step."""
     values = list(parameters.values())
+    # On the CPU torch would choose an operation at a time. Its single pass takes memory as it lies, which for
+    # contiguous parameters is how torch lays gradients and moments out, too.
+    fused = all(value.device.type == "cpu" and value.is_contiguous() for value in values)
     if recipe.kind == "adamw":
-        betas = (recipe.momentum, 0.999)
-        return torch.optim.AdamW(values, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
+        return torch.optim.AdamW(
+            values,
+            lr=recipe.lr,
+            betas=(recipe.momentum, 0.999),
+            weight_decay=recipe.weight_decay,
+            fused=fused or None,
+        )
     if recipe.kind == "muon":
         # Class centres are a list of vectors, of which a process may hold a part.
         mixing = {name for name, p in parameters.items() if is_matrix(p) and not name.startswith("header.")}
         matrices = [parameters[name] for name in parameters if name in mixing]
         others = [parameters[name] for name in parameters if name not in mixing]
-        return Muon(matrices, others, recipe.lr, recipe.matrix_factor, recipe.momentum, recipe.weight_decay)
-    return torch.optim.SGD(values, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        return Muon(
+            matrices,
+            others,
+            recipe.lr,
+            recipe.matrix_factor,
+            recipe.momentum,
+            recipe.weight_decay,
+            fused=fused,
+        )
+    return torch.optim.SGD(
+        values,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        fused=fused or None,
+    )
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, parameters: Parameters) -> dict[str, Tensor]:

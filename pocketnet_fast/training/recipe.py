@@ -153,6 +153,8 @@ class DistillationRecipe:
             from its pixels on the scale 0..1.
         teacher_std: By what they are divided then.
         teacher_color: Its channel order.
+        teacher_precision: Of a PocketNet or a MobileFaceNet, which embed on the fused kernels of the CPU
+            unless maps are compared; others follow ``run.precision``.
         match: How longer embeddings of a teacher are compared with the pupil's: "pca": after an uncentred
             principal component analysis on the transfer set (``training.projection``); "linear": with those
             that a matrix, learned beside the pupil and dropped after it, makes of the pupil's; "relational":
@@ -178,6 +180,7 @@ class DistillationRecipe:
     teacher_mean: float = 0.5
     teacher_std: float = limited(0.5, 0, above=True)
     teacher_color: Literal["rgb", "bgr"] = "rgb"
+    teacher_precision: Literal["fp32", "bf16"] = "fp32"
     match: Literal["auto", "equal", "pca", "linear", "relational"] = "auto"
     multi_step: bool = False
     weight: float = limited(100.0, 0)
@@ -227,7 +230,7 @@ class RunRecipe:
     Attributes:
         seed: Of weights, order, augmentation: of everything random.
         device: "cpu", "cuda", or "auto": CUDA where there is one.
-        precision: Of the passes of network and teacher; the loss is computed in float32.
+        precision: Of the passes of network and teacher; on the CPU, of the margin softmax's products, too.
         threads: PyTorch's threads per process; default: its own choice.
         sync_bn: Batch statistics over all processes. The published training has them per process.
         save_steps: Steps between saves within an epoch; 0: only at its end.

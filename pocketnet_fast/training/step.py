@@ -99,8 +99,8 @@ class Stepper:
         torch.manual_seed(seed)
         for generator in self._generators:
             generator.manual_seed(seed)
-        for kept, buffer in zip(self._kept, self._buffers, strict=True):
-            kept.copy_(buffer)
+        if self._buffers:
+            torch._foreach_copy_(self._kept, self._buffers)
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for index, (pixels, label) in enumerate(batches):

@@ -137,9 +137,13 @@ class _Training(RunLoop[Progress]):
     def facts(self) -> dict[str, Any]:
         return {"images": len(self.parts.dataset), "classes": self.parts.dataset.classes}
 
+    def remarks(self) -> list[str]:
+        teacher = self.parts.teacher
+        return [] if teacher is None else [f"the teacher {teacher.name} runs on {teacher.engine}"]
+
     def stepped(self) -> None:
         if self.parts.ema is not None:
-            self.parts.ema.update(self.parts.model)
+            self.parts.ema.update()
             self.progress.ema_updates = self.parts.ema.updates
 
     def loop(self, interruption: Interruption) -> Outcome:

@@ -8,9 +8,6 @@ int margin_padded_dims(int dims) { return margin_padded(dims); }
 
 int margin_block(int dims) { return margin_block_of(dims); }
 
-std::size_t margin_scratch(int samples, int dims) {
-  const std::size_t classes = margin_block_of(dims), padded = margin_padded(dims);
-  return 3 * classes * padded + classes * margin_chunk(samples) + classes;
-}
+std::size_t margin_scratch(int samples, int dims, bool pairs) { return margin_scratch_of(samples, dims, pairs).floats; }
 
 }  // namespace pnf

@@ -65,8 +65,8 @@ int margin_padded_dims(int dims);
 // Classes that are worked on at a time; the ranges given to the functions below start at a multiple.
 int margin_block(int dims);
 
-// Floats of scratch of one thread.
-std::size_t margin_scratch(int samples, int dims);
+// Floats of scratch of one thread, whose products take floats or pairs of bfloat16.
+std::size_t margin_scratch(int samples, int dims, bool pairs);
 
 // margin_forward and margin_backward return -1, or a column of the kernel whose length is not finite; outputs are then
 // incomplete. margin_exp is the exponential alone, for tests; `count` is a multiple of kBlock.
@@ -83,5 +83,14 @@ PNF_DECLARE(avx2)
 PNF_DECLARE(avx512)
 PNF_DECLARE(neon)
 #undef PNF_DECLARE
+
+// The same with products of pairs of bfloat16: e_n, w_j and g are rounded, once each, where they are multiplied, and
+// their products summed in float32. Gradients are still made perpendicular to the unrounded e_n and w_j.
+namespace avx512_bf16 {
+long margin_forward(const MarginHead& head, const MarginForward& out, std::ptrdiff_t begin, std::ptrdiff_t end,
+                    float* scratch);
+long margin_backward(const MarginHead& head, const MarginBackward& args, std::ptrdiff_t begin, std::ptrdiff_t end,
+                     float* scratch);
+}  // namespace avx512_bf16
 
 }  // namespace pnf

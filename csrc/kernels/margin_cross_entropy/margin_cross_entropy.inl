@@ -1,4 +1,5 @@
-// The margin softmax kernels. Include after a vocabulary from kernels/simd, with PNF_ISA naming its namespace.
+// The margin softmax kernels. Include after a vocabulary from kernels/simd, with PNF_ISA naming its namespace, and
+// PNF_MARGIN_PAIRS defined for products of pairs of bfloat16.
 //
 // A block of the kernel's columns is normalised into panels of kTile classes, [panel][dim][kTile], so that the
 // cosines are a register-tiled product with embedded broadcasts. In the backward pass the same tile computes the two
@@ -10,54 +11,25 @@
 #include "kernels/margin_cross_entropy/scratch.h"
 // clang-format off
 #include "kernels/margin_cross_entropy/exp.inl"
+#include "kernels/margin_cross_entropy/block.inl"
+#ifdef PNF_MARGIN_PAIRS
+#include "kernels/margin_cross_entropy/pairs.inl"
+#else
+#include "kernels/margin_cross_entropy/floats.inl"
+#endif
 #include "kernels/margin_cross_entropy/product.inl"
 // clang-format on
 
 namespace pnf::PNF_ISA {
 namespace {
 
-static_assert(kMarginPanel % kTile == 0);
-
 // Takes the label's class out of the running maximum and of every sum.
 constexpr float kMasked = -3e38f;
-
-PNF_INLINE float from_bf16(std::uint16_t bits) {
-  return __builtin_bit_cast(float, static_cast<std::uint32_t>(bits) << 16);
-}
-
-PNF_INLINE std::uint16_t to_bf16(float value) {
-  const auto bits = __builtin_bit_cast(std::uint32_t, value);
-  if (value != value) return 0x7fc0;
-  return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 
 PNF_INLINE float kernel_at(const MarginHead& head, int dim, std::ptrdiff_t column) {
   const std::ptrdiff_t at = dim * head.classes + column;
   return head.bf16 ? from_bf16(static_cast<const std::uint16_t*>(head.kernel)[at])
                    : static_cast<const float*>(head.kernel)[at];
-}
-
-struct Block {
-  std::ptrdiff_t first;  // class
-  int classes, panels;
-  int panel_floats;
-  float* columns;     // [panels][padded dims][kTile]: normalised, zero beside the kernel
-  float* inverse;     // [panels][kTile]: 1 / length of the column, or 0
-  float* transposed;  // [padded dims / kTile][panels * kTile][kTile]
-  float* gradient;    // as columns
-  float* logits;      // [panels][samples of the chunk][kTile]
-};
-
-Block block_in(const MarginHead& head, float* scratch) {
-  const int most = margin_block_of(head.dims), padded = margin_padded(head.dims);
-  Block block = {};
-  block.panel_floats = padded * kTile;
-  block.columns = scratch;
-  block.transposed = block.columns + most * padded;
-  block.gradient = block.transposed + most * padded;
-  block.inverse = block.gradient + most * padded;
-  block.logits = block.inverse + most;
-  return block;
 }
 
 PNF_INLINE void load_columns(const MarginHead& head, int dim, std::ptrdiff_t first, int count, float* out) {
@@ -103,73 +75,40 @@ std::ptrdiff_t load_block(const MarginHead& head, std::ptrdiff_t first, std::ptr
   block.first = first;
   block.classes = end - first < most ? static_cast<int>(end - first) : most;
   block.panels = (block.classes + kTile - 1) / kTile;
-  for (int panel = 0; panel < block.panels; ++panel) {
-    float* columns = block.columns + panel * block.panel_floats;
-    const int count = panel_classes(block, panel);
-    Vec square[kTileVecs];
-#pragma GCC unroll 16
-    for (int v = 0; v < kTileVecs; ++v) square[v] = splat(0.0f);
-    for (int dim = 0; dim < head.dims; ++dim) {
-      float* out = columns + dim * kTile;
-      load_columns(head, dim, first + panel * kTile, count, out);
+  for (int i = 0; i < block.panels * kTile; i += kLanes) store(block.inverse + i, splat(0.0f));
+  // Along a row of the kernel, which lies in memory as it is read.
+  for (int dim = 0; dim < head.dims; ++dim) {
+    for (int panel = 0; panel < block.panels; ++panel) {
+      float* out = block.columns + panel * block.panel_floats + dim * kTile;
+      float* squares = block.inverse + panel * kTile;
+      load_columns(head, dim, first + panel * kTile, panel_classes(block, panel), out);
 #pragma GCC unroll 16
       for (int v = 0; v < kTileVecs; ++v) {
         const Vec w = load(out + v * kLanes);
-        square[v] = fma(w, w, square[v]);
+        store(squares + v * kLanes, fma(w, w, load(squares + v * kLanes)));
+      }
+    }
+  }
+  for (int j = 0; j < block.panels * kTile; ++j) {
+    const double length = __builtin_sqrt(static_cast<double>(block.inverse[j]));
+    if (!(length <= 3e38)) return first + j;
+    block.inverse[j] = length > kMarginEpsilon ? static_cast<float>(1.0 / length) : 0.0f;
+  }
+  for (int panel = 0; panel < block.panels; ++panel) {
+    float* columns = block.columns + panel * block.panel_floats;
+    Vec inverse[kTileVecs];
+#pragma GCC unroll 16
+    for (int v = 0; v < kTileVecs; ++v) inverse[v] = load(block.inverse + panel * kTile + v * kLanes);
+    for (int i = 0; i < head.dims * kTile; i += kTile) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kTileVecs; ++v) {
+        store(columns + i + v * kLanes, mul(load(columns + i + v * kLanes), inverse[v]));
       }
     }
     for (int i = head.dims * kTile; i < block.panel_floats; i += kLanes) store(columns + i, splat(0.0f));
-    float* inverse = block.inverse + panel * kTile;
-#pragma GCC unroll 16
-    for (int v = 0; v < kTileVecs; ++v) store(inverse + v * kLanes, square[v]);
-    for (int j = 0; j < kTile; ++j) {
-      const double length = __builtin_sqrt(static_cast<double>(inverse[j]));
-      if (!(length <= 3e38)) return first + panel * kTile + j;
-      inverse[j] = length > kMarginEpsilon ? static_cast<float>(1.0 / length) : 0.0f;
-    }
-    for (int dim = 0; dim < head.dims; ++dim) {
-      float* out = columns + dim * kTile;
-#pragma GCC unroll 16
-      for (int v = 0; v < kTileVecs; ++v) {
-        store(out + v * kLanes, mul(load(out + v * kLanes), load(inverse + v * kLanes)));
-      }
-    }
   }
+  pack_columns(block, margin_padded(head.dims));
   return -1;
-}
-
-// log2(kLanes) rounds of interleaving the upper with the lower half of the rows.
-PNF_INLINE void transpose(Vec (&rows)[kLanes]) {
-#pragma GCC unroll 4
-  for (int round = 1; round < kLanes; round *= 2) {
-    Vec next[kLanes];
-#pragma GCC unroll 8
-    for (int i = 0; i < kLanes / 2; ++i) {
-      next[2 * i] = interleave_low(rows[i], rows[i + kLanes / 2]);
-      next[2 * i + 1] = interleave_high(rows[i], rows[i + kLanes / 2]);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
-  }
-}
-
-void transpose_block(const Block& block, int padded) {
-  const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(block.panels) * kTile * kTile;
-  for (int panel = 0; panel < block.panels; ++panel) {
-    const float* columns = block.columns + panel * block.panel_floats;
-    for (int dim = 0; dim < padded; dim += kLanes) {
-      float* out =
-          block.transposed + dim / kTile * stride + static_cast<std::ptrdiff_t>(panel) * kTile * kTile + dim % kTile;
-      for (int lane = 0; lane < kTile; lane += kLanes) {
-        Vec rows[kLanes];
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) rows[i] = load(columns + (dim + i) * kTile + lane);
-        transpose(rows);
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) store(out + (lane + i) * kTile, rows[i]);
-      }
-    }
-  }
 }
 
 // The samples [begin, end) of head.labelled_rows whose label lies in the block; starts at the last block's end.
@@ -216,110 +155,121 @@ Target target_of(const MarginHead& head, int sample) {
   return {cosine < -1.0 ? -1.0 : (cosine > 1.0 ? 1.0 : cosine), inverse};
 }
 
-PNF_INLINE float* logit_of(const MarginHead& head, const Block& block, int sample, int chunk, int samples) {
-  const int at = static_cast<int>(head.label[sample] - block.first);
-  return block.logits + (static_cast<std::ptrdiff_t>(at / kTile) * samples + sample - chunk) * kTile + at % kTile;
+// The kernel's columns after the block, up to `end`, or the places of the block's own columns in a matrix like the kernel.
+Ahead next_block(const MarginHead& head, const Block& block, std::ptrdiff_t end, int tiles) {
+  const std::ptrdiff_t size = head.bf16 ? sizeof(std::uint16_t) : sizeof(float), first = block.first + block.classes;
+  const std::ptrdiff_t classes = end - first < margin_block_of(head.dims) ? end - first : margin_block_of(head.dims);
+  const char* at = static_cast<const char*>(head.kernel) + first * size;
+  return {at, classes * size, head.classes * size, head.dims, tiles};
+}
+Ahead this_block(const MarginHead& head, const Block& block, const void* like_kernel, int tiles) {
+  const std::ptrdiff_t size = head.bf16 ? sizeof(std::uint16_t) : sizeof(float);
+  const char* at = static_cast<const char*>(like_kernel) + block.first * size;
+  return {at, block.classes * size, head.classes * size, head.dims, tiles};
 }
 
-void mask_targets(const MarginHead& head, const Block& block, const Labels& labels, int chunk, int samples,
-                  float value) {
+// Calls at(panel, row of the chunk, lane) for every sample of the chunk whose label lies in the block.
+template <typename At>
+void each_target(const MarginHead& head, const Block& block, const Labels& labels, int chunk, int samples, At at) {
   for (int i = labels.begin; i < labels.end; ++i) {
     const int sample = head.labelled_rows[i];
-    if (sample >= chunk && sample < chunk + samples) *logit_of(head, block, sample, chunk, samples) = value;
+    const int place = static_cast<int>(head.label[sample] - block.first);
+    if (sample >= chunk && sample < chunk + samples) at(place / kTile, sample - chunk, place % kTile);
   }
 }
 
-void cosines(const MarginHead& head, const Block& block, int panel, int chunk, int samples) {
-  const Product args = {head.unit_rows + chunk * head.row_stride,
-                        head.row_stride,
+void cosines(const MarginHead& head, const Rows& rows, const Block& block, int panel, int chunk, int samples,
+             float* out, Ahead& ahead) {
+  const Product args = {rows.by_dims + chunk * rows.dims_stride,
+                        rows.dims_stride,
                         1,
                         0,
-                        block.columns + panel * block.panel_floats,
+                        block.operands + panel * block.panel_words,
                         1,
-                        head.dims,
-                        block.logits + static_cast<std::ptrdiff_t>(panel) * samples * kTile,
+                        words(head.dims),
+                        out,
                         kTile,
                         false};
-  product(args, samples);
+  product(args, samples, ahead);
 }
 
-// Adds the logits of a block to a sample's maximum and sum.
-void reduce_row(const Block& block, int row, int samples, float scale, float& row_max, double& row_sum) {
-  const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(samples) * kTile;
-  const float* logits = block.logits + static_cast<std::ptrdiff_t>(row) * kTile;
-  Vec largest = load(logits);
-  for (int panel = 0; panel < block.panels; ++panel) {
+// The largest of each lane and row so far, of a panel whose logits are still in the first-level cache.
+void track_largest(const Block& block, int panel, int samples) {
+  const float* logits = block.logits + static_cast<std::ptrdiff_t>(panel) * samples * kTile;
+  for (int row = 0; row < samples; ++row) {
+    float* lanes = block.lanes + row * kMarginLanes;
+    Vec largest = load(logits);
 #pragma GCC unroll 16
-    for (int v = 0; v < kTileVecs; ++v) largest = max_nan(largest, load(logits + panel * stride + v * kLanes));
+    for (int v = 1; v < kTileVecs; ++v) largest = max_nan(largest, load(logits + v * kLanes));
+    store(lanes, panel == 0 ? largest : max_nan(largest, load(lanes)));
+    logits += kTile;
   }
-  float lanes[kLanes];
-  store(lanes, largest);
+}
+
+// Moves a sample's maximum to what the block has, and its sum with it.
+void raise_maximum(const Block& block, int row, float scale, float& row_max, double& row_sum) {
+  float* lanes = block.lanes + row * kMarginLanes;
   float cosine = lanes[0];
   for (int i = 1; i < kLanes; ++i) cosine = lanes[i] > cosine ? lanes[i] : cosine;
   if (scale * cosine > row_max) {
     row_sum *= __builtin_exp(static_cast<double>(row_max) - scale * cosine);
     row_max = scale * cosine;
   }
-  const Vec factor = splat(scale), shift = splat(-row_max);
-  Vec sum[kTileVecs];
-#pragma GCC unroll 16
-  for (int v = 0; v < kTileVecs; ++v) sum[v] = splat(0.0f);
-  for (int panel = 0; panel < block.panels; ++panel) {
+}
+
+void add_exponentials(const Block& block, int panel, int samples, float scale, const float* row_max) {
+  const float* logits = block.logits + static_cast<std::ptrdiff_t>(panel) * samples * kTile;
+  const Vec factor = splat(-scale);
+  for (int row = 0; row < samples; ++row) {
+    float* lanes = block.lanes + row * kMarginLanes;
+    const Vec shift = splat(row_max[row]);
+    Vec sum = panel == 0 ? splat(0.0f) : load(lanes);
 #pragma GCC unroll 16
     for (int v = 0; v < kTileVecs; ++v) {
-      sum[v] = add(sum[v], exponential(fma(load(logits + panel * stride + v * kLanes), factor, shift)));
+      sum = add(sum, exponential_of_minus(fma(load(logits + v * kLanes), factor, shift)));
     }
+    store(lanes, sum);
+    logits += kTile;
   }
-#pragma GCC unroll 16
-  for (int v = 1; v < kTileVecs; ++v) sum[0] = add(sum[0], sum[v]);
-  store(lanes, sum[0]);
+}
+
+double lane_sum(const Block& block, int row) {
+  const float* lanes = block.lanes + row * kMarginLanes;
   float total = lanes[0];
   for (int i = 1; i < kLanes; ++i) total += lanes[i];
-  row_sum += total;
+  return total;
 }
 
-// Turns the cosines of a panel into g.
-void weigh(const MarginHead& head, const MarginBackward& args, float* panel, int chunk, int samples) {
-  const Vec factor = splat(head.scale);
-  for (int row = 0; row < samples; ++row) {
-    const Vec shift = splat(-args.row_shift[chunk + row]), weight = splat(args.row_scale[chunk + row]);
-    float* g = panel + static_cast<std::ptrdiff_t>(row) * kTile;
-#pragma GCC unroll 16
-    for (int v = 0; v < kTileVecs; ++v) {
-      store(g + v * kLanes, mul(weight, exponential(fma(load(g + v * kLanes), factor, shift))));
-    }
-  }
-}
-
-void add_product_over_classes(const Block& block, int padded, int chunk, int samples, float* row_sums) {
-  const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(block.panels) * kTile * kTile;
+void add_product_over_classes(const Block& block, int padded, int chunk, int samples, float* row_sums, Ahead& ahead) {
+  const std::ptrdiff_t panel_words = kTile / kPerWord * kTile, row_words = kTile / kPerWord;
   for (int panel = 0; panel < padded / kTile; ++panel) {
-    const Product args = {block.logits,
-                          kTile,
+    const Product args = {by_classes(block),
+                          row_words,
                           1,
-                          static_cast<std::ptrdiff_t>(samples) * kTile,
-                          block.transposed + panel * stride,
+                          samples * row_words,
+                          block.transposed + panel * block.panels * panel_words,
                           block.panels,
-                          kTile,
+                          kTile / kPerWord,
                           row_sums + static_cast<std::ptrdiff_t>(chunk) * padded + panel * kTile,
                           padded,
                           true};
-    product(args, samples);
+    product(args, samples, ahead);
   }
 }
 
-void add_product_over_samples(const MarginHead& head, const Block& block, int panel, int chunk, int samples) {
-  const Product args = {head.unit_rows + chunk * head.row_stride,
+void add_product_over_samples(const MarginHead& head, const Rows& rows, const Block& block, int panel, int chunk,
+                              int samples, Ahead& ahead) {
+  const Product args = {rows.by_samples + chunk / kPerWord * rows.samples_stride,
                         1,
-                        head.row_stride,
+                        rows.samples_stride,
                         0,
-                        block.logits + static_cast<std::ptrdiff_t>(panel) * samples * kTile,
+                        block.logits + static_cast<std::ptrdiff_t>(panel) * words(samples) * kTile,
                         1,
-                        samples,
+                        words(samples),
                         block.gradient + panel * block.panel_floats,
                         kTile,
                         chunk > 0};
-  product(args, head.dims);
+  product(args, head.dims, ahead);
 }
 
 // Removes the part of the gradient that is parallel to each column, and divides by the column's length.
@@ -377,6 +327,7 @@ long margin_forward(const MarginHead& head, const MarginForward& out, std::ptrdi
     out.row_sum[n] = 0.0;
   }
   Block block = block_in(head, scratch);
+  const Rows rows = rows_in(head, scratch);
   Labels labels = labels_from(head, begin);
   for (std::ptrdiff_t first = begin; first < end; first += block.classes) {
     const std::ptrdiff_t bad = load_block(head, first, end, block);
@@ -385,17 +336,28 @@ long margin_forward(const MarginHead& head, const MarginForward& out, std::ptrdi
     for (int i = labels.begin; i < labels.end; ++i) {
       out.cosine[head.labelled_rows[i]] = target_of(head, head.labelled_rows[i]).cosine;
     }
+    Ahead next = next_block(head, block, end, block.panels * tiles_of(margin_chunk(head.samples)));
     for (int chunk = 0; chunk < head.samples; chunk += kMarginSamples) {
       const int samples = margin_chunk(head.samples - chunk);
-      for (int panel = 0; panel < block.panels; ++panel) cosines(head, block, panel, chunk, samples);
-      mask_targets(head, block, labels, chunk, samples, kMasked);
-      float* last = block.logits + static_cast<std::ptrdiff_t>(block.panels - 1) * samples * kTile;
-      for (int j = panel_classes(block, block.panels - 1); j < kTile; ++j) {
-        for (int row = 0; row < samples; ++row) last[static_cast<std::ptrdiff_t>(row) * kTile + j] = kMasked;
+      const std::ptrdiff_t panel_logits = static_cast<std::ptrdiff_t>(samples) * kTile;
+      for (int panel = 0; panel < block.panels; ++panel) {
+        float* logits = block.logits + panel * panel_logits;
+        cosines(head, rows, block, panel, chunk, samples, logits, next);
+        each_target(head, block, labels, chunk, samples, [&](int place, int row, int lane) {
+          if (place == panel) logits[static_cast<std::ptrdiff_t>(row) * kTile + lane] = kMasked;
+        });
+        for (int j = panel_classes(block, panel); j < kTile; ++j) {
+          for (int row = 0; row < samples; ++row) logits[static_cast<std::ptrdiff_t>(row) * kTile + j] = kMasked;
+        }
+        track_largest(block, panel, samples);
       }
       for (int row = 0; row < samples; ++row) {
-        reduce_row(block, row, samples, head.scale, out.row_max[chunk + row], out.row_sum[chunk + row]);
+        raise_maximum(block, row, head.scale, out.row_max[chunk + row], out.row_sum[chunk + row]);
       }
+      for (int panel = 0; panel < block.panels; ++panel) {
+        add_exponentials(block, panel, samples, head.scale, out.row_max + chunk);
+      }
+      for (int row = 0; row < samples; ++row) out.row_sum[chunk + row] += lane_sum(block, row);
     }
   }
   return -1;
@@ -407,39 +369,45 @@ long margin_backward(const MarginHead& head, const MarginBackward& args, std::pt
   const std::ptrdiff_t sums = static_cast<std::ptrdiff_t>(head.samples) * padded;
   for (std::ptrdiff_t i = 0; i < sums; i += kLanes) store(args.row_sums + i, splat(0.0f));
   Block block = block_in(head, scratch);
+  const Rows rows = rows_in(head, scratch);
   Labels labels = labels_from(head, begin);
   for (std::ptrdiff_t first = begin; first < end; first += block.classes) {
     const std::ptrdiff_t bad = load_block(head, first, end, block);
     if (bad >= 0) return bad;
     transpose_block(block, padded);
     advance(head, block, labels);
+    Ahead next = next_block(head, block, end, block.panels * tiles_of(head.dims));
+    Ahead gradient = this_block(head, block, args.grad_kernel, padded / kTile * tiles_of(margin_chunk(head.samples)));
+    Ahead nothing = {nullptr, 0, 0, 0, 1};
     for (int chunk = 0; chunk < head.samples; chunk += kMarginSamples) {
       const int samples = margin_chunk(head.samples - chunk);
       for (int panel = 0; panel < block.panels; ++panel) {
-        cosines(head, block, panel, chunk, samples);
-        weigh(head, args, block.logits + static_cast<std::ptrdiff_t>(panel) * samples * kTile, chunk, samples);
+        cosines(head, rows, block, panel, chunk, samples, cosines_of(block, panel, samples), nothing);
+        weigh(head, args, block, panel, chunk, samples);
       }
-      mask_targets(head, block, labels, chunk, samples, 0.0f);
+      each_target(head, block, labels, chunk, samples,
+                  [&](int panel, int row, int lane) { clear(block, panel, row, lane, samples); });
       for (int panel = 0; panel < block.panels; ++panel) {
-        add_product_over_samples(head, block, panel, chunk, samples);
+        add_product_over_samples(head, rows, block, panel, chunk, samples, next);
       }
-      add_product_over_classes(block, padded, chunk, samples, args.row_sums);
+      add_product_over_classes(block, padded, chunk, samples, args.row_sums, gradient);
     }
     for (int panel = 0; panel < block.panels; ++panel) project_columns(head, block, panel);
     add_targets(head, args, block, labels);
-    for (int panel = 0; panel < block.panels; ++panel) {
-      const float* gradient = block.gradient + panel * block.panel_floats;
-      for (int dim = 0; dim < head.dims; ++dim) {
-        store_columns(head, gradient + dim * kTile, dim, first + panel * kTile, panel_classes(block, panel),
-                      args.grad_kernel);
+    for (int dim = 0; dim < head.dims; ++dim) {
+      for (int panel = 0; panel < block.panels; ++panel) {
+        const float* gradient = block.gradient + panel * block.panel_floats + dim * kTile;
+        store_columns(head, gradient, dim, first + panel * kTile, panel_classes(block, panel), args.grad_kernel);
       }
     }
   }
   return -1;
 }
 
+#ifndef PNF_MARGIN_PAIRS
 void margin_exp(const float* x, int count, float* out) {
-  for (int i = 0; i < count; i += kLanes) store(out + i, exponential(load(x + i)));
+  for (int i = 0; i < count; i += kLanes) store(out + i, exponential_of_minus(mul(load(x + i), splat(-1.0f))));
 }
+#endif
 
 }  // namespace pnf::PNF_ISA

@@ -1,10 +1,8 @@
-// out[r][0..kTile) (+)= sum over panels and k of a[r][panel, k] * b[panel][k][0..kTile). Include after a vocabulary.
+// out[r][0..kTile) (+)= sum over panels and k of a[r][panel, k] * b[panel][k][0..kTile), where a and b are words of what
+// multiply_add multiplies. Include after floats.inl or pairs.inl.
 
 namespace pnf::PNF_ISA {
 namespace {
-
-constexpr int kTileVecs = kTileBlocks * kBlock / kLanes;
-constexpr int kTile = kTileVecs * kLanes;
 
 struct Product {
   const float* a;  // element (row, panel, k) at a + row * row_stride + panel * panel_stride + k * depth_stride
@@ -44,7 +42,7 @@ PNF_INLINE void product_tile(const Product& args, int row) {
       for (int p = 0; p < P; ++p) {
         const Vec x = splat(a[p * args.row_stride]);
 #pragma GCC unroll 16
-        for (int v = 0; v < kTileVecs; ++v) acc[p][v] = fma(x, w[v], acc[p][v]);
+        for (int v = 0; v < kTileVecs; ++v) acc[p][v] = multiply_add(x, w[v], acc[p][v]);
       }
       a += args.depth_stride;
       b += kTile;
@@ -65,14 +63,45 @@ void product_tile_of(int size, const Product& args, int row) {
   product_tile<P>(args, row);
 }
 
+PNF_INLINE int tiles_of(int rows) { return (rows + kTilePixels - 1) / kTilePixels; }
+
+// Memory that is brought near, a few lines after every tile, while products keep the processor busy: rows of the kernel
+// or of its gradient lie pages apart, and waiting for each would take a sixth of the time.
+class Ahead {
+ public:
+  Ahead(const void* at, std::ptrdiff_t bytes, std::ptrdiff_t stride, int rows, int turns)
+      : at_(static_cast<const char*>(at)),
+        stride_(stride),
+        lines_(static_cast<int>(bytes / kLine) + 1),
+        rows_(bytes > 0 ? rows : 0),
+        each_(rows_ * lines_ / turns + 1) {}
+
+  void step() {
+    for (int i = 0; i < each_ && rows_ > 0; ++i) {
+      __builtin_prefetch(at_ + static_cast<std::ptrdiff_t>(line_) * kLine, 0, 2);
+      if (++line_ < lines_) continue;
+      line_ = 0;
+      at_ += stride_;
+      --rows_;
+    }
+  }
+
+ private:
+  static constexpr std::ptrdiff_t kLine = 64;
+  const char* at_;
+  std::ptrdiff_t stride_;
+  int lines_, rows_, each_, line_ = 0;
+};
+
 // Tiles differ by one row at most, so that none is left nearly empty.
-void product(const Product& args, int rows) {
-  const int tiles = (rows + kTilePixels - 1) / kTilePixels;
+void product(const Product& args, int rows, Ahead& ahead) {
+  const int tiles = tiles_of(rows);
   const int size = rows / tiles, larger = rows % tiles;
   int row = 0;
   for (int t = 0; t < tiles; ++t) {
     const int here = size + (t < larger ? 1 : 0);
     product_tile_of<kTilePixels>(here, args, row);
+    ahead.step();
     row += here;
   }
 }

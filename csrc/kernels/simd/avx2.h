@@ -56,8 +56,9 @@ PNF_INLINE Vec max_nan(Vec a, Vec b) {
   return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
 }
 
-PNF_INLINE Vec power_of_two(Vec n) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+PNF_INLINE Vec times_power_of_two(Vec x, Vec n) {
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return mul(x, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
 PNF_INLINE Vec interleave_low(Vec a, Vec b) {
   return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);

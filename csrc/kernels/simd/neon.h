@@ -49,8 +49,8 @@ PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) { return vbslq_f32(vcgtzq_f32(x)
 PNF_INLINE Vec if_equal(Vec a, Vec b, Vec x, Vec y) { return vbslq_f32(vceqq_f32(a, b), x, y); }
 PNF_INLINE Vec max_nan(Vec a, Vec b) { return vmaxq_f32(a, b); }
 
-PNF_INLINE Vec power_of_two(Vec n) {
-  return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
+PNF_INLINE Vec times_power_of_two(Vec x, Vec n) {
+  return mul(x, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23)));
 }
 PNF_INLINE Vec interleave_low(Vec a, Vec b) { return vzip1q_f32(a, b); }
 PNF_INLINE Vec interleave_high(Vec a, Vec b) { return vzip2q_f32(a, b); }

@@ -36,8 +36,10 @@ PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) { return x > 0.0f ? a : b; }
 PNF_INLINE Vec if_equal(Vec a, Vec b, Vec x, Vec y) { return a == b ? x : y; }
 PNF_INLINE Vec max_nan(Vec a, Vec b) { return a > b || a != a ? a : b; }
 
-// A NaN has no integer value; any power will do, as its caller multiplies it by a NaN.
-PNF_INLINE Vec power_of_two(Vec n) { return n == n ? __builtin_bit_cast(float, (static_cast<int>(n) + 127) << 23) : n; }
+// A NaN has no integer value; any power will do, as x is a NaN then.
+PNF_INLINE Vec times_power_of_two(Vec x, Vec n) {
+  return n == n ? x * __builtin_bit_cast(float, (static_cast<int>(n) + 127) << 23) : x;
+}
 PNF_INLINE Vec interleave_low(Vec a, Vec) { return a; }
 PNF_INLINE Vec interleave_high(Vec, Vec b) { return b; }
 

@@ -13,19 +13,19 @@ from pocketnet_fast.ops.native import extension
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    embedding, kernel, label, ctx.scale = inputs
+    embedding, kernel, label, ctx.scale, ctx.bf16_products = inputs
     ctx.save_for_backward(embedding, kernel, label, output[0])
 
 
 def _backward(
     ctx: Any, grad_others: Tensor, grad_cosine: Tensor
-) -> tuple[Tensor | None, Tensor | None, None, None]:
+) -> tuple[Tensor | None, Tensor | None, None, None, None]:
     embedding, kernel, label, others = ctx.saved_tensors
     by_embedding, by_kernel = torch.ops.pocketnet_fast.margin_cross_entropy_backward(
-        embedding, kernel, label, ctx.scale, others, grad_others, grad_cosine
+        embedding, kernel, label, ctx.scale, others, grad_others, grad_cosine, ctx.bf16_products
     )
     wanted = ctx.needs_input_grad
-    return by_embedding if wanted[0] else None, by_kernel if wanted[1] else None, None, None
+    return by_embedding if wanted[0] else None, by_kernel if wanted[1] else None, None, None, None
 
 
 def _refuse(*_: Any) -> NoReturn:
@@ -34,7 +34,9 @@ def _refuse(*_: Any) -> NoReturn:
     )
 
 
-def _fake(embedding: Tensor, kernel: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _fake(
+    embedding: Tensor, kernel: Tensor, label: Tensor, scale: float, bf16_products: bool = False
+) -> tuple[Tensor, Tensor]:
     on_one_device("margin_cross_entropy", (embedding, kernel, label))
     others = embedding.new_empty((embedding.shape[0],), dtype=torch.float64)
     return others, torch.empty_like(others)
@@ -48,6 +50,7 @@ def _fake_backward(
     others: Tensor,
     grad_others: Tensor,
     grad_cosine: Tensor,
+    bf16_products: bool = False,
 ) -> tuple[Tensor, Tensor]:
     tensors = (embedding, kernel, label, others, grad_others, grad_cosine)
     on_one_device("margin_cross_entropy", tensors)

@@ -11,7 +11,7 @@ register()
 
 
 def margin_cross_entropy(
-    embedding: Tensor, kernel: Tensor, label: Tensor, scale: float
+    embedding: Tensor, kernel: Tensor, label: Tensor, scale: float, bf16_products: bool = False
 ) -> tuple[Tensor, Tensor]:
     """``margin_cross_entropy_reference`` without its N x classes logits, for the CPU, on torch's threads.
 
@@ -23,6 +23,8 @@ def margin_cross_entropy(
         kernel: float32 or bfloat16 D,classes; copied unless contiguous.
         label: int64 N: the class, or -1 for a class that ``kernel`` does not hold.
         scale: Factor of the cosines.
+        bf16_products: Round what is multiplied to bfloat16, where the instruction set in use multiplies pairs
+            of it (elsewhere that would be slower, and nothing is rounded); sums stay float32.
 
     Returns:
         Two float64 tensors of N: ``log sum exp`` over all classes but the label, and the label's cosine.
@@ -32,5 +34,7 @@ def margin_cross_entropy(
             column of the kernel that is not finite (for a column: whose squared length overflows float32), or
             an instruction set that ``PNF_FORCE_ISA`` names and the CPU lacks.
     """
-    others, cosine = torch.ops.pocketnet_fast.margin_cross_entropy(embedding, kernel, label, scale)
+    others, cosine = torch.ops.pocketnet_fast.margin_cross_entropy(
+        embedding, kernel, label, scale, bf16_products
+    )
     return others, cosine

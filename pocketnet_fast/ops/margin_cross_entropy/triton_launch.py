@@ -140,7 +140,9 @@ def _check_values(length: Tensor, column_inverse: Tensor, label: Tensor) -> None
     _require(column < 0, f"kernel must be finite; column {column} is not")
 
 
-def forward(embedding: Tensor, kernel: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def forward(
+    embedding: Tensor, kernel: Tensor, label: Tensor, scale: float, bf16_products: bool = False
+) -> tuple[Tensor, Tensor]:
     """The operator as ``cpu.margin_cross_entropy`` describes it; ``embedding`` may be bfloat16 as well.
 
     Raises:
@@ -148,6 +150,7 @@ def forward(embedding: Tensor, kernel: Tensor, label: Tensor, scale: float) -> t
             a label, and the host waits once for the finding: the call cannot be captured in a CUDA graph.
     """
     _check(embedding, kernel, label, scale)
+    _require(not bf16_products, "bf16_products are the CPU's; here operands have the kernel's dtype")
     samples, classes = len(label), kernel.shape[1]
     with torch.cuda.device_of(embedding):
         rows = _Rows(embedding, kernel)
@@ -194,6 +197,7 @@ def backward(
     others: Tensor,
     grad_others: Tensor,
     grad_cosine: Tensor,
+    bf16_products: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Gradients for ``embedding`` and ``kernel`` of the tensors that ``forward`` returned, in their dtypes.
 

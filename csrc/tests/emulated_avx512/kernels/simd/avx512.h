@@ -80,10 +80,9 @@ PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) { return x > 0.0f ? a : b; }
 PNF_INLINE Vec if_equal(Vec a, Vec b, Vec x, Vec y) { return a == b ? x : y; }
 PNF_INLINE Vec max_nan(Vec a, Vec b) { return a != a ? a : (a > b ? a : b); }
 
-PNF_INLINE Vec power_of_two(Vec n) {
-  Vec x = {};
+PNF_INLINE Vec times_power_of_two(Vec x, Vec n) {
   for (int i = 0; i < kLanes; ++i) {
-    x[i] = __builtin_bit_cast(float, static_cast<std::uint32_t>(static_cast<int>(n[i]) + 127) << 23);
+    x[i] *= __builtin_bit_cast(float, static_cast<std::uint32_t>(static_cast<int>(n[i]) + 127) << 23);
   }
   return x;
 }
