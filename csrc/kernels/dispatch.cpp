@@ -11,17 +11,26 @@ namespace pnf {
 namespace {
 
 // The overload of each kernel comes with the member's type.
-#define PNF_KERNELS(isa, available)                                                                             \
-  KernelSet {                                                                                                   \
-    {isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear}, #isa, available, isa::margin_forward, \
-        isa::margin_backward, isa::margin_exp, isa::cell_products, isa::channel_moments, isa::normalize_sum,    \
-        isa::remaining_result, isa::gradient_moments, isa::cell_gradient, isa::probe_fma, isa::probe_read       \
+#define PNF_CELL_KERNELS(isa, pairs) \
+  {pairs,                            \
+   isa::cell_products,               \
+   isa::channel_moments,             \
+   isa::normalize_sum,               \
+   isa::remaining_result,            \
+   isa::gradient_moments,            \
+   isa::cell_gradient}
+
+#define PNF_KERNELS(isa, available)                                                                            \
+  KernelSet {                                                                                                  \
+    {isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear}, PNF_CELL_KERNELS(isa, false), #isa,  \
+        available, isa::margin_forward, isa::margin_backward, isa::margin_exp, isa::probe_fma, isa::probe_read \
   }
 
-// `set` names the kernels of products, `isa` those of the other steps.
-#define PNF_BF16_KERNELS(set, isa, available)                                                             \
-  Bf16KernelSet {                                                                                         \
-    {set::node_rows, set::stem_rows, isa::global_depthwise, isa::linear}, #set, available, set::probe_fma \
+// `set` names the kernels of products, `cell` those of training, in pairs or not, `isa` those of the other steps.
+#define PNF_BF16_KERNELS(set, cell, pairs, isa, available)                                                     \
+  Bf16KernelSet {                                                                                              \
+    {set::node_rows, set::stem_rows, isa::global_depthwise, isa::linear}, PNF_CELL_KERNELS(cell, pairs), #set, \
+        available, set::probe_fma                                                                              \
   }
 
 struct Chosen {
@@ -94,14 +103,14 @@ const std::vector<KernelSet>& compiled_kernels() {
 const std::vector<Bf16KernelSet>& compiled_bf16_kernels() {
   static const std::vector<Bf16KernelSet> sets = {
 #if defined(__x86_64__)
-      PNF_BF16_KERNELS(amx_bf16, avx512, cpu_features().amx_bf16),
-      PNF_BF16_KERNELS(avx512_bf16, avx512, cpu_features().avx512_bf16),
-      PNF_BF16_KERNELS(avx512, avx512, cpu_features().avx512),
-      PNF_BF16_KERNELS(avx2, avx2, cpu_features().avx2_fma),
+      PNF_BF16_KERNELS(amx_bf16, avx512_bf16, true, avx512, cpu_features().amx_bf16),
+      PNF_BF16_KERNELS(avx512_bf16, avx512_bf16, true, avx512, cpu_features().avx512_bf16),
+      PNF_BF16_KERNELS(avx512, avx512, false, avx512, cpu_features().avx512),
+      PNF_BF16_KERNELS(avx2, avx2, false, avx2, cpu_features().avx2_fma),
 #elif defined(__aarch64__)
-      PNF_BF16_KERNELS(neon, neon, cpu_features().neon),
+      PNF_BF16_KERNELS(neon, neon, false, neon, cpu_features().neon),
 #endif
-      PNF_BF16_KERNELS(scalar, scalar, true),
+      PNF_BF16_KERNELS(scalar, scalar, false, scalar, true),
   };
   return sets;
 }

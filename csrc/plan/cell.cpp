@@ -1,7 +1,9 @@
 #include "plan/cell.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "kernels/dispatch.h"
@@ -28,26 +30,35 @@ class Doubles {
   std::vector<double> values_;
 };
 
+// Memory of states.
+template <typename State>
+State* reserve(Floats& memory, std::size_t count) {
+  constexpr std::size_t kPerFloat = sizeof(float) / sizeof(State);
+  return reinterpret_cast<State*>(memory.reserve((count + kPerFloat - 1) / kPerFloat));
+}
+
+template <typename State>
 struct ThreadMemory {
   Floats scratch;
   Floats filtered;  // of one image
   Doubles sums;
-  std::vector<const float*> inputs;
-  std::vector<float*> grad_inputs;
-  std::vector<NormalizedTerm> terms;
-  std::vector<const float*> residuals;
+  std::vector<const State*> inputs;
+  std::vector<State*> grad_inputs;
+  std::vector<NormalizedTermOf<State>> terms;
+  std::vector<const State*> residuals;
 };
 
 struct OperationMemory {
   Floats packed;
-  Floats products;       // [images][out_blocks][pixels][16]
+  Floats products;       // [images][out_blocks][pixels][16] states
   Floats normalization;  // Normalization's vectors
   Doubles moments;       // [images][2][out_blocks][16]
 };
 
+template <typename State>
 struct TrainingMemory {
   std::vector<OperationMemory> operations;  // of one sum
-  std::vector<ThreadMemory> threads;
+  std::vector<ThreadMemory<State>> threads;
   std::vector<Floats> grad_sums;
 
   std::size_t bytes() const {
@@ -55,7 +66,7 @@ struct TrainingMemory {
     for (const OperationMemory& m : operations) {
       bytes += m.packed.bytes() + m.products.bytes() + m.normalization.bytes() + m.moments.bytes();
     }
-    for (const ThreadMemory& m : threads) bytes += m.scratch.bytes() + m.filtered.bytes() + m.sums.bytes();
+    for (const ThreadMemory<State>& m : threads) bytes += m.scratch.bytes() + m.filtered.bytes() + m.sums.bytes();
     for (const Floats& m : grad_sums) bytes += m.bytes();
     return bytes;
   }
@@ -63,10 +74,21 @@ struct TrainingMemory {
   bool outgrown() const { return false; }
 };
 
+std::uint32_t rounded(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  return (std::isnan(x) ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+
+// Puts a weight into one half of a word, which is zero or holds the other half.
+void set_half(float& word, bool upper, float weight) {
+  word = std::bit_cast<float>(std::bit_cast<std::uint32_t>(word) | rounded(weight) << (upper ? 16 : 0));
+}
+
 // An operation with its weights in the kernels' layout.
+template <typename State>
 class Packed {
  public:
-  Packed(const Cell& cell, const CellOperation& operation, const KernelSet& set, Floats& memory)
+  Packed(const Cell& cell, const CellOperation& operation, const CellKernels<State>& set, Floats& memory)
       : set_(set), operation_(operation), state_(cell.states[operation.first_state]) {
     term_.kind = operation.kind;
     term_.height = state_.height;
@@ -109,48 +131,53 @@ class Packed {
   // The parts of one image among those of all states.
   template <typename T>
   void parts_of(const std::vector<T*>& states, std::ptrdiff_t image, std::vector<T*>& parts) const {
-    const std::ptrdiff_t floats = static_cast<std::ptrdiff_t>(state_.height) * state_.width * state_.channels;
-    for (int p = 0; p < operation_.parts; ++p) parts[p] = states[operation_.first_state + p] + image * floats;
+    const std::ptrdiff_t elements = static_cast<std::ptrdiff_t>(state_.height) * state_.width * state_.channels;
+    for (int p = 0; p < operation_.parts; ++p) parts[p] = states[operation_.first_state + p] + image * elements;
   }
 
   // The products of one image, whose parts are mine.inputs.
-  void multiply(ThreadMemory& mine, int next, float* products) const {
+  void multiply(ThreadMemory<State>& mine, int next, State* products) const {
     if (term_.kind == CellKind::kNormalize) return;
     set_.cell_products(term_, mine.inputs.data(), next, mine.filtered.reserve(0), products, mine.scratch.reserve(0));
   }
   // Where they are then: kNormalize takes its input as it is.
-  ImageView products_of(const float* input, const float* products) const {
+  ImageViewOf<State> products_of(const State* input, const State* products) const {
     if (term_.kind == CellKind::kNormalize) return {input, state_.channels, kBlock, false};
     return {products, kBlock, static_cast<std::ptrdiff_t>(kBlock) * pixels(), true};
   }
 
  private:
+  // Words of the taps of a channel's block, and of a block of a product's weights.
+  std::size_t tap_words() const {
+    if (operation_.kernel == 1) return 0;
+    return static_cast<std::size_t>(set_.pairs ? (operation_.kernel + 1) / 2 * operation_.kernel : taps()) * kBlock;
+  }
+  std::size_t product_words() const { return kBlock * kBlock / (set_.pairs ? 2 : 1); }
+
   void pack_weights(Floats& memory) {
-    const std::size_t in = std::size_t{kBlock} * term_.blocks, out = std::size_t{kBlock} * term_.out_blocks;
-    const int taps = operation_.kernel * operation_.kernel;
-    const std::size_t filters = operation_.kernel > 1 ? in * taps : 0;
-    const std::size_t count = in + 2 * filters + 2 * in * out;
+    const std::size_t in = std::size_t{kBlock} * term_.blocks, filters = tap_words() * term_.blocks;
+    const std::size_t products = product_words() * term_.blocks * term_.out_blocks;
+    const std::size_t count = in + 2 * filters + 2 * products;
     float* slope = memory.reserve(count);
     float* depthwise = slope + in;
     float* reversed = depthwise + filters;
     float* pointwise = reversed + filters;
-    float* transposed = pointwise + in * out;
+    float* transposed = pointwise + products;
     std::fill(slope, slope + count, 0.0f);
     for (int c = 0; c < channels_in(); ++c) {
       const int lane = lane_of(c), block = lane / kBlock, within = lane % kBlock;
       slope[lane] = operation_.slope[c];
-      const float* filter = operation_.depthwise + static_cast<std::ptrdiff_t>(c) * taps;
-      for (int tap = 0; tap < taps && operation_.kernel > 1; ++tap) {
-        depthwise[(block * taps + tap) * kBlock + within] = filter[tap];
-        reversed[(block * taps + taps - 1 - tap) * kBlock + within] = filter[tap];
+      const float* filter = operation_.depthwise + static_cast<std::ptrdiff_t>(c) * taps();
+      for (int tap = 0; tap < taps() && operation_.kernel > 1; ++tap) {
+        set_tap(depthwise + block * tap_words() + within, tap, filter[tap]);
+        set_tap(reversed + block * tap_words() + within, taps() - 1 - tap, filter[tap]);
       }
       for (int o = 0; o < operation_.out_channels; ++o) {
         const float weight = weight_at(o, c) * (operation_.kernel == 1 ? filter[0] : 1.0f);
-        pointwise[((static_cast<std::ptrdiff_t>(o) / kBlock * term_.blocks + block) * kBlock + within) * kBlock +
-                  o % kBlock] = weight;
-        transposed[((static_cast<std::ptrdiff_t>(block) * term_.out_blocks + o / kBlock) * kBlock + o % kBlock) *
-                       kBlock +
-                   within] = weight;
+        const std::ptrdiff_t forth = static_cast<std::ptrdiff_t>(o / kBlock) * term_.blocks + block;
+        const std::ptrdiff_t back = static_cast<std::ptrdiff_t>(block) * term_.out_blocks + o / kBlock;
+        set_product(pointwise + forth * product_words(), within, o % kBlock, weight);
+        set_product(transposed + back * product_words(), o % kBlock, within, weight);
       }
     }
     term_.slope = slope;
@@ -160,7 +187,24 @@ class Packed {
     term_.transposed = transposed;
   }
 
-  const KernelSet& set_;
+  void set_tap(float* weights, int tap, float weight) const {
+    const int kernel = operation_.kernel, ky = tap / kernel, kx = tap % kernel;
+    if (set_.pairs) {
+      set_half(weights[(ky / 2 * kernel + kx) * kBlock], ky % 2 != 0 || ky + 1 == kernel, weight);
+    } else {
+      weights[tap * kBlock] = weight;
+    }
+  }
+
+  void set_product(float* weights, int from, int to, float weight) const {
+    if (set_.pairs) {
+      set_half(weights[from / 2 * kBlock + to], from % 2 != 0, weight);
+    } else {
+      weights[from * kBlock + to] = weight;
+    }
+  }
+
+  const CellKernels<State>& set_;
   const CellOperation& operation_;
   const CellState& state_;
   CellTerm term_ = {};
@@ -171,7 +215,8 @@ struct Normalization {
   float *scale, *shift;                                 // of the operation's result
   float *centre, *by_gradient, *by_product, *constant;  // of its products' gradient
 
-  Normalization(const Packed& packed, Floats& memory) {
+  template <typename State>
+  Normalization(const Packed<State>& packed, Floats& memory) {
     const std::size_t lanes = packed.lanes_out();
     scale = memory.reserve(6 * lanes);
     shift = scale + lanes;
@@ -181,7 +226,8 @@ struct Normalization {
     constant = by_product + lanes;
   }
 
-  void set_result(const Packed& packed, const double* mean, const double* variance) const {
+  template <typename State>
+  void set_result(const Packed<State>& packed, const double* mean, const double* variance) const {
     std::fill(scale, centre, 0.0f);
     if (!packed.operation().normalized) {
       std::copy(packed.operation().gamma, packed.operation().gamma + packed.term().out_channels, scale);
@@ -196,8 +242,9 @@ struct Normalization {
 };
 
 // An operation's share of its sum for one image, once its products and Normalization are there.
-NormalizedTerm term_of(const Packed& packed, const std::vector<const float*>& states, int image, ThreadMemory& mine,
-                       OperationMemory& memory, const float* products) {
+template <typename State>
+NormalizedTermOf<State> term_of(const Packed<State>& packed, const std::vector<const State*>& states, int image,
+                                ThreadMemory<State>& mine, OperationMemory& memory, const State* products) {
   const Normalization vectors(packed, memory.normalization);
   packed.parts_of(states, image, mine.inputs);
   return {packed.products_of(mine.inputs[0], products), vectors.scale, vectors.shift, packed.operation().first_out,
@@ -206,9 +253,10 @@ NormalizedTerm term_of(const Packed& packed, const std::vector<const float*>& st
 
 // Whether the first operation's products lie as the sum will, so that they need no memory but the sum's: one block,
 // every operation has all of it, and the first is not read where it lies anyway.
-bool fits_in_place(const std::vector<Packed>& packed, const CellState& state) {
+template <typename State>
+bool fits_in_place(const std::vector<Packed<State>>& packed, const CellState& state) {
   bool fits = state.channels == kBlock && !packed.empty() && packed[0].term().kind != CellKind::kNormalize;
-  for (const Packed& p : packed) fits = fits && p.term().out_channels == kBlock;
+  for (const Packed<State>& p : packed) fits = fits && p.term().out_channels == kBlock;
   return fits;
 }
 
@@ -249,10 +297,11 @@ std::size_t operations_end(const Cell& cell, int sum, std::size_t first) {
   return first;
 }
 
-std::vector<Packed> pack(const Cell& cell, std::size_t first, std::size_t end, const KernelSet& set,
-                         TrainingMemory& memory) {
+template <typename State>
+std::vector<Packed<State>> pack(const Cell& cell, std::size_t first, std::size_t end, const CellKernels<State>& set,
+                                TrainingMemory<State>& memory) {
   if (memory.operations.size() < end - first) memory.operations.resize(end - first);
-  std::vector<Packed> packed;
+  std::vector<Packed<State>> packed;
   packed.reserve(end - first);
   for (std::size_t i = first; i < end; ++i) {
     packed.emplace_back(cell, cell.operations[i], set, memory.operations[i - first].packed);
@@ -260,16 +309,18 @@ std::vector<Packed> pack(const Cell& cell, std::size_t first, std::size_t end, c
   return packed;
 }
 
-void prepare_threads(const std::vector<Packed>& packed, std::size_t residuals, int threads, TrainingMemory& memory) {
+template <typename State>
+void prepare_threads(const std::vector<Packed<State>>& packed, std::size_t residuals, int threads,
+                     TrainingMemory<State>& memory) {
   if (memory.threads.size() < static_cast<std::size_t>(threads)) memory.threads.resize(threads);
   std::size_t scratch = 0, parts = 0, filtered = 0;
-  for (const Packed& p : packed) {
+  for (const Packed<State>& p : packed) {
     scratch = std::max(scratch, cell_scratch(p.term()));
     parts = std::max(parts, static_cast<std::size_t>(p.operation().parts));
     filtered = std::max(filtered, p.filtered());
   }
   for (int t = 0; t < threads; ++t) {
-    ThreadMemory& mine = memory.threads[t];
+    ThreadMemory<State>& mine = memory.threads[t];
     mine.scratch.reserve(scratch);
     mine.filtered.reserve(filtered);
     mine.inputs.resize(parts);
@@ -296,7 +347,7 @@ void combine_moments(const double* moments, int images, std::size_t lanes, doubl
   }
 }
 
-std::ptrdiff_t floats_of(const CellState& state) {
+std::ptrdiff_t elements_of(const CellState& state) {
   return static_cast<std::ptrdiff_t>(state.channels) * state.height * state.width;
 }
 
@@ -310,7 +361,8 @@ std::vector<int> residuals_of(const Cell& cell, int sum) {
 
 // One past the operations that are taken through the batch together with the first: those of a discrete node, or of one
 // edge of a searched one. Together they read their state once per image, and their products are all the memory it takes.
-std::size_t group_end(const std::vector<Packed>& packed, std::size_t first) {
+template <typename State>
+std::size_t group_end(const std::vector<Packed<State>>& packed, std::size_t first) {
   constexpr std::size_t kLeast = 4;
   std::size_t end = first + 1;
   while (end < packed.size() &&
@@ -321,10 +373,11 @@ std::size_t group_end(const std::vector<Packed>& packed, std::size_t first) {
 }
 
 // A sum in the forward pass.
+template <typename State>
 class SumForward {
  public:
-  SumForward(const Cell& cell, int sum, const KernelSet& set, const std::vector<Packed>& packed, int threads,
-             const std::vector<const float*>& states, float* out, TrainingMemory& memory)
+  SumForward(const Cell& cell, int sum, const CellKernels<State>& set, const std::vector<Packed<State>>& packed,
+             int threads, const std::vector<const State*>& states, State* out, TrainingMemory<State>& memory)
       : cell_(cell),
         set_(set),
         packed_(packed),
@@ -343,7 +396,7 @@ class SumForward {
       outside_ = first == 0 && fits_in_place(packed_, state_) ? 1 : 0;
       multiply(first, end);
       for (std::size_t i = first; i < end; ++i) {
-        const Packed& p = packed_[i];
+        const Packed<State>& p = packed_[i];
         OperationMemory& mine = memory_of(i, first);
         if (p.operation().normalized) {
           combine_moments(mine.moments.data(), cell_.images, p.lanes_out(), static_cast<double>(p.pixels()),
@@ -361,21 +414,21 @@ class SumForward {
   // Groups after the first take the memory of the first again.
   OperationMemory& memory_of(std::size_t i, std::size_t first) { return memory_.operations[i - first]; }
 
-  float* products_at(std::size_t i, std::size_t first, int image) {
-    if (i < outside_) return out_ + image * floats_of(state_);
-    return memory_of(i, first).products.reserve(0) + image * packed_[i].products();
+  State* products_at(std::size_t i, std::size_t first, int image) {
+    if (i < outside_) return out_ + image * elements_of(state_);
+    return reserve<State>(memory_of(i, first).products, 0) + image * packed_[i].products();
   }
 
   void multiply(std::size_t first, std::size_t end) {
     for (std::size_t i = first; i < end; ++i) {
-      if (i >= outside_) memory_of(i, first).products.reserve(packed_[i].products() * cell_.images);
+      if (i >= outside_) reserve<State>(memory_of(i, first).products, packed_[i].products() * cell_.images);
       memory_of(i, first).moments.zeros(2 * packed_[i].lanes_out() * cell_.images);
     }
     auto body = [&](const Turn& turn) {
-      ThreadMemory& mine = memory_.threads[turn.thread];
+      ThreadMemory<State>& mine = memory_.threads[turn.thread];
       for (std::size_t i = first; i < end; ++i) {
-        const Packed& p = packed_[i];
-        float* products = products_at(i, first, turn.image);
+        const Packed<State>& p = packed_[i];
+        State* products = products_at(i, first, turn.image);
         double* moments = memory_of(i, first).moments.data() + 2 * turn.image * p.lanes_out();
         p.parts_of(states_, turn.image, mine.inputs);
         p.multiply(mine, turn.next, products);
@@ -389,37 +442,38 @@ class SumForward {
 
   // The first group brings the residuals.
   void normalize(std::size_t first, std::size_t end) {
-    const std::ptrdiff_t floats = floats_of(state_);
+    const std::ptrdiff_t elements = elements_of(state_);
     const std::size_t residuals = first == 0 ? residuals_.size() : 0;
     auto body = [&](const Turn& turn) {
-      ThreadMemory& mine = memory_.threads[turn.thread];
+      ThreadMemory<State>& mine = memory_.threads[turn.thread];
       const int image = turn.image;
       for (std::size_t i = first; i < end; ++i) {
         mine.terms[i - first] =
             term_of(packed_[i], states_, image, mine, memory_of(i, first), products_at(i, first, image));
       }
-      for (std::size_t r = 0; r < residuals; ++r) mine.residuals[r] = states_[residuals_[r]] + image * floats;
+      for (std::size_t r = 0; r < residuals; ++r) mine.residuals[r] = states_[residuals_[r]] + image * elements;
       set_.normalize_sum({state_.height * state_.width, state_.channels, mine.terms.data(),
                           static_cast<int>(end - first), mine.residuals.data(), static_cast<int>(residuals), first > 0,
-                          out_ + image * floats});
+                          out_ + image * elements});
     };
     each_image(cell_.images, threads_, Order::kBackwards, body);
   }
 
   const Cell& cell_;
-  const KernelSet& set_;
-  const std::vector<Packed>& packed_;
+  const CellKernels<State>& set_;
+  const std::vector<Packed<State>>& packed_;
   std::vector<int> residuals_;
   int threads_;
-  const std::vector<const float*>& states_;
+  const std::vector<const State*>& states_;
   const CellState& state_;
-  float* out_;
-  TrainingMemory& memory_;
+  State* out_;
+  TrainingMemory<State>& memory_;
   std::size_t outside_ = 0;  // the first operation with products elsewhere than in `out`
 };
 
 // The gradients of a separable operation's weights, from the sums of all threads.
-void write_gradients(const Packed& packed, const double* grad_pointwise, const double* grad_depthwise,
+template <typename State>
+void write_gradients(const Packed<State>& packed, const double* grad_pointwise, const double* grad_depthwise,
                      const double* grad_slope, const OperationGradient& out) {
   const CellTerm& term = packed.term();
   const int taps = packed.taps();
@@ -456,28 +510,30 @@ enum class Values {
 };
 
 // A sum in the backward pass.
+template <typename State>
 struct SumContext {
   const Cell& cell;
   int sum;
-  const KernelSet& set;
+  const CellKernels<State>& set;
   int threads;
-  const std::vector<Packed>& packed;
+  const std::vector<Packed<State>>& packed;
   const std::vector<int>& residuals;
-  const std::vector<const float*>& states;
-  const std::vector<float*>& grad_states;
-  const float* grad;
+  const std::vector<const State*>& states;
+  const std::vector<State*>& grad_states;
+  const State* grad;
   bool keep_products;  // those of every operation, for a remainder
-  TrainingMemory& memory;
+  TrainingMemory<State>& memory;
 
   const CellState& state() const { return cell.states[cell.inputs + sum]; }
-  const float* values(int image) const { return states[cell.inputs + sum] + image * floats_of(state()); }
+  const State* values(int image) const { return states[cell.inputs + sum] + image * elements_of(state()); }
 };
 
 // One of its operations.
+template <typename State>
 class OperationBackward {
  public:
-  OperationBackward(const SumContext& context, std::size_t index, Values values, bool accumulate, const double* mean,
-                    const double* variance, const OperationGradient& out)
+  OperationBackward(const SumContext<State>& context, std::size_t index, Values values, bool accumulate,
+                    const double* mean, const double* variance, const OperationGradient& out)
       : at_(context),
         packed_(context.packed[index]),
         index_(index),
@@ -491,8 +547,8 @@ class OperationBackward {
   void run() {
     const CellTerm& term = packed_.term();
     const std::size_t lanes = packed_.lanes_out();
-    products_ =
-        at_.memory.operations[at_.keep_products ? index_ : 0].products.reserve(packed_.products() * at_.cell.images);
+    products_ = reserve<State>(at_.memory.operations[at_.keep_products ? index_ : 0].products,
+                               packed_.products() * at_.cell.images);
     moments_ = memory().moments.zeros(2 * lanes * at_.cell.images);
     vectors_.set_result(packed_, mean_, variance_);
     std::fill(vectors_.centre, vectors_.centre + lanes, 0.0f);
@@ -524,18 +580,18 @@ class OperationBackward {
   std::size_t depthwise_size() const { return filters_plane(packed_.term()) ? lanes_in() * packed_.taps() : 0; }
   std::size_t slope_size() const { return separable() ? lanes_in() : 0; }
 
-  OutputGradient gradient_of(int image) const {
-    return {at_.grad + image * floats_of(at_.state()), at_.state().channels, packed_.operation().first_out};
+  OutputGradientOf<State> gradient_of(int image) const {
+    return {at_.grad + image * elements_of(at_.state()), at_.state().channels, packed_.operation().first_out};
   }
 
-  ImageView view(int image, const ThreadMemory& mine) const {
+  ImageViewOf<State> view(int image, const ThreadMemory<State>& mine) const {
     if (values_ == Values::kSum) {
       return {at_.values(image) + packed_.operation().first_out, at_.state().channels, kBlock, false};
     }
     return packed_.products_of(mine.inputs[0], products_ + image * packed_.products());
   }
 
-  void measure_image(const Turn& turn, ThreadMemory& mine) const {
+  void measure_image(const Turn& turn, ThreadMemory<State>& mine) const {
     const int image = turn.image;
     const std::size_t lanes = packed_.lanes_out();
     if (values_ == Values::kRemainder) subtract_others(image, mine);
@@ -545,17 +601,17 @@ class OperationBackward {
                              moments_ + 2 * image * lanes, moments_ + (2 * image + 1) * lanes);
   }
 
-  void subtract_others(int image, ThreadMemory& mine) const {
-    const std::ptrdiff_t floats = floats_of(at_.state());
+  void subtract_others(int image, ThreadMemory<State>& mine) const {
+    const std::ptrdiff_t elements = elements_of(at_.state());
     int terms = 0;
     for (std::size_t i = 0; i < at_.packed.size(); ++i) {
       if (i == index_) continue;
       OperationMemory& other = at_.memory.operations[i];
-      const float* products = other.products.reserve(0) + image * at_.packed[i].products();
+      const State* products = reserve<State>(other.products, 0) + image * at_.packed[i].products();
       mine.terms[terms++] = term_of(at_.packed[i], at_.states, image, mine, other, products);
     }
     for (std::size_t r = 0; r < at_.residuals.size(); ++r) {
-      mine.residuals[r] = at_.states[at_.residuals[r]] + image * floats;
+      mine.residuals[r] = at_.states[at_.residuals[r]] + image * elements;
     }
     at_.set.remaining_result(
         {static_cast<int>(packed_.pixels()), at_.state().channels, mine.terms.data(), terms, mine.residuals.data(),
@@ -596,36 +652,36 @@ class OperationBackward {
     }
   }
 
-  void differentiate_image(const Turn& turn, ThreadMemory& mine) const {
+  void differentiate_image(const Turn& turn, ThreadMemory<State>& mine) const {
     const int image = turn.image;
     packed_.parts_of(at_.states, image, mine.inputs);
     packed_.parts_of(at_.grad_states, image, mine.grad_inputs);
     double* sums = mine.sums.data();
-    const CellGradient args = {mine.inputs.data(),
-                               gradient_of(image),
-                               view(image, mine),
-                               vectors_.centre,
-                               vectors_.by_gradient,
-                               vectors_.by_product,
-                               vectors_.constant,
-                               mine.grad_inputs.data(),
-                               turn.next,
-                               accumulate_,
-                               sums,
-                               sums + depthwise_begin(),
-                               sums + depthwise_begin() + depthwise_size()};
+    const CellGradientOf<State> args = {mine.inputs.data(),
+                                        gradient_of(image),
+                                        view(image, mine),
+                                        vectors_.centre,
+                                        vectors_.by_gradient,
+                                        vectors_.by_product,
+                                        vectors_.constant,
+                                        mine.grad_inputs.data(),
+                                        turn.next,
+                                        accumulate_,
+                                        sums,
+                                        sums + depthwise_begin(),
+                                        sums + depthwise_begin() + depthwise_size()};
     at_.set.cell_gradient(packed_.term(), args, mine.scratch.reserve(0));
   }
 
-  const SumContext& at_;
-  const Packed& packed_;
+  const SumContext<State>& at_;
+  const Packed<State>& packed_;
   std::size_t index_;
   Values values_;
   bool accumulate_;
   const double *mean_, *variance_;
   const OperationGradient& out_;
   Normalization vectors_;
-  float* products_ = nullptr;
+  State* products_ = nullptr;
   double* moments_ = nullptr;
 };
 
@@ -657,15 +713,16 @@ std::vector<std::vector<double>> expected_sizes(const Cell& cell) {
 // Where the gradients of a sum's operations come from. An operation's result is as good as its products unless it is
 // small beside the sum, whose rounding it then shares: kLargest takes five of 24 bits. What this saves is computing the
 // most expensive operation of a sum again (the idea is that of in-place activated normalisation, arXiv 1712.02616).
-std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<Packed>& packed,
+template <typename State>
+std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<Packed<State>>& packed,
                                   const std::vector<int>& residuals, const std::vector<double>& size) {
   constexpr double kLargest = 32.0;
   std::vector<Values> chosen(packed.size(), Values::kProducts);
   bool all_whole = true;
-  for (const Packed& p : packed) {
+  for (const Packed<State>& p : packed) {
     all_whole = all_whole && p.term().out_channels == cell.states[cell.inputs + sum].channels;
   }
-  const auto legible = [&](const Packed& p) {
+  const auto legible = [&](const Packed<State>& p) {
     if (p.term().kind != CellKind::kSeparable) return false;
     for (int c = 0; c < p.term().out_channels; ++c) {
       if (!(size[p.operation().first_out + c] < kLargest * std::abs(p.operation().gamma[c]))) return false;
@@ -696,24 +753,35 @@ std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<P
   return chosen;
 }
 
-void add_to(const float* in, std::ptrdiff_t floats, bool accumulate, float* out) {
-  for (std::ptrdiff_t i = 0; i < floats; ++i) out[i] = accumulate ? out[i] + in[i] : in[i];
+float value_of(float x) { return x; }
+float value_of(Bf16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
+void set_value(float& out, float x) { out = x; }
+void set_value(Bf16& out, float x) { out = static_cast<Bf16>(rounded(x)); }
+
+template <typename State>
+void add_to(const State* in, std::ptrdiff_t elements, bool accumulate, State* out) {
+  if (!accumulate) {
+    std::copy(in, in + elements, out);
+    return;
+  }
+  for (std::ptrdiff_t i = 0; i < elements; ++i) set_value(out[i], value_of(out[i]) + value_of(in[i]));
 }
 
 }  // namespace
 
-void cell_forward(const Cell& cell, int threads, const std::vector<float*>& states, double* mean, double* variance) {
+template <typename State>
+void cell_forward(const Cell& cell, int threads, const std::vector<State*>& states, double* mean, double* variance) {
   // Before any task starts: it throws where the forced instruction set is unavailable, and tasks must not.
-  const KernelSet& set = kernels();
-  const Lease<TrainingMemory> memory;
-  const std::vector<const float*> readable(states.begin(), states.end());
+  const CellKernels<State>& set = cell_kernels<State>();
+  const Lease<TrainingMemory<State>> memory;
+  const std::vector<const State*> readable(states.begin(), states.end());
   const int used = std::min(threads, cell.images);
   std::size_t first = 0;
   for (int sum = 0; sum < static_cast<int>(cell.states.size()) - cell.inputs; ++sum) {
     const std::size_t end = operations_end(cell, sum, first);
-    const std::vector<Packed> packed = pack(cell, first, end, set, *memory);
-    SumForward(cell, sum, set, packed, used, readable, states[cell.inputs + sum], *memory).run(mean, variance);
-    for (const Packed& p : packed) {
+    const std::vector<Packed<State>> packed = pack(cell, first, end, set, *memory);
+    SumForward<State>(cell, sum, set, packed, used, readable, states[cell.inputs + sum], *memory).run(mean, variance);
+    for (const Packed<State>& p : packed) {
       mean += p.moments();
       variance += p.moments();
     }
@@ -721,17 +789,19 @@ void cell_forward(const Cell& cell, int threads, const std::vector<float*>& stat
   }
 }
 
-void cell_backward(const Cell& cell, int threads, const std::vector<const float*>& states, const double* mean,
-                   const double* variance, const std::vector<const float*>& grad_sums,
-                   const std::vector<float*>& grad_inputs, const std::vector<OperationGradient>& gradients) {
-  const KernelSet& set = kernels();
-  const Lease<TrainingMemory> memory;
+template <typename State>
+void cell_backward(const Cell& cell, int threads, const std::vector<const State*>& states, const double* mean,
+                   const double* variance, const std::vector<const State*>& grad_sums,
+                   const std::vector<State*>& grad_inputs, const std::vector<OperationGradient>& gradients) {
+  const CellKernels<State>& set = cell_kernels<State>();
+  const Lease<TrainingMemory<State>> memory;
   const int used = std::min(threads, cell.images);
   const int sums = static_cast<int>(cell.states.size()) - cell.inputs;
-  std::vector<float*> grad_states = grad_inputs;
+  std::vector<State*> grad_states = grad_inputs;
   if (memory->grad_sums.size() < static_cast<std::size_t>(sums)) memory->grad_sums.resize(sums);
   for (int sum = 0; sum < sums; ++sum) {
-    grad_states.push_back(memory->grad_sums[sum].reserve(floats_of(cell.states[cell.inputs + sum]) * cell.images));
+    grad_states.push_back(
+        reserve<State>(memory->grad_sums[sum], elements_of(cell.states[cell.inputs + sum]) * cell.images));
   }
   const std::vector<std::vector<double>> sizes = expected_sizes(cell);
   std::vector<bool> written(cell.states.size(), false);
@@ -745,26 +815,26 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const float*
     std::size_t first = end;
     while (first > 0 && cell.operations[first - 1].sum == sum) --first;
     const std::size_t state = cell.inputs + sum;
-    const std::ptrdiff_t floats = floats_of(cell.states[state]) * cell.images;
+    const std::ptrdiff_t elements = elements_of(cell.states[state]) * cell.images;
     // What the rest of the cell makes of this state and what follows the cell.
-    const float* grad = grad_sums[sum];
-    if (written[state] && grad != nullptr) add_to(grad, floats, true, grad_states[state]);
+    const State* grad = grad_sums[sum];
+    if (written[state] && grad != nullptr) add_to(grad, elements, true, grad_states[state]);
     if (written[state]) grad = grad_states[state];
     if (grad == nullptr) {
-      std::fill(grad_states[state], grad_states[state] + floats, 0.0f);
+      std::fill(grad_states[state], grad_states[state] + elements, State{});
       grad = grad_states[state];
     }
     const std::vector<int> residuals = residuals_of(cell, sum);
     for (const int source : residuals) {
-      add_to(grad, floats, written[source], grad_states[source]);
+      add_to(grad, elements, written[source], grad_states[source]);
       written[source] = true;
     }
-    const std::vector<Packed> packed = pack(cell, first, end, set, *memory);
+    const std::vector<Packed<State>> packed = pack(cell, first, end, set, *memory);
     prepare_threads(packed, residuals.size(), used, *memory);
     const std::vector<Values> values = choose_values(cell, sum, packed, residuals, sizes[state]);
     const bool keep_products = std::count(values.begin(), values.end(), Values::kRemainder) > 0;
-    const SumContext context = {cell,   sum,         set,  used,          packed, residuals,
-                                states, grad_states, grad, keep_products, *memory};
+    const SumContext<State> context = {cell,   sum,         set,  used,          packed, residuals,
+                                       states, grad_states, grad, keep_products, *memory};
     const auto differentiate = [&](std::size_t i) {
       const CellOperation& operation = cell.operations[first + i];
       bool accumulate = false;
@@ -772,11 +842,11 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const float*
       for (int p = 0; p < operation.parts && accumulate; ++p) {
         const int part = operation.first_state + p;
         if (!written[part]) {
-          std::fill(grad_states[part], grad_states[part] + floats_of(cell.states[part]) * cell.images, 0.0f);
+          std::fill(grad_states[part], grad_states[part] + elements_of(cell.states[part]) * cell.images, State{});
         }
       }
-      OperationBackward(context, i, values[i], accumulate, mean + moments[first + i], variance + moments[first + i],
-                        gradients[first + i])
+      OperationBackward<State>(context, i, values[i], accumulate, mean + moments[first + i],
+                               variance + moments[first + i], gradients[first + i])
           .run();
       for (int p = 0; p < operation.parts; ++p) written[operation.first_state + p] = true;
     };
@@ -790,5 +860,14 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const float*
     end = first;
   }
 }
+
+#define PNF_INSTANTIATE(State)                                                                                         \
+  template void cell_forward<State>(const Cell&, int, const std::vector<State*>&, double*, double*);                   \
+  template void cell_backward<State>(const Cell&, int, const std::vector<const State*>&, const double*, const double*, \
+                                     const std::vector<const State*>&, const std::vector<State*>&,                     \
+                                     const std::vector<OperationGradient>&);
+PNF_INSTANTIATE(float)
+PNF_INSTANTIATE(Bf16)
+#undef PNF_INSTANTIATE
 
 }  // namespace pnf
