@@ -26,12 +26,10 @@ PNF_INLINE std::ptrdiff_t whole_lines(std::ptrdiff_t words) { return (words + kB
 PNF_INLINE std::ptrdiff_t natural_words(std::ptrdiff_t pixels) { return whole_lines(pixels * kPixelWords); }
 PNF_INLINE std::ptrdiff_t pair_words(std::ptrdiff_t pixels) { return (pixels + 1) / 2 * kBlock; }
 
-PNF_INLINE void store_words(float* out, Two words) { store_two(halves(out), words); }
-
 // Pixels [pixels][16] in pairs; the last one of an odd number is beside zeros.
 PNF_INLINE void pair_pixels(const Bf16* in, int pixels, float* out) {
   int p = 0;
-  for (; p + 2 <= pixels; p += 2) store_words(out + p * kPixelWords, in_turns(load_two(in + p * kBlock)));
+  for (; p + 2 <= pixels; p += 2) store(out + p * kPixelWords, across(load_two(in + p * kBlock)));
   if (p < pixels) store(out + p * kPixelWords, pair(load(in + p * kBlock), splat(0.0f)));
 }
 
@@ -130,7 +128,7 @@ void product_gradients_in_pairs(const CellTerm& term, const CellGradientOf<Bf16>
       for (; p + 2 <= here; p += 2) {
         const Two two = round_two(at(p), at(p + 1));
         store_two(natural + p * kBlock, two);
-        store_words(words + p * kPixelWords, in_turns(two));
+        store(words + p * kPixelWords, across(two));
       }
       if (p < here) {
         const Vec last = at(p);

@@ -39,6 +39,8 @@ PNF_INLINE __m512i in_turns(__m512i x) {
                                          5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(order, x);
 }
+// Words of both pixels, the first one in their lower halves.
+PNF_INLINE Vec across(Two x) { return _mm512_castsi512_ps(in_turns(x)); }
 PNF_INLINE Two prelu_two(Two x, const TwoSlopes& slopes) {
   const Vec even = mul(low_half(_mm512_castsi512_ps(x)), slopes.even);
   const Vec odd = mul(high_half(_mm512_castsi512_ps(x)), slopes.odd);

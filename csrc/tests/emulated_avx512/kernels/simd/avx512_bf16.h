@@ -59,6 +59,11 @@ PNF_INLINE Two at_most_two(const Two& x, const Two& caps) {
   return result;
 }
 PNF_INLINE float word_of(std::uint32_t low, std::uint32_t high) { return __builtin_bit_cast(float, low | high << 16); }
+PNF_INLINE Vec across(const Two& x) {
+  Vec words = {};
+  for (int i = 0; i < kLanes; ++i) words[i] = word_of(x.element[i], x.element[kLanes + i]);
+  return words;
+}
 PNF_INLINE void store_pairs_of_two(float* out, const Two& low, const Two& high) {
   Vec first = {}, second = {};
   for (int i = 0; i < kLanes; ++i) {
