@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "kernels/dispatch.h"
 #include "plan/lease.h"
@@ -40,10 +41,11 @@ State* reserve(Floats& memory, std::size_t count) {
 template <typename State>
 struct ThreadMemory {
   Floats scratch;
-  Floats filtered;  // of one image
-  Doubles sums;
+  Floats filtered;            // of one image
+  std::vector<Doubles> sums;  // of every operation of one sum
   std::vector<const State*> inputs;
   std::vector<State*> grad_inputs;
+  std::vector<const State*> before;
   std::vector<NormalizedTermOf<State>> terms;
   std::vector<const State*> residuals;
 };
@@ -66,7 +68,10 @@ struct TrainingMemory {
     for (const OperationMemory& m : operations) {
       bytes += m.packed.bytes() + m.products.bytes() + m.normalization.bytes() + m.moments.bytes();
     }
-    for (const ThreadMemory<State>& m : threads) bytes += m.scratch.bytes() + m.filtered.bytes() + m.sums.bytes();
+    for (const ThreadMemory<State>& m : threads) bytes += m.scratch.bytes() + m.filtered.bytes();
+    for (const ThreadMemory<State>& m : threads) {
+      for (const Doubles& sums : m.sums) bytes += sums.bytes();
+    }
     for (const Floats& m : grad_sums) bytes += m.bytes();
     return bytes;
   }
@@ -132,7 +137,10 @@ class Packed {
   template <typename T>
   void parts_of(const std::vector<T*>& states, std::ptrdiff_t image, std::vector<T*>& parts) const {
     const std::ptrdiff_t elements = static_cast<std::ptrdiff_t>(state_.height) * state_.width * state_.channels;
-    for (int p = 0; p < operation_.parts; ++p) parts[p] = states[operation_.first_state + p] + image * elements;
+    for (int p = 0; p < operation_.parts; ++p) {
+      T* const state = states[operation_.first_state + p];
+      parts[p] = state == nullptr ? nullptr : state + image * elements;
+    }
   }
 
   // The products of one image, whose parts are mine.inputs.
@@ -323,8 +331,10 @@ void prepare_threads(const std::vector<Packed<State>>& packed, std::size_t resid
     ThreadMemory<State>& mine = memory.threads[t];
     mine.scratch.reserve(scratch);
     mine.filtered.reserve(filtered);
+    if (mine.sums.size() < packed.size()) mine.sums.resize(packed.size());
     mine.inputs.resize(parts);
     mine.grad_inputs.resize(parts);
+    mine.before.resize(parts);
     mine.terms.resize(packed.size());
     mine.residuals.resize(residuals);
   }
@@ -521,52 +531,54 @@ struct SumContext {
   const std::vector<const State*>& states;
   const std::vector<State*>& grad_states;
   const State* grad;
-  bool keep_products;  // those of every operation, for a remainder
   TrainingMemory<State>& memory;
 
   const CellState& state() const { return cell.states[cell.inputs + sum]; }
   const State* values(int image) const { return states[cell.inputs + sum] + image * elements_of(state()); }
 };
 
-// One of its operations.
+// One of its operations. `before` are those of kernels/cell, of the whole batch; `slot` is that of its products.
 template <typename State>
 class OperationBackward {
  public:
-  OperationBackward(const SumContext<State>& context, std::size_t index, Values values, bool accumulate,
-                    const double* mean, const double* variance, const OperationGradient& out)
+  OperationBackward(const SumContext<State>& context, std::size_t index, std::size_t slot, Values values,
+                    std::vector<const State*> before, const double* mean, const double* variance,
+                    const OperationGradient& out)
       : at_(context),
         packed_(context.packed[index]),
         index_(index),
         values_(values),
-        accumulate_(accumulate),
+        before_(std::move(before)),
         mean_(mean),
         variance_(variance),
         out_(out),
-        vectors_(packed_, memory().normalization) {}
-
-  void run() {
+        vectors_(packed_, memory().normalization) {
     const CellTerm& term = packed_.term();
     const std::size_t lanes = packed_.lanes_out();
-    products_ = reserve<State>(at_.memory.operations[at_.keep_products ? index_ : 0].products,
-                               packed_.products() * at_.cell.images);
+    if (values != Values::kSum) {
+      products_ = reserve<State>(at_.memory.operations[slot].products, packed_.products() * at_.cell.images);
+    }
     moments_ = memory().moments.zeros(2 * lanes * at_.cell.images);
     vectors_.set_result(packed_, mean_, variance_);
     std::fill(vectors_.centre, vectors_.centre + lanes, 0.0f);
     for (int c = 0; c < term.out_channels && normalized(); ++c) {
       vectors_.centre[c] = values_ == Values::kProducts ? static_cast<float>(mean_[c]) : packed_.operation().beta[c];
     }
-    auto measure = [this](const Turn& turn) { measure_image(turn, at_.memory.threads[turn.thread]); };
-    each_image(at_.cell.images, at_.threads, Order::kForwards, measure);
-    combine();
-    const std::size_t size = depthwise_begin() + depthwise_size() + slope_size();
-    for (int t = 0; t < at_.threads; ++t) at_.memory.threads[t].sums.zeros(size);
-    auto differentiate = [this](const Turn& turn) { differentiate_image(turn, at_.memory.threads[turn.thread]); };
-    each_image(at_.cell.images, at_.threads, Order::kBackwards, differentiate);
+    for (int t = 0; t < at_.threads; ++t) at_.memory.threads[t].sums[index_].zeros(sums_size());
+  }
+
+  // The moments of an image's gradient; those of the batch, once all images have theirs; the gradients of an image.
+  void measure(const Turn& turn) const { measure_image(turn, at_.memory.threads[turn.thread]); }
+  void combine() const;
+  void differentiate(const Turn& turn) const { differentiate_image(turn, at_.memory.threads[turn.thread]); }
+
+  // The gradients of the weights, once all images have been.
+  void finish() const {
     if (!separable()) return;
-    double* total = at_.memory.threads[0].sums.data();
+    double* total = at_.memory.threads[0].sums[index_].data();
     for (int t = 1; t < at_.threads; ++t) {
-      const double* other = at_.memory.threads[t].sums.data();
-      for (std::size_t i = 0; i < size; ++i) total[i] += other[i];
+      const double* other = at_.memory.threads[t].sums[index_].data();
+      for (std::size_t i = 0; i < sums_size(); ++i) total[i] += other[i];
     }
     write_gradients(packed_, total, total + depthwise_begin(), total + depthwise_begin() + depthwise_size(), out_);
   }
@@ -579,6 +591,7 @@ class OperationBackward {
   std::size_t depthwise_begin() const { return separable() ? packed_.lanes_out() * lanes_in() : 0; }
   std::size_t depthwise_size() const { return filters_plane(packed_.term()) ? lanes_in() * packed_.taps() : 0; }
   std::size_t slope_size() const { return separable() ? lanes_in() : 0; }
+  std::size_t sums_size() const { return depthwise_begin() + depthwise_size() + slope_size(); }
 
   OutputGradientOf<State> gradient_of(int image) const {
     return {at_.grad + image * elements_of(at_.state()), at_.state().channels, packed_.operation().first_out};
@@ -619,44 +632,12 @@ class OperationBackward {
         at_.values(image));
   }
 
-  // The gradients of gamma and beta, and the factors of dp, from
-  //   dp = scale * (g - sum(g) / n - normal * sum(g * normal) / n)
-  // where the normalised product `normal` is slope * (value - centre), plus what rounding took from the centre.
-  void combine() const {
-    const std::size_t lanes = packed_.lanes_out();
-    const double count = static_cast<double>(packed_.pixels()) * at_.cell.images;
-    std::fill(vectors_.by_gradient, vectors_.constant + lanes, 0.0f);
-    for (int c = 0; c < packed_.term().out_channels; ++c) {
-      double total = 0.0, by_distance = 0.0;
-      for (int image = 0; image < at_.cell.images; ++image) {
-        total += moments_[2 * image * lanes + c];
-        by_distance += moments_[(2 * image + 1) * lanes + c];
-      }
-      if (!normalized()) {
-        out_.gamma[c] = static_cast<float>(by_distance);
-        vectors_.by_gradient[c] = packed_.operation().gamma[c];
-        continue;
-      }
-      const double inverse = 1.0 / std::sqrt(variance_[c] + packed_.operation().epsilon);
-      const double gamma = packed_.operation().gamma[c], scale = gamma * inverse;
-      const bool products = values_ == Values::kProducts;
-      const double slope = products ? inverse : 1.0 / gamma;
-      const double rounding = products ? static_cast<double>(vectors_.centre[c]) - mean_[c] : 0.0;
-      const double by_normal = slope * (by_distance + total * rounding);
-      const double by_product = -scale * by_normal / count * slope;
-      out_.gamma[c] = static_cast<float>(by_normal);
-      out_.beta[c] = static_cast<float>(total);
-      vectors_.by_gradient[c] = static_cast<float>(scale);
-      vectors_.by_product[c] = static_cast<float>(by_product);
-      vectors_.constant[c] = static_cast<float>(by_product * rounding - scale * total / count);
-    }
-  }
-
   void differentiate_image(const Turn& turn, ThreadMemory<State>& mine) const {
     const int image = turn.image;
     packed_.parts_of(at_.states, image, mine.inputs);
     packed_.parts_of(at_.grad_states, image, mine.grad_inputs);
-    double* sums = mine.sums.data();
+    packed_.parts_of(before_, image, mine.before);
+    double* sums = mine.sums[index_].data();
     const CellGradientOf<State> args = {mine.inputs.data(),
                                         gradient_of(image),
                                         view(image, mine),
@@ -665,8 +646,8 @@ class OperationBackward {
                                         vectors_.by_product,
                                         vectors_.constant,
                                         mine.grad_inputs.data(),
+                                        mine.before.data(),
                                         turn.next,
-                                        accumulate_,
                                         sums,
                                         sums + depthwise_begin(),
                                         sums + depthwise_begin() + depthwise_size()};
@@ -677,13 +658,47 @@ class OperationBackward {
   const Packed<State>& packed_;
   std::size_t index_;
   Values values_;
-  bool accumulate_;
+  std::vector<const State*> before_;  // of all states
   const double *mean_, *variance_;
   const OperationGradient& out_;
   Normalization vectors_;
   State* products_ = nullptr;
   double* moments_ = nullptr;
 };
+
+// The gradients of gamma and beta, and the factors of dp, from
+//   dp = scale * (g - sum(g) / n - normal * sum(g * normal) / n)
+// where the normalised product `normal` is slope * (value - centre), plus what rounding took from the centre.
+template <typename State>
+void OperationBackward<State>::combine() const {
+  const std::size_t lanes = packed_.lanes_out();
+  const double count = static_cast<double>(packed_.pixels()) * at_.cell.images;
+  std::fill(vectors_.by_gradient, vectors_.constant + lanes, 0.0f);
+  for (int c = 0; c < packed_.term().out_channels; ++c) {
+    double total = 0.0, by_distance = 0.0;
+    for (int image = 0; image < at_.cell.images; ++image) {
+      total += moments_[2 * image * lanes + c];
+      by_distance += moments_[(2 * image + 1) * lanes + c];
+    }
+    if (!normalized()) {
+      out_.gamma[c] = static_cast<float>(by_distance);
+      vectors_.by_gradient[c] = packed_.operation().gamma[c];
+      continue;
+    }
+    const double inverse = 1.0 / std::sqrt(variance_[c] + packed_.operation().epsilon);
+    const double gamma = packed_.operation().gamma[c], scale = gamma * inverse;
+    const bool products = values_ == Values::kProducts;
+    const double slope = products ? inverse : 1.0 / gamma;
+    const double rounding = products ? static_cast<double>(vectors_.centre[c]) - mean_[c] : 0.0;
+    const double by_normal = slope * (by_distance + total * rounding);
+    const double by_product = -scale * by_normal / count * slope;
+    out_.gamma[c] = static_cast<float>(by_normal);
+    out_.beta[c] = static_cast<float>(total);
+    vectors_.by_gradient[c] = static_cast<float>(scale);
+    vectors_.by_product[c] = static_cast<float>(by_product);
+    vectors_.constant[c] = static_cast<float>(by_product * rounding - scale * total / count);
+  }
+}
 
 // About how large the values of each channel of each sum are, by its normalisations; infinite where that is unknown.
 std::vector<std::vector<double>> expected_sizes(const Cell& cell) {
@@ -709,6 +724,9 @@ std::vector<std::vector<double>> expected_sizes(const Cell& cell) {
   }
   return sizes;
 }
+
+// Operations whose products are kept at a time in the backward pass.
+constexpr std::size_t kMostTogether = 4;
 
 // Where the gradients of a sum's operations come from. An operation's result is as good as its products unless it is
 // small beside the sum, whose rounding it then shares: kLargest takes five of 24 bits. What this saves is computing the
@@ -748,24 +766,90 @@ std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<P
     }
   }
   // The others' products are all kept for it: a searched node has too many.
-  constexpr std::size_t kMost = 4;
-  if (remainder < packed.size() && packed.size() <= kMost) chosen[remainder] = Values::kRemainder;
+  if (remainder < packed.size() && packed.size() <= kMostTogether) chosen[remainder] = Values::kRemainder;
   return chosen;
 }
 
-float value_of(float x) { return x; }
-float value_of(Bf16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
-void set_value(float& out, float x) { out = x; }
-void set_value(Bf16& out, float x) { out = static_cast<Bf16>(rounded(x)); }
-
-template <typename State>
-void add_to(const State* in, std::ptrdiff_t elements, bool accumulate, State* out) {
-  if (!accumulate) {
-    std::copy(in, in + elements, out);
-    return;
+// The operations of a sum that are taken through the batch together, each once: they read the sum's gradient once. With a
+// remainder, which needs the products of all others, they are all in one group and it is the last.
+std::vector<std::vector<std::size_t>> groups_of(const std::vector<Values>& values) {
+  std::vector<std::vector<std::size_t>> groups;
+  std::vector<std::size_t> last;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (values[i] == Values::kRemainder) {
+      last.push_back(i);
+      continue;
+    }
+    if (groups.empty() || groups.back().size() == kMostTogether) groups.emplace_back();
+    groups.back().push_back(i);
   }
-  for (std::ptrdiff_t i = 0; i < elements; ++i) set_value(out[i], value_of(out[i]) + value_of(in[i]));
+  if (groups.empty() && !last.empty()) groups.emplace_back();
+  if (!last.empty()) groups.back().insert(groups.back().end(), last.begin(), last.end());
+  return groups;
 }
+
+// The gradients of a cell's states while they are gathered, from the last sum to the first input.
+template <typename State>
+class StateGradients {
+ public:
+  StateGradients(const Cell& cell, const CellKernels<State>& set, int threads,
+                 const std::vector<const State*>& grad_sums, const std::vector<State*>& memory)
+      : cell_(cell), set_(set), threads_(threads), memory_(memory), given_(memory.size()), written_(memory.size()) {
+    for (std::size_t i = 0; i < grad_sums.size(); ++i) {
+      if (grad_sums[i] != nullptr) given_[cell.inputs + i].push_back(grad_sums[i]);
+    }
+  }
+
+  // Adds a gradient that lies elsewhere and stays there.
+  void give(int state, const State* gradient) { given_[state].push_back(gradient); }
+
+  // What an operation is to add its own gradient of a state to; null for nothing. It is in memory() afterwards.
+  const State* begin(int state) {
+    const State* before = written_[state] ? memory_[state] : nullptr;
+    if (before == nullptr && !given_[state].empty()) {
+      before = given_[state].back();
+      given_[state].pop_back();
+    }
+    written_[state] = true;
+    return before;
+  }
+
+  // All that has been gathered.
+  const State* gathered(int state) {
+    if (!written_[state] && given_[state].size() == 1) return given_[state].front();
+    return gathered_in_memory(state);
+  }
+  State* gathered_in_memory(int state) {
+    if (!given_[state].empty()) add_given(state);
+    if (!written_[state] && given_[state].empty()) {
+      std::fill(memory_[state], memory_[state] + elements_of(cell_.states[state]) * cell_.images, State{});
+    }
+    written_[state] = true;
+    given_[state].clear();
+    return memory_[state];
+  }
+
+ private:
+  void add_given(int state) {
+    const CellState& size = cell_.states[state];
+    auto body = [&](const Turn& turn) {
+      const std::ptrdiff_t at = turn.image * elements_of(size);
+      std::vector<const State*> images;
+      for (const State* gradient : given_[state]) images.push_back(gradient + at);
+      set_.normalize_sum({size.height * size.width, size.channels, nullptr, 0, images.data(),
+                          static_cast<int>(images.size()), written_[state], memory_[state] + at});
+    };
+    each_image(cell_.images, threads_, Order::kForwards, body);
+    written_[state] = true;
+  }
+
+  const Cell& cell_;
+  const CellKernels<State>& set_;
+  int threads_;
+  std::vector<State*> memory_;
+  std::vector<std::vector<const State*>> given_;
+  std::vector<bool> written_;
+};
 
 }  // namespace
 
@@ -804,7 +888,7 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const State*
         reserve<State>(memory->grad_sums[sum], elements_of(cell.states[cell.inputs + sum]) * cell.images));
   }
   const std::vector<std::vector<double>> sizes = expected_sizes(cell);
-  std::vector<bool> written(cell.states.size(), false);
+  StateGradients<State> gradients_of(cell, set, used, grad_sums, grad_states);
   std::vector<std::ptrdiff_t> moments(cell.operations.size() + 1, 0);
   for (std::size_t i = 0; i < cell.operations.size(); ++i) {
     moments[i + 1] = moments[i] + (cell.operations[i].normalized ? cell.operations[i].out_channels : 0);
@@ -814,51 +898,43 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const State*
   for (int sum = sums - 1; sum >= 0; --sum) {
     std::size_t first = end;
     while (first > 0 && cell.operations[first - 1].sum == sum) --first;
-    const std::size_t state = cell.inputs + sum;
-    const std::ptrdiff_t elements = elements_of(cell.states[state]) * cell.images;
+    const int state = cell.inputs + sum;
     // What the rest of the cell makes of this state and what follows the cell.
-    const State* grad = grad_sums[sum];
-    if (written[state] && grad != nullptr) add_to(grad, elements, true, grad_states[state]);
-    if (written[state]) grad = grad_states[state];
-    if (grad == nullptr) {
-      std::fill(grad_states[state], grad_states[state] + elements, State{});
-      grad = grad_states[state];
-    }
+    const State* const grad = gradients_of.gathered(state);
     const std::vector<int> residuals = residuals_of(cell, sum);
-    for (const int source : residuals) {
-      add_to(grad, elements, written[source], grad_states[source]);
-      written[source] = true;
-    }
+    for (const int source : residuals) gradients_of.give(source, grad);
     const std::vector<Packed<State>> packed = pack(cell, first, end, set, *memory);
     prepare_threads(packed, residuals.size(), used, *memory);
     const std::vector<Values> values = choose_values(cell, sum, packed, residuals, sizes[state]);
-    const bool keep_products = std::count(values.begin(), values.end(), Values::kRemainder) > 0;
-    const SumContext<State> context = {cell,   sum,         set,  used,          packed, residuals,
-                                       states, grad_states, grad, keep_products, *memory};
-    const auto differentiate = [&](std::size_t i) {
-      const CellOperation& operation = cell.operations[first + i];
-      bool accumulate = false;
-      for (int p = 0; p < operation.parts; ++p) accumulate = accumulate || written[operation.first_state + p];
-      for (int p = 0; p < operation.parts && accumulate; ++p) {
-        const int part = operation.first_state + p;
-        if (!written[part]) {
-          std::fill(grad_states[part], grad_states[part] + elements_of(cell.states[part]) * cell.images, State{});
+    const SumContext<State> context = {cell, sum, set, used, packed, residuals, states, grad_states, grad, *memory};
+    for (const std::vector<std::size_t>& group : groups_of(values)) {
+      std::vector<OperationBackward<State>> operations;
+      operations.reserve(group.size());
+      for (std::size_t slot = 0; slot < group.size(); ++slot) {
+        const std::size_t i = group[slot];
+        const CellOperation& operation = cell.operations[first + i];
+        std::vector<const State*> before(cell.states.size(), nullptr);
+        for (int p = 0; p < operation.parts; ++p) {
+          before[operation.first_state + p] = gradients_of.begin(operation.first_state + p);
         }
+        // Where all are in one group, an operation's slot is its index, by which the remainder finds it.
+        operations.emplace_back(context, i, group.size() == packed.size() ? i : slot, values[i], std::move(before),
+                                mean + moments[first + i], variance + moments[first + i], gradients[first + i]);
       }
-      OperationBackward<State>(context, i, values[i], accumulate, mean + moments[first + i],
-                               variance + moments[first + i], gradients[first + i])
-          .run();
-      for (int p = 0; p < operation.parts; ++p) written[operation.first_state + p] = true;
-    };
-    // A remainder needs the products of the others.
-    for (std::size_t i = 0; i < packed.size(); ++i) {
-      if (values[i] != Values::kRemainder) differentiate(i);
-    }
-    for (std::size_t i = 0; i < packed.size(); ++i) {
-      if (values[i] == Values::kRemainder) differentiate(i);
+      auto measure = [&operations](const Turn& turn) {
+        for (const OperationBackward<State>& operation : operations) operation.measure(turn);
+      };
+      each_image(cell.images, used, Order::kForwards, measure);
+      for (const OperationBackward<State>& operation : operations) operation.combine();
+      auto differentiate = [&operations](const Turn& turn) {
+        for (const OperationBackward<State>& operation : operations) operation.differentiate(turn);
+      };
+      each_image(cell.images, used, Order::kBackwards, differentiate);
+      for (const OperationBackward<State>& operation : operations) operation.finish();
     }
     end = first;
   }
+  for (int input = 0; input < cell.inputs; ++input) gradients_of.gathered_in_memory(input);
 }
 
 #define PNF_INSTANTIATE(State)                                                                                         \

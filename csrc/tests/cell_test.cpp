@@ -435,10 +435,12 @@ void check_gradient(const Case& c, const Exactly& exact, const CellTerm& term, c
   const std::size_t part_elements = static_cast<std::size_t>(c.height) * c.width * c.part_channels;
   std::vector<std::unique_ptr<GuardedOf<State>>> memory;
   std::vector<State*> grad_input;
+  std::vector<const State*> before;
   for (int part = 0; part < c.parts; ++part) {
     memory.push_back(std::make_unique<GuardedOf<State>>(part_elements, misaligned));
     grad_input.push_back(memory.back()->get());
     if (accumulate) std::fill(grad_input.back(), grad_input.back() + part_elements, to_state<State>(0.5f));
+    before.push_back(accumulate ? grad_input.back() : nullptr);
   }
   const int lanes = term.blocks * kBlock, taps = c.kernel * c.kernel;
   Doubles by_pointwise(static_cast<std::size_t>(term.out_blocks) * kBlock * lanes, 1.0);
@@ -446,7 +448,7 @@ void check_gradient(const Case& c, const Exactly& exact, const CellTerm& term, c
   scratch.poison();
   set.cell_gradient(term,
                     {inputs.get(), gradient, view, factors.mean.data(), factors.by_gradient.data(),
-                     factors.by_product.data(), factors.constant.data(), grad_input.data(), 0, accumulate,
+                     factors.by_product.data(), factors.constant.data(), grad_input.data(), before.data(), 0,
                      by_pointwise.data(), by_depthwise.data(), by_slope.data()},
                     scratch.get());
 

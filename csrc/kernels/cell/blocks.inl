@@ -43,24 +43,24 @@ PNF_INLINE void load_block(const From* in, std::ptrdiff_t step, int channels, in
   }
 }
 
+// And back, added to `before`, which lies like `out`, or may be null.
 template <typename State>
-PNF_INLINE void store_block(const float* in, int channels, int pixels, bool accumulate, std::ptrdiff_t step,
+PNF_INLINE void store_block(const float* in, int channels, int pixels, const State* before, std::ptrdiff_t step,
                             State* out) {
   if (channels == kBlock) {
     for (int p = 0; p < pixels; ++p) {
 #pragma GCC unroll 16
       for (int v = 0; v < kBlock; v += kLanes) {
         const Vec value = load(in + p * kBlock + v);
-        store(out + p * step + v, accumulate ? add(value, load(out + p * step + v)) : value);
+        store(out + p * step + v, before == nullptr ? value : add(value, load(before + p * step + v)));
       }
     }
     return;
   }
   for (int p = 0; p < pixels; ++p) {
-    State* pixel = out + p * step;
     for (int c = 0; c < channels; ++c) {
       const float value = in[p * kBlock + c];
-      set_value(pixel[c], accumulate ? value_of(pixel[c]) + value : value);
+      set_value(out[p * step + c], before == nullptr ? value : value_of(before[p * step + c]) + value);
     }
   }
 }
@@ -142,12 +142,14 @@ class Ahead {
   std::ptrdiff_t at_ = 0, total_ = 0, per_step_ = 0;
 };
 
-// The input pixels of a chunk of a kernel of 1.
+// The input pixels of a chunk of a kernel of 1. A part may be null.
 template <typename State>
 void add_inputs(const CellTerm& term, const State* const* input, int begin, int count, Ahead& ahead) {
   if (term.stride > 1 || count <= 0) return;
   const std::ptrdiff_t pixel = term.part_channels;
-  for (int part = 0; part < term.parts; ++part) ahead.add(input[part] + begin * pixel, count * pixel);
+  for (int part = 0; part < term.parts; ++part) {
+    if (input[part] != nullptr) ahead.add(input[part] + begin * pixel, count * pixel);
+  }
 }
 
 // Of the inputs of another image, or of what lies like them, the share that belongs to a chunk of output pixels.
@@ -156,7 +158,9 @@ void add_share(const CellTerm& term, const State* const* input, int image, int b
   const std::ptrdiff_t elements = static_cast<std::ptrdiff_t>(term.height) * term.width * term.part_channels;
   const std::ptrdiff_t pixels = cell_pixels(term);
   const std::ptrdiff_t first = elements * begin / pixels, end = elements * (begin + count) / pixels;
-  for (int part = 0; part < term.parts; ++part) ahead.add(input[part] + image * elements + first, end - first);
+  for (int part = 0; part < term.parts; ++part) {
+    if (input[part] != nullptr) ahead.add(input[part] + image * elements + first, end - first);
+  }
 }
 
 // Of the output's gradient and the products that go with it.
@@ -231,12 +235,19 @@ void product_gradients(const CellTerm& term, const CellGradientOf<State>& args, 
   }
 }
 
-// From the gradient of prelu(x), [pixels][16], to that of x and of the slope. `spare` holds as many floats.
+// `before` at an element, or null.
+template <typename State>
+PNF_INLINE const State* at_element(const State* before, std::ptrdiff_t element) {
+  return before == nullptr ? nullptr : before + element;
+}
+
+// From the gradient of prelu(x), [pixels][16], to that of x, added to `before`, and of the slope. `spare` holds as many
+// floats.
 template <typename State, typename Gradient>
 void prelu_gradient(const State* x, const Gradient* gradient, int channels, int pixels, const float* slope,
-                    std::ptrdiff_t step, bool accumulate, State* grad_input, double* grad_slope, float* spare) {
-  const auto differentiate = [&](const auto* in, std::ptrdiff_t in_step, auto* out, std::ptrdiff_t out_step,
-                                 bool add_to_out) {
+                    std::ptrdiff_t step, const State* before, State* grad_input, double* grad_slope, float* spare) {
+  const auto differentiate = [&](const auto* in, std::ptrdiff_t in_step, const auto* added, auto* out,
+                                 std::ptrdiff_t out_step) {
     for (int v = 0; v < kVecs; ++v) {
       const Vec s = load(slope + v * kLanes), zero = splat(0.0f);
       Vec sums[kWays] = {zero, zero, zero, zero};
@@ -244,8 +255,8 @@ void prelu_gradient(const State* x, const Gradient* gradient, int channels, int 
         const Vec value = load(in + p * in_step + v * kLanes), g = load(gradient + p * kBlock + v * kLanes);
         sum = fma(g, if_positive(value, zero, value), sum);
         const Vec result = if_positive(value, g, mul(g, s));
-        auto* const target = out + p * out_step + v * kLanes;
-        store(target, add_to_out ? add(result, load(target)) : result);
+        const std::ptrdiff_t at = p * out_step + v * kLanes;
+        store(out + at, added == nullptr ? result : add(result, load(added + at)));
       };
       int p = 0;
       for (; p + kWays <= pixels; p += kWays) {
@@ -257,20 +268,23 @@ void prelu_gradient(const State* x, const Gradient* gradient, int channels, int 
     }
   };
   if (channels == kBlock) {
-    differentiate(x, step, grad_input, step, accumulate);
+    differentiate(x, step, before, grad_input, step);
     return;
   }
   load_block(x, step, channels, pixels, spare);
-  differentiate(spare, kBlock, spare, kBlock, false);
-  store_block(spare, channels, pixels, accumulate, step, grad_input);
+  differentiate(spare, kBlock, static_cast<const float*>(nullptr), spare, kBlock);
+  store_block(spare, channels, pixels, before, step, grad_input);
 }
 
-// The input's gradient of a kernel of 1 with stride 2, which reads some of its pixels only.
+// The input's gradient of a kernel of 1 with stride 2, which reads some of its pixels only and adds to those.
 template <typename State>
-void clear_input_gradient(const CellTerm& term, const CellGradientOf<State>& args) {
+void start_input_gradient(const CellTerm& term, const CellGradientOf<State>& args) {
   const std::ptrdiff_t elements = static_cast<std::ptrdiff_t>(term.height) * term.width * term.part_channels;
   for (int part = 0; part < term.parts; ++part) {
-    for (std::ptrdiff_t i = 0; i < elements; ++i) set_value(args.grad_input[part][i], 0.0f);
+    const State* const before = args.before[part];
+    State* const out = args.grad_input[part];
+    if (before == out) continue;
+    for (std::ptrdiff_t i = 0; i < elements; ++i) out[i] = before == nullptr ? State{} : before[i];
   }
 }
 
@@ -374,8 +388,8 @@ void pool_gradient(const CellTerm& term, const CellGradientOf<State>& args, floa
       pool_plane_gradient<false>(term, plane, args.products.data + block * args.products.block,
                                  gradient + block * panel, by_plane);
     }
-    store_block(by_plane, here.channels, term.height * term.width, args.accumulate, term.part_channels,
-                args.grad_input[here.part] + here.first);
+    store_block(by_plane, here.channels, term.height * term.width, at_element(args.before[here.part], here.first),
+                term.part_channels, args.grad_input[here.part] + here.first);
   }
 }
 
@@ -388,8 +402,9 @@ void normalize_gradient(const CellTerm& term, const CellGradientOf<State>& args,
     product_gradients(term, args, begin, count, panel, scratch);
     for (int block = 0; block < term.blocks; ++block) {
       const PartBlock here = part_block(term, block);
-      store_block(scratch + block * panel, here.channels, count, args.accumulate, term.part_channels,
-                  args.grad_input[here.part] + static_cast<std::ptrdiff_t>(begin) * term.part_channels + here.first);
+      const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(begin) * term.part_channels + here.first;
+      store_block(scratch + block * panel, here.channels, count, at_element(args.before[here.part], at),
+                  term.part_channels, args.grad_input[here.part] + at);
     }
   }
 }

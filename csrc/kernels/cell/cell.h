@@ -107,9 +107,10 @@ struct CellGradientOf {
   const float* by_gradient;
   const float* by_product;
   const float* constant;
-  State* const* grad_input;  // [parts]: written, or added to
-  int next;                  // as in cell_products
-  bool accumulate;
+  State* const* grad_input;  // [parts]
+  // [parts], each null or what a part's gradient is added to: it may be grad_input itself.
+  const State* const* before;
+  int next;                // as in cell_products
   double* grad_pointwise;  // [out_blocks][blocks][16 out][16 in]: added to, like the next two; for kSeparable
   double* grad_depthwise;  // [blocks][kernel * kernel][16]; where filters_plane()
   double* grad_slope;      // [blocks][16]

@@ -136,8 +136,8 @@ void pointwise_gradient(const CellTerm& term, const CellGradientOf<State>& args,
   float* activated = gradient + term.out_blocks * panel;
   float* by_activated = activated + term.blocks * panel;
   float* spare = by_activated + term.blocks * panel;
-  if (term.stride > 1 && !args.accumulate) clear_input_gradient(term, args);
-  const bool add_to_input = term.stride > 1 || args.accumulate;
+  if (term.stride > 1) start_input_gradient(term, args);
+  const State* const* const before = term.stride > 1 ? args.grad_input : args.before;
   for (int begin = 0; begin < pixels; begin += chunk) {
     const int count = pixels - begin < chunk ? pixels - begin : chunk;
     product_gradients(term, args, begin, count, panel, gradient);
@@ -150,7 +150,7 @@ void pointwise_gradient(const CellTerm& term, const CellGradientOf<State>& args,
     }
     const int after = begin + count, left = pixels - after < chunk ? pixels - after : chunk;
     Ahead ahead;
-    add_inputs(term, args.grad_input, begin, count, ahead);
+    add_inputs(term, before, begin, count, ahead);
     add_inputs(term, args.input, after, left, ahead);
     add_gradient(term, args, after, left, ahead);
     ahead.plan(multiply_steps(term.blocks, count));
@@ -161,7 +161,7 @@ void pointwise_gradient(const CellTerm& term, const CellGradientOf<State>& args,
         const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(source) * term.part_channels + here.first;
         prelu_gradient(args.input[here.part] + at, by_activated + block * panel + (pixel - begin) * kBlock,
                        here.channels, run, term.slope + block * kBlock,
-                       static_cast<std::ptrdiff_t>(term.stride) * term.part_channels, add_to_input,
+                       static_cast<std::ptrdiff_t>(term.stride) * term.part_channels, at_element(before[here.part], at),
                        args.grad_input[here.part] + at, args.grad_slope + block * kBlock, spare);
       });
     }
@@ -216,7 +216,7 @@ void depthwise_gradient(const CellTerm& term, const CellGradientOf<State>& args,
       }
     }
     Ahead ahead;
-    add_share(term, args.grad_input, 0, y * term.out_width, count, ahead);
+    add_share(term, args.before, 0, y * term.out_width, count, ahead);
     if (args.next != 0) {
       add_share(term, args.input, args.next, y * term.out_width, count, ahead);
       ahead.add(args.gradient.data + (args.next * pixels + y * term.out_width) * args.gradient.stride,
@@ -258,7 +258,7 @@ void depthwise_gradient(const CellTerm& term, const CellGradientOf<State>& args,
       row(rows, 0, term.kernel, term.width, term.reversed + block * taps, nullptr, by_activated);
       const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(y) * term.width * term.part_channels + here.first;
       prelu_gradient(args.input[here.part] + at, by_activated, here.channels, term.width, term.slope + block * kBlock,
-                     term.part_channels, args.accumulate, args.grad_input[here.part] + at,
+                     term.part_channels, at_element(args.before[here.part], at), args.grad_input[here.part] + at,
                      args.grad_slope + block * kBlock, spare);
     }
   }
@@ -293,7 +293,7 @@ void separable_products(const CellTerm& term, const State* const* input, int nex
     } else {
       multiply(panels, panel_in, term.blocks, term.pointwise, term.out_blocks, count, multiplied, panel, ahead);
       for (int o = 0; o < term.out_blocks; ++o) {
-        store_block(multiplied + o * panel, kBlock, count, false, kBlock, out + o * plane);
+        store_block(multiplied + o * panel, kBlock, count, static_cast<const State*>(nullptr), kBlock, out + o * plane);
       }
     }
   }

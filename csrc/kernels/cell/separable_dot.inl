@@ -246,8 +246,8 @@ void pointwise_gradient(const CellTerm& term, const CellGradientOf<Bf16>& args, 
   Bf16* const activated = by_activated + term.blocks * panel;  // of one block
   float* const activated_pairs = scratch + (term.out_blocks + term.blocks + 1) * natural + term.out_blocks * paired;
   float* const spare = activated_pairs + paired;
-  if (term.stride > 1 && !args.accumulate) clear_input_gradient(term, args);
-  const bool add_to_input = term.stride > 1 || args.accumulate;
+  if (term.stride > 1) start_input_gradient(term, args);
+  const Bf16* const* const before = term.stride > 1 ? args.grad_input : args.before;
   for (int begin = 0; begin < pixels; begin += chunk) {
     const int count = pixels - begin < chunk ? pixels - begin : chunk;
     product_gradients_in_pairs(term, args, begin, count, panel, gradient, paired, gradient_pairs);
@@ -261,7 +261,7 @@ void pointwise_gradient(const CellTerm& term, const CellGradientOf<Bf16>& args, 
     }
     const int after = begin + count, left = pixels - after < chunk ? pixels - after : chunk;
     Ahead ahead;
-    add_inputs(term, args.grad_input, begin, count, ahead);
+    add_inputs(term, before, begin, count, ahead);
     add_inputs(term, args.input, after, left, ahead);
     add_gradient(term, args, after, left, ahead);
     ahead.plan(multiply_pairs_steps(term.blocks, count));
@@ -272,7 +272,7 @@ void pointwise_gradient(const CellTerm& term, const CellGradientOf<Bf16>& args, 
         const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(source) * term.part_channels + here.first;
         prelu_gradient(args.input[here.part] + at, by_activated + block * panel + (pixel - begin) * kBlock,
                        here.channels, run, term.slope + block * kBlock,
-                       static_cast<std::ptrdiff_t>(term.stride) * term.part_channels, add_to_input,
+                       static_cast<std::ptrdiff_t>(term.stride) * term.part_channels, at_element(before[here.part], at),
                        args.grad_input[here.part] + at, args.grad_slope + block * kBlock, spare);
       });
     }
@@ -315,7 +315,7 @@ void depthwise_gradient(const CellTerm& term, const CellGradientOf<Bf16>& args, 
       }
     }
     Ahead ahead;
-    add_share(term, args.grad_input, 0, begin, count, ahead);
+    add_share(term, args.before, 0, begin, count, ahead);
     if (args.next != 0) {
       add_share(term, args.input, args.next, begin, count, ahead);
       ahead.add(args.gradient.data + (args.next * pixels + begin) * args.gradient.stride, count * args.gradient.stride);
@@ -344,7 +344,7 @@ void depthwise_gradient(const CellTerm& term, const CellGradientOf<Bf16>& args, 
              by_activated);
       const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(y) * term.width * term.part_channels + here.first;
       prelu_gradient(args.input[here.part] + row, by_activated, here.channels, term.width, term.slope + block * kBlock,
-                     term.part_channels, args.accumulate, args.grad_input[here.part] + row,
+                     term.part_channels, at_element(args.before[here.part], row), args.grad_input[here.part] + row,
                      args.grad_slope + block * kBlock, spare);
     }
   }
