@@ -241,39 +241,45 @@ PNF_INLINE const State* at_element(const State* before, std::ptrdiff_t element) 
   return before == nullptr ? nullptr : before + element;
 }
 
-// From the gradient of prelu(x), [pixels][16], to that of x, added to `before`, and of the slope. `spare` holds as many
-// floats.
+// From the gradient of prelu(x), [pixels][16], to that of x, `step` elements from pixel to pixel, and of the slope.
+template <bool HasBefore, typename State, typename Gradient, typename Result>
+PNF_INLINE void prelu_gradient_pixels(const State* x, const Gradient* gradient, int pixels, const float* slope,
+                                      std::ptrdiff_t step, const Result* before, Result* out, double* grad_slope) {
+#pragma GCC unroll 1
+  for (int v = 0; v < kBlock; v += kLanes) {
+    const Vec s = load(slope + v), zero = splat(0.0f);
+    Vec sums[kWays] = {zero, zero, zero, zero};
+    const auto pixel = [&](int p, Vec& sum) {
+      const std::ptrdiff_t at = p * step + v;
+      const Vec value = load(x + at), g = load(gradient + p * kBlock + v);
+      sum = fma(g, if_positive(value, zero, value), sum);
+      const Vec result = if_positive(value, g, mul(g, s));
+      store(out + at, HasBefore ? add(result, load(before + at)) : result);
+    };
+    int p = 0;
+    for (; p + kWays <= pixels; p += kWays) {
+#pragma GCC unroll 4
+      for (int way = 0; way < kWays; ++way) pixel(p + way, sums[way]);
+    }
+    for (; p < pixels; ++p) pixel(p, sums[0]);
+    flush(total(sums), grad_slope + v);
+  }
+}
+
+// The gradient of x is added to `before`. `spare` has room for as many floats as pixels * 16.
 template <typename State, typename Gradient>
 void prelu_gradient(const State* x, const Gradient* gradient, int channels, int pixels, const float* slope,
                     std::ptrdiff_t step, const State* before, State* grad_input, double* grad_slope, float* spare) {
-  const auto differentiate = [&](const auto* in, std::ptrdiff_t in_step, const auto* added, auto* out,
-                                 std::ptrdiff_t out_step) {
-    for (int v = 0; v < kVecs; ++v) {
-      const Vec s = load(slope + v * kLanes), zero = splat(0.0f);
-      Vec sums[kWays] = {zero, zero, zero, zero};
-      const auto pixel = [&](int p, Vec& sum) {
-        const Vec value = load(in + p * in_step + v * kLanes), g = load(gradient + p * kBlock + v * kLanes);
-        sum = fma(g, if_positive(value, zero, value), sum);
-        const Vec result = if_positive(value, g, mul(g, s));
-        const std::ptrdiff_t at = p * out_step + v * kLanes;
-        store(out + at, added == nullptr ? result : add(result, load(added + at)));
-      };
-      int p = 0;
-      for (; p + kWays <= pixels; p += kWays) {
-#pragma GCC unroll 4
-        for (int way = 0; way < kWays; ++way) pixel(p + way, sums[way]);
-      }
-      for (; p < pixels; ++p) pixel(p, sums[0]);
-      flush(total(sums), grad_slope + v * kLanes);
-    }
-  };
-  if (channels == kBlock) {
-    differentiate(x, step, before, grad_input, step);
-    return;
+  if (channels < kBlock) {
+    load_block(x, step, channels, pixels, spare);
+    prelu_gradient_pixels<false, float, Gradient, float>(spare, gradient, pixels, slope, kBlock, nullptr, spare,
+                                                         grad_slope);
+    store_block(spare, channels, pixels, before, step, grad_input);
+  } else if (before == nullptr) {
+    prelu_gradient_pixels<false>(x, gradient, pixels, slope, step, before, grad_input, grad_slope);
+  } else {
+    prelu_gradient_pixels<true>(x, gradient, pixels, slope, step, before, grad_input, grad_slope);
   }
-  load_block(x, step, channels, pixels, spare);
-  differentiate(spare, kBlock, static_cast<const float*>(nullptr), spare, kBlock);
-  store_block(spare, channels, pixels, before, step, grad_input);
 }
 
 // The input's gradient of a kernel of 1 with stride 2, which reads some of its pixels only and adds to those.
