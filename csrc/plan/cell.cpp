@@ -4,7 +4,10 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
+#include <memory>
+#include <new>
 #include <utility>
 
 #include "kernels/dispatch.h"
@@ -31,11 +34,37 @@ class Doubles {
   std::vector<double> values_;
 };
 
-// Memory of states.
+// Memory that lies like states, for the length of a call: from the heap, as torch's tensors are, so that either can have what
+// the other has freed.
+class StateBuffer {
+ public:
+  // What it holds is lost where it grows; 0 bytes give the memory that is there.
+  void* reserve(std::size_t bytes) {
+    if (bytes > bytes_) {
+      release();
+      data_.reset(std::malloc(bytes));
+      if (data_ == nullptr) throw std::bad_alloc();
+      bytes_ = bytes;
+      advise_huge_pages(data_.get(), bytes);
+    }
+    return data_.get();
+  }
+  void release() {
+    data_.reset();
+    bytes_ = 0;
+  }
+
+ private:
+  struct Free {
+    void operator()(void* data) const { std::free(data); }
+  };
+  std::unique_ptr<void, Free> data_;
+  std::size_t bytes_ = 0;
+};
+
 template <typename State>
-State* reserve(Floats& memory, std::size_t count) {
-  constexpr std::size_t kPerFloat = sizeof(float) / sizeof(State);
-  return reinterpret_cast<State*>(memory.reserve((count + kPerFloat - 1) / kPerFloat));
+State* reserve(StateBuffer& memory, std::size_t count) {
+  return static_cast<State*>(memory.reserve(count * sizeof(State)));
 }
 
 template <typename State>
@@ -52,7 +81,7 @@ struct ThreadMemory {
 
 struct OperationMemory {
   Floats packed;
-  Floats products;       // [images][out_blocks][pixels][16] states
+  StateBuffer products;  // [images][out_blocks][pixels][16]
   Floats normalization;  // Normalization's vectors
   Doubles moments;       // [images][2][out_blocks][16]
 };
@@ -61,22 +90,25 @@ template <typename State>
 struct TrainingMemory {
   std::vector<OperationMemory> operations;  // of one sum
   std::vector<ThreadMemory<State>> threads;
-  std::vector<Floats> grad_sums;
+  std::vector<StateBuffer> grad_sums;
 
   std::size_t bytes() const {
     std::size_t bytes = 0;
     for (const OperationMemory& m : operations) {
-      bytes += m.packed.bytes() + m.products.bytes() + m.normalization.bytes() + m.moments.bytes();
+      bytes += m.packed.bytes() + m.normalization.bytes() + m.moments.bytes();
     }
     for (const ThreadMemory<State>& m : threads) bytes += m.scratch.bytes() + m.filtered.bytes();
     for (const ThreadMemory<State>& m : threads) {
       for (const Doubles& sums : m.sums) bytes += sums.bytes();
     }
-    for (const Floats& m : grad_sums) bytes += m.bytes();
     return bytes;
   }
   // The cells of a network take turns, each with a need of its own.
   bool outgrown() const { return false; }
+  void release_states() {
+    for (OperationMemory& m : operations) m.products.release();
+    for (StateBuffer& m : grad_sums) m.release();
+  }
 };
 
 std::uint32_t rounded(float x) {
@@ -88,6 +120,21 @@ std::uint32_t rounded(float x) {
 void set_half(float& word, bool upper, float weight) {
   word = std::bit_cast<float>(std::bit_cast<std::uint32_t>(word) | rounded(weight) << (upper ? 16 : 0));
 }
+
+// A call's memory. What lies like states goes back to the heap with the call.
+template <typename State>
+class CallMemory {
+ public:
+  CallMemory() = default;
+  CallMemory(const CallMemory&) = delete;
+  CallMemory& operator=(const CallMemory&) = delete;
+  ~CallMemory() { lease_->release_states(); }
+  TrainingMemory<State>& operator*() const { return *lease_; }
+  TrainingMemory<State>* operator->() const { return &*lease_; }
+
+ private:
+  Lease<TrainingMemory<State>> lease_;
+};
 
 // An operation with its weights in the kernels' layout.
 template <typename State>
@@ -729,12 +776,13 @@ std::vector<std::vector<double>> expected_sizes(const Cell& cell) {
 constexpr std::size_t kMostTogether = 4;
 
 // Where the gradients of a sum's operations come from. An operation's result is as good as its products unless it is
-// small beside the sum, whose rounding it then shares: kLargest takes five of 24 bits. What this saves is computing the
-// most expensive operation of a sum again (the idea is that of in-place activated normalisation, arXiv 1712.02616).
+// small beside the sum, whose rounding it then shares: kLargest takes five of 24 bits, in half precision four of eight.
+// What this saves is computing the most expensive operation of a sum again (the idea is that of in-place activated
+// normalisation, arXiv 1712.02616).
 template <typename State>
 std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<Packed<State>>& packed,
                                   const std::vector<int>& residuals, const std::vector<double>& size) {
-  constexpr double kLargest = 32.0;
+  constexpr double kLargest = sizeof(State) == sizeof(float) ? 32.0 : 16.0;
   std::vector<Values> chosen(packed.size(), Values::kProducts);
   bool all_whole = true;
   for (const Packed<State>& p : packed) {
@@ -857,7 +905,7 @@ template <typename State>
 void cell_forward(const Cell& cell, int threads, const std::vector<State*>& states, double* mean, double* variance) {
   // Before any task starts: it throws where the forced instruction set is unavailable, and tasks must not.
   const CellKernels<State>& set = cell_kernels<State>();
-  const Lease<TrainingMemory<State>> memory;
+  const CallMemory<State> memory;
   const std::vector<const State*> readable(states.begin(), states.end());
   const int used = std::min(threads, cell.images);
   std::size_t first = 0;
@@ -878,7 +926,7 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const State*
                    const double* variance, const std::vector<const State*>& grad_sums,
                    const std::vector<State*>& grad_inputs, const std::vector<OperationGradient>& gradients) {
   const CellKernels<State>& set = cell_kernels<State>();
-  const Lease<TrainingMemory<State>> memory;
+  const CallMemory<State> memory;
   const int used = std::min(threads, cell.images);
   const int sums = static_cast<int>(cell.states.size()) - cell.inputs;
   std::vector<State*> grad_states = grad_inputs;

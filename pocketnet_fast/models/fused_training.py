@@ -247,7 +247,9 @@ class CellCall:
         else:
             gamma = self._constant(1.0, norm.num_features) if factor is None else factor
             beta = self._constant(0.0, norm.num_features)
-        self.parameters += [*weights, gamma[first_out:end], beta[first_out:end]]
+        if width < norm.num_features:
+            gamma, beta = gamma[first_out:end], beta[first_out:end]
+        self.parameters += [*weights, gamma, beta]
         if first_out == 0:
             self.norms.append((norm, self.sums - 1))
 
