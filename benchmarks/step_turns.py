@@ -33,7 +33,7 @@ def limit_threads(threads: int) -> None:
 
 
 def serve(step: Callable[[], None]) -> None:
-    """Print the peak memory of three steps in bytes; then answer each line of input with the seconds of one."""
+    """Print the peak memory of three steps in bytes; then answer each line with the seconds of one."""
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is resident now
     for _ in range(3):

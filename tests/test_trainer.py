@@ -90,6 +90,7 @@ def test_resumes_bit_for_bit(
     assert [line["step"] for line in lines(tmp_path / "run", "resume")] == [first.step]
 
 
+@pytest.mark.slow(seconds=5)
 def test_half_precision_resumes_bit_for_bit(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
