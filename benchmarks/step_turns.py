@@ -1,7 +1,8 @@
-"""Two subjects of a benchmark whose steps are long, each in a process of its own, taking turns.
+"""Subjects of a benchmark whose steps are long, each in a process of its own, taking turns.
 
 The script that is compared starts itself again with ``--work SUBJECT``; there it calls ``serve``. Peak memory
-is the rise of the resident peak over the first step: torch itself and weights are left out.
+is the rise of the resident peak over the first steps, in which an allocator comes to rest: torch itself and
+weights are left out.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ def limit_threads(threads: int) -> None:
 
 
 def serve(step: Callable[[], None]) -> None:
-    """Print the peak memory of a step in bytes; then answer each line of input with the seconds of one."""
+    """Print the peak memory of three steps in bytes; then answer each line with the seconds of one."""
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is resident now
-    step()
+    for _ in range(3):
+        step()
     print(_resident("VmHWM") - before, flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()

@@ -4,7 +4,7 @@ set(PNF_ISAS
     "scalar|any|all|"
     "avx2|x86_64|all|-mavx2 -mfma"
     "avx512|x86_64|all|-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
-    "avx512_bf16|x86_64|node stem margin_cross_entropy probe|-mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
+    "avx512_bf16|x86_64|node stem margin_cross_entropy cell probe|-mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
     "amx_bf16|x86_64|node stem probe|-mamx-tile -mamx-bf16 -mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
     "neon|aarch64|all|")
 

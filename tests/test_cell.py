@@ -284,7 +284,9 @@ def test_bad_tensors() -> None:
     x, _ = CELLS["node"].inputs
     parameters, operations = CELLS["node"].parameters, CELLS["node"].operations
     refused: list[tuple[list[Tensor], list[Tensor], str]] = [
-        ([x.double(), x], parameters, "an input must be float32 on the CPU, got float64"),
+        ([x.double(), x], parameters, "an input must be float32 or bfloat16 on the CPU, got float64"),
+        ([x, x.bfloat16()], parameters, "an input is bfloat16, and the first input is not"),
+        ([x.bfloat16()] * 2, [p.bfloat16() for p in parameters], "slope must be float32"),
         ([x[0], x], parameters, "inputs must be N, C, H, W with one N"),
         ([x[:2], x], parameters, "inputs must be N, C, H, W with one N"),
         ([x[:, :0], x], parameters, "channels is 0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pocketnet_fast import create_model
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.models.fused_training import obstacle
+from pocketnet_fast.models.fused_training import fused_forward, obstacle
 from pocketnet_fast.models.genotypes import Genotype
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.ops.native import compiled_isa
@@ -46,8 +47,8 @@ def network(channels: int = 8, layers: int = 4, genotype: Genotype = SMOOTH) -> 
     return PocketNet(genotype, channels, layers, 32)
 
 
-def images(count: int = 4) -> Tensor:
-    return torch.randn(count, 3, 112, 112, generator=torch.Generator().manual_seed(5))
+def images(count: int = 4, seed: int = 5) -> Tensor:
+    return torch.randn(count, 3, 112, 112, generator=torch.Generator().manual_seed(seed))
 
 
 def train_once(model: PocketNet, x: Tensor, fused: bool | str) -> tuple[Tensor, PocketNet]:
@@ -71,30 +72,33 @@ def distance(actual: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("channels", [6, 16])
 def test_every_gradient_is_as_good_as_eagers(channels: int) -> None:
-    model, x = network(channels), images()
+    model = network(channels)
     for module in model.modules():
         if isinstance(module, nn.PReLU):
             nn.init.ones_(module.weight)
-    ours, fused = train_once(model, x, True)
-    theirs, eager = train_once(model, x, False)
-    true, exact = train_once(copy.deepcopy(model).double(), x.double(), False)
-    assert distance(ours, true) <= max(2 * distance(theirs, true), 1e-6)
-    true_gradients = [gradient_of(p) for p in exact.parameters()]
-    largest = max(float(g.norm()) for g in true_gradients)
     ratios = []
-    parameters = zip(fused.named_parameters(), eager.parameters(), true_gradients, strict=True)
-    for (name, p), q, true_gradient in parameters:
-        error = float((gradient_of(p) - true_gradient).norm())
-        eagers = float((gradient_of(q) - true_gradient).norm())
-        # Eager's short vectors may be lucky; and some gradients vanish up to rounding, as those of what a
-        # normalisation takes out again.
-        assert error <= max(2 * eagers, 1e-5 * float(true_gradient.norm()) + 1e-6 * largest), name
-        ratios.append(error / eagers)
+    # The rounding of one batch's moments is in all of its gradients, and may be lucky or not.
+    for seed in (5, 6, 7):
+        x = images(seed=seed)
+        ours, fused = train_once(model, x, True)
+        theirs, eager = train_once(model, x, False)
+        true, exact = train_once(copy.deepcopy(model).double(), x.double(), False)
+        assert distance(ours, true) <= max(2 * distance(theirs, true), 1e-6)
+        true_gradients = [gradient_of(p) for p in exact.parameters()]
+        largest = max(float(g.norm()) for g in true_gradients)
+        parameters = zip(fused.named_parameters(), eager.parameters(), true_gradients, strict=True)
+        for (name, p), q, true_gradient in parameters:
+            error = float((gradient_of(p) - true_gradient).norm())
+            eagers = float((gradient_of(q) - true_gradient).norm())
+            # Eager's short vectors may be lucky; and some gradients vanish up to rounding, as those of what a
+            # normalisation takes out again.
+            assert error <= max(2 * eagers, 1e-5 * float(true_gradient.norm()) + 1e-6 * largest), name
+            ratios.append(error / eagers)
+        for (name, a), b in zip(fused.named_buffers(), exact.buffers(), strict=True):
+            assert torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6), name
     # The scalar kernels round products and sums separately, where eager's have fused multiply-adds.
     most = 3.0 if compiled_isa() == "scalar" else 2.0
     assert sorted(ratios)[len(ratios) // 2] < most
-    for (name, a), b in zip(fused.named_buffers(), exact.buffers(), strict=True):
-        assert torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6), name
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -233,13 +237,42 @@ def test_second_derivatives() -> None:
     gradient.square().sum().backward()
 
 
-def test_autocast_keeps_the_cells_in_float32() -> None:
-    model, x = network(), images(2)
-    expected = train_once(model, x, True)[0]
+@pytest.mark.parametrize("channels", [6, 16])
+def test_half_precision_is_as_good_as_autocast(bf16_isa: str, channels: int) -> None:
+    """Every gradient's error at most twice eager's under autocast, and their middle smaller than eager's."""
+    model, x = network(channels), images(8)
+    for module in model.modules():
+        if isinstance(module, nn.PReLU):
+            nn.init.ones_(module.weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, trained = train_once(model, x, True)
-    assert distance(found, expected) < 0.05
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in trained.parameters())
+        ours, fused = train_once(model, x, True)
+        theirs, eager = train_once(model, x, False)
+    true, exact = train_once(copy.deepcopy(model).double(), x.double(), False)
+    assert distance(ours, true) <= 2 * distance(theirs, true)
+    true_gradients = [gradient_of(p) for p in exact.parameters()]
+    largest = max(float(g.norm()) for g in true_gradients)
+    ratios = []
+    parameters = zip(fused.named_parameters(), eager.parameters(), true_gradients, strict=True)
+    for (name, p), q, true_gradient in parameters:
+        assert gradient_of(p).dtype == torch.float32
+        error = float((gradient_of(p) - true_gradient).norm())
+        eagers = float((gradient_of(q) - true_gradient).norm())
+        assert error <= max(2 * eagers, 2.0**-7 * float(true_gradient.norm()) + 1e-4 * largest), name
+        ratios.append(error / eagers)
+    assert sorted(ratios)[len(ratios) // 2] < 1.0
+    for (name, a), b in zip(fused.named_buffers(), exact.buffers(), strict=True):
+        assert torch.allclose(a.double(), b.double(), rtol=2e-2, atol=2e-2), name
+
+
+def test_half_precision_under_autocast_to_bfloat16_alone() -> None:
+    model, x = network().train(), images(2)
+    model.fused = True
+    maps: dict[str, Sequence[Tensor]] = {}
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", dtype=dtype):
+            fused_forward(model, x, maps)
+        expected = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+        assert all(part.dtype == expected for part in maps["56"])
 
 
 def test_scripts_copies_and_pickles() -> None:

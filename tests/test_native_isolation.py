@@ -35,12 +35,20 @@ def objects_of(objects: Path, isa: str) -> list[Path]:
     return found
 
 
-def entry_points(op: str) -> list[str]:
-    """The functions that an operation's contract declares for each instruction set."""
+def entry_points(op: str, isa: str) -> list[str]:
+    """The functions that an operation declares for an instruction set, once for each type of states."""
     header = (KERNELS / op / f"{op}.h").read_text()
-    declaration = re.search(r"#define PNF_DECLARE\(isa\)((?:.*\\\n)+)", header)
+    declaration = re.search(r"#define PNF_DECLARE\(isa(?:, State)?\)((?:.*\\\n)+)", header)
     assert declaration is not None, op
-    return re.findall(r"^ *[a-z]\w* (\w+)\(", declaration[1], re.MULTILINE)
+    names = re.findall(r"^ *[a-z]\w* (\w+)\(", declaration[1], re.MULTILINE)
+    return names * len(re.findall(rf"^PNF_DECLARE\({isa}[,)]", header, re.MULTILINE))
+
+
+def shared_symbols(obj: Path) -> list[tuple[str, str]]:
+    """Kind and name of what other objects see of one."""
+    symbols = run(tool("nm"), "--demangle", "--defined-only", obj)
+    defined = [line.split(maxsplit=2)[1:] for line in symbols.splitlines()]
+    return [(kind, name.partition("(")[0]) for kind, name in defined if kind.isupper() or kind in "uvw"]
 
 
 def instructions(obj: Path) -> list[str]:
@@ -54,12 +62,18 @@ def instructions(obj: Path) -> list[str]:
 @pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
 def test_an_object_defines_its_entry_points_only(objects: Path, isa: str):
     for obj in objects_of(objects, isa):
-        expected = entry_points(obj.parent.name)
+        expected = entry_points(obj.parent.name, isa)
         assert expected
-        symbols = run(tool("nm"), "--demangle", "--defined-only", obj)
-        defined = [line.split(maxsplit=2)[1:] for line in symbols.splitlines()]
-        shared = [(kind, name.partition("(")[0]) for kind, name in defined if kind.isupper() or kind in "uvw"]
-        assert sorted(shared) == sorted(("T", f"pnf::{isa}::{name}") for name in expected), obj.name
+        names = sorted(("T", f"pnf::{isa}::{name}") for name in expected)
+        assert sorted(shared_symbols(obj)) == names, obj.name
+
+
+@x86_only
+def test_training_in_half_precision_has_an_object_of_its_own(objects: Path):
+    (obj,) = objects.glob("pnf_*.dir/csrc/kernels/cell/cell_avx512_bf16.cpp.o")
+    expected = entry_points("cell", "avx512_bf16")
+    assert sorted(shared_symbols(obj)) == sorted(("T", f"pnf::avx512_bf16::{name}") for name in expected)
+    assert any("vdpbf16ps" in line for line in instructions(obj))
 
 
 @x86_only

@@ -88,7 +88,7 @@ def half_of(
 @pytest.mark.slow
 @pytest.mark.parametrize(("channels", "layers", "embedding"), NETWORKS)
 def test_half_precision(bf16_isa: str, channels: int, layers: int, embedding: int) -> None:
-    """No further from exact sums of its weights than eager bfloat16 is from those of its own, on average of networks."""
+    """No further from exact sums of its weights than eager bfloat16 is from those of its own, on average."""
     errors, eagers = [], []
     for seed in range(3):
         program, expected, eager = half_of(channels, layers, embedding, seed)

@@ -90,6 +90,20 @@ def test_resumes_bit_for_bit(
     assert [line["step"] for line in lines(tmp_path / "run", "resume")] == [first.step]
 
 
+@pytest.mark.slow(seconds=5)
+def test_half_precision_resumes_bit_for_bit(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(faces, **EVERYTHING, run__precision="bf16")
+    train(recipe, tmp_path / "whole")
+    stop_after(2, monkeypatch)
+    train(recipe, tmp_path / "run")
+    monkeypatch.undo()
+    assert train(None, tmp_path / "run", resume=True).finished
+    for kind, tensors in newest(tmp_path / "whole").items():
+        assert same_bits(tensors, newest(tmp_path / "run")[kind]), kind
+
+
 def test_resumes_from_the_last_save_and_forgets_what_came_after(
     faces: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

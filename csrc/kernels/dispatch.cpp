@@ -11,20 +11,28 @@ namespace pnf {
 namespace {
 
 // The overload of each kernel comes with the member's type.
-#define PNF_KERNELS(isa, available)                                                                                 \
-  KernelSet {                                                                                                       \
-    {isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear},                                           \
-        {false, isa::margin_forward, isa::margin_backward}, #isa, available, isa::margin_exp, isa::cell_products,   \
-        isa::channel_moments, isa::normalize_sum, isa::remaining_result, isa::gradient_moments, isa::cell_gradient, \
-        isa::probe_fma, isa::probe_read                                                                             \
+#define PNF_CELL_KERNELS(isa, pairs) \
+  {pairs,                            \
+   isa::cell_products,               \
+   isa::channel_moments,             \
+   isa::normalize_sum,               \
+   isa::remaining_result,            \
+   isa::gradient_moments,            \
+   isa::cell_gradient}
+
+#define PNF_KERNELS(isa, available)                                                                           \
+  KernelSet {                                                                                                 \
+    {isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear}, PNF_CELL_KERNELS(isa, false),       \
+        {false, isa::margin_forward, isa::margin_backward}, #isa, available, isa::margin_exp, isa::probe_fma, \
+        isa::probe_read                                                                                       \
   }
 
-// `set` names the kernels of products, `isa` those of the other steps, `training` those of the loss, in pairs or not: in
-// floats where a processor has no products of pairs, as taking pairs apart costs more than it saves.
-#define PNF_BF16_KERNELS(set, training, pairs, isa, available)                                        \
-  Bf16KernelSet {                                                                                     \
-    {set::node_rows, set::stem_rows, isa::global_depthwise, isa::linear},                             \
-        {pairs, training::margin_forward, training::margin_backward}, #set, available, set::probe_fma \
+// `set` names the kernels of products, `isa` those of the other steps, `training` those of cells and of the loss, in pairs
+// or not: the loss is in floats where a processor has no products of pairs, as taking pairs apart costs more than it saves.
+#define PNF_BF16_KERNELS(set, training, pairs, isa, available)                                               \
+  Bf16KernelSet {                                                                                            \
+    {set::node_rows, set::stem_rows, isa::global_depthwise, isa::linear}, PNF_CELL_KERNELS(training, pairs), \
+        {pairs, training::margin_forward, training::margin_backward}, #set, available, set::probe_fma        \
   }
 
 struct Chosen {

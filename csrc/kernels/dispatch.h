@@ -24,27 +24,34 @@ struct StepKernels {
   void (*linear)(const LinearOf<State>&, int, int);
 };
 
+// Training a cell.
+template <typename State>
+struct CellKernels {
+  bool pairs;  // how separable operations want their weights
+  void (*cell_products)(const CellTerm&, const State* const*, int, float*, State*, float*);
+  void (*channel_moments)(const ImageViewOf<State>&, int, int, double*, double*);
+  void (*normalize_sum)(const NormalizedSumOf<State>&);
+  void (*remaining_result)(const NormalizedSumOf<State>&, const State*);
+  void (*gradient_moments)(const CellTerm&, const OutputGradientOf<State>&, const ImageViewOf<State>&, const float*,
+                           double*, double*);
+  void (*cell_gradient)(const CellTerm&, const CellGradientOf<State>&, float*);
+};
+
 struct MarginKernels {
   bool margin_pairs;  // whether products take pairs of bfloat16
   long (*margin_forward)(const MarginHead&, const MarginForward&, std::ptrdiff_t, std::ptrdiff_t, float*);
   long (*margin_backward)(const MarginHead&, const MarginBackward&, std::ptrdiff_t, std::ptrdiff_t, float*);
 };
 
-struct KernelSet : StepKernels<float>, MarginKernels {
+struct KernelSet : StepKernels<float>, CellKernels<float>, MarginKernels {
   const char* name;
   bool available;
   void (*margin_exp)(const float*, int, float*);
-  void (*cell_products)(const CellTerm&, const float* const*, int, float*, float*, float*);
-  void (*channel_moments)(const ImageView&, int, int, double*, double*);
-  void (*normalize_sum)(const NormalizedSum&);
-  void (*remaining_result)(const NormalizedSum&, const float*);
-  void (*gradient_moments)(const CellTerm&, const OutputGradient&, const ImageView&, const float*, double*, double*);
-  void (*cell_gradient)(const CellTerm&, const CellGradient&, float*);
   double (*probe_fma)(long, float*);
   void (*probe_read)(const float*, long, float*);
 };
 
-struct Bf16KernelSet : StepKernels<Bf16>, MarginKernels {
+struct Bf16KernelSet : StepKernels<Bf16>, CellKernels<Bf16>, MarginKernels {
   const char* name;
   bool available;
   double (*probe_fma)(long, float*);
@@ -57,6 +64,15 @@ const std::vector<Bf16KernelSet>& compiled_bf16_kernels();
 // Throws std::runtime_error when PNF_FORCE_ISA cannot be honoured.
 const KernelSet& kernels();
 const Bf16KernelSet& bf16_kernels();
+
+template <typename State>
+const CellKernels<State>& cell_kernels() {
+  if constexpr (sizeof(State) == sizeof(float)) {
+    return kernels();
+  } else {
+    return bf16_kernels();
+  }
+}
 
 // As PNF_FORCE_ISA, for the calls that start from now on; "" returns to the environment's choice.
 void force_isa(const std::string& name);

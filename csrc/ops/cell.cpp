@@ -35,6 +35,15 @@ void check_float(const Tensor& t, const char* what) {
             dtype_of(t));
 }
 
+// Of the states of a call, which are its inputs, the sums, and the gradients of both.
+ScalarType type_of(const Tensors& states) { return states.empty() ? ScalarType::Float : states[0].scalar_type(); }
+
+void check_state(const Tensor& t, ScalarType type, const char* what) {
+  PNF_CHECK(t.is_cpu() && (t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::BFloat16), kName,
+            what, " must be float32 or bfloat16 on the CPU, got ", dtype_of(t));
+  PNF_CHECK(t.scalar_type() == type, kName, what, " is ", dtype_of(t), ", and the first input is not");
+}
+
 void check_sizes(const Tensor& t, std::initializer_list<std::int64_t> sizes, const char* what) {
   check_float(t, what);
   bool equal = t.dim() == static_cast<std::int64_t>(sizes.size());
@@ -63,7 +72,7 @@ class Operands {
               "structure must hold eight numbers an operation, got ", structure.size());
     cell_.inputs = static_cast<int>(inputs.size());
     for (const Tensor& input : inputs) {
-      check_float(input, "an input");
+      check_state(input, type_of(inputs), "an input");
       PNF_CHECK(input.dim() == 4 && input.size(0) == inputs[0].size(0), kName,
                 "inputs must be N, C, H, W with one N, got ", shape_of(input));
       cell_.states.push_back({checked(input.size(1), 1, kLargest, "the number of an input's channels"),
@@ -100,12 +109,18 @@ class Operands {
     return {cell_.images, s.channels, s.height, s.width};
   }
 
-  const float* hold(const Tensor& t, MemoryFormat format = MemoryFormat::Contiguous) {
-    held_.push_back(torch::stable::contiguous(t, format));
-    return static_cast<const float*>(held_.back().const_data_ptr());
+  const float* hold(const Tensor& t) { return static_cast<const float*>(held(t, MemoryFormat::Contiguous)); }
+  template <typename State>
+  const State* hold_state(const Tensor& t) {
+    return static_cast<const State*>(held(t, MemoryFormat::ChannelsLast));
   }
 
  private:
+  const void* held(const Tensor& t, MemoryFormat format) {
+    held_.push_back(torch::stable::contiguous(t, format));
+    return held_.back().const_data_ptr();
+  }
+
   // words: sum, kind, first state, parts, kernel, stride, offset, first output channel
   void add(const std::int64_t* words) {
     const std::int64_t sums = static_cast<std::int64_t>(cell_.states.size()) - cell_.inputs;
@@ -218,9 +233,12 @@ class Operands {
 
 float* floats(const Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
-Tensor empty_floats(const std::vector<std::int64_t>& sizes, std::optional<MemoryFormat> format = std::nullopt) {
-  Tensor result = torch::stable::empty(sizes, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt, format);
-  advise_huge_pages(result.mutable_data_ptr(), static_cast<std::size_t>(result.numel()) * sizeof(float));
+template <typename State>
+Tensor empty_state(const std::vector<std::int64_t>& sizes) {
+  constexpr ScalarType kType = sizeof(State) == sizeof(float) ? ScalarType::Float : ScalarType::BFloat16;
+  Tensor result =
+      torch::stable::empty(sizes, kType, std::nullopt, std::nullopt, std::nullopt, MemoryFormat::ChannelsLast);
+  advise_huge_pages(result.mutable_data_ptr(), static_cast<std::size_t>(result.numel()) * sizeof(State));
   return result;
 }
 
@@ -237,19 +255,15 @@ const double* moments(const Tensor& t, std::int64_t channels) {
   return static_cast<const double*>(t.const_data_ptr());
 }
 
-}  // namespace
-
-std::tuple<Tensors, Tensor, Tensor> cell(Tensors inputs, Tensors parameters, std::vector<std::int64_t> structure,
-                                         std::vector<double> epsilon) {
-  Operands given(inputs, parameters, structure, epsilon);
-  std::vector<float*> states;
+template <typename State>
+std::tuple<Tensors, Tensor, Tensor> forward(const Tensors& inputs, Operands& given) {
+  std::vector<State*> states;
   // The inputs are read only; the one list of states is for what cell_forward writes as well.
-  for (const Tensor& input : inputs)
-    states.push_back(const_cast<float*>(given.hold(input, MemoryFormat::ChannelsLast)));
+  for (const Tensor& input : inputs) states.push_back(const_cast<State*>(given.hold_state<State>(input)));
   Tensors sums;
   for (std::size_t i = 0; i < given.sums(); ++i) {
-    sums.push_back(empty_floats(given.sizes(inputs.size() + i), MemoryFormat::ChannelsLast));
-    states.push_back(floats(sums.back()));
+    sums.push_back(empty_state<State>(given.sizes(inputs.size() + i)));
+    states.push_back(static_cast<State*>(sums.back().mutable_data_ptr()));
   }
   Tensor mean = torch::stable::empty({given.channels()}, ScalarType::Double);
   Tensor variance = torch::stable::empty({given.channels()}, ScalarType::Double);
@@ -261,32 +275,31 @@ std::tuple<Tensors, Tensor, Tensor> cell(Tensors inputs, Tensors parameters, std
   return {sums, mean, variance};
 }
 
-Tensors cell_backward(Tensors grads, Tensors states, Tensors parameters, Tensor mean, Tensor variance,
-                      std::vector<std::int64_t> structure, std::vector<double> epsilon) {
-  PNF_CHECK(states.size() > grads.size(), kName, "states must be the inputs and the sums");
-  const Tensors inputs(states.begin(), states.end() - static_cast<std::ptrdiff_t>(grads.size()));
-  Operands given(inputs, parameters, structure, epsilon);
-  PNF_CHECK(given.sums() == grads.size(), kName, "there are ", grads.size(), " gradients for ", given.sums(), " sums");
-  std::vector<const float*> data, grad_sums;
+template <typename State>
+Tensors backward(const Tensors& inputs, const Tensors& grads, const Tensors& states, const Tensors& parameters,
+                 const Tensor& mean, const Tensor& variance, Operands& given) {
+  std::vector<const State*> data, grad_sums;
   for (std::size_t i = 0; i < states.size(); ++i) {
-    check_float(states[i], "a state");
+    check_state(states[i], type_of(inputs), "a state");
     PNF_CHECK(sizes_of(states[i]) == given.sizes(i), kName, "state ", i, " has the shape ", shape_of(states[i]));
-    data.push_back(given.hold(states[i], MemoryFormat::ChannelsLast));
+    data.push_back(given.hold_state<State>(states[i]));
     if (i < inputs.size()) continue;
     const Tensor& grad = grads[i - inputs.size()];
-    check_float(grad, "a gradient");
+    check_state(grad, type_of(inputs), "a gradient");
     const bool zero = grad.dim() == 1 && grad.numel() == 0;
     PNF_CHECK(zero || sizes_of(grad) == given.sizes(i), kName, "the gradient of sum ", i - inputs.size(),
               " has the shape ", shape_of(grad));
-    grad_sums.push_back(zero ? nullptr : given.hold(grad, MemoryFormat::ChannelsLast));
+    grad_sums.push_back(zero ? nullptr : given.hold_state<State>(grad));
   }
   Tensors results;
-  std::vector<float*> grad_inputs;
+  std::vector<State*> grad_inputs;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    results.push_back(empty_floats(given.sizes(i), MemoryFormat::ChannelsLast));
-    grad_inputs.push_back(floats(results.back()));
+    results.push_back(empty_state<State>(given.sizes(i)));
+    grad_inputs.push_back(static_cast<State*>(results.back().mutable_data_ptr()));
   }
-  for (const Tensor& parameter : parameters) results.push_back(empty_floats(sizes_of(parameter)));
+  for (const Tensor& parameter : parameters) {
+    results.push_back(torch::stable::empty(sizes_of(parameter), ScalarType::Float));
+  }
   if (given.cell().images == 0) {
     for (Tensor& result : results) torch::stable::zero_(result);
     return results;
@@ -309,6 +322,25 @@ Tensors cell_backward(Tensors grads, Tensors states, Tensors parameters, Tensor 
                   moments(variance, given.channels()), grad_sums, grad_inputs, gradients);
   });
   return results;
+}
+
+}  // namespace
+
+std::tuple<Tensors, Tensor, Tensor> cell(Tensors inputs, Tensors parameters, std::vector<std::int64_t> structure,
+                                         std::vector<double> epsilon) {
+  Operands given(inputs, parameters, structure, epsilon);
+  return type_of(inputs) == ScalarType::Float ? forward<float>(inputs, given) : forward<Bf16>(inputs, given);
+}
+
+Tensors cell_backward(Tensors grads, Tensors states, Tensors parameters, Tensor mean, Tensor variance,
+                      std::vector<std::int64_t> structure, std::vector<double> epsilon) {
+  PNF_CHECK(states.size() > grads.size(), kName, "states must be the inputs and the sums");
+  const Tensors inputs(states.begin(), states.end() - static_cast<std::ptrdiff_t>(grads.size()));
+  Operands given(inputs, parameters, structure, epsilon);
+  PNF_CHECK(given.sums() == grads.size(), kName, "there are ", grads.size(), " gradients for ", given.sums(), " sums");
+  return type_of(inputs) == ScalarType::Float
+             ? backward<float>(inputs, grads, states, parameters, mean, variance, given)
+             : backward<Bf16>(inputs, grads, states, parameters, mean, variance, given);
 }
 
 }  // namespace pnf::ops

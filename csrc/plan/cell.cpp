@@ -1,8 +1,14 @@
 #include "plan/cell.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
+#include <cstdlib>
 #include <limits>
+#include <memory>
+#include <new>
+#include <utility>
 
 #include "kernels/dispatch.h"
 #include "plan/lease.h"
@@ -28,46 +34,113 @@ class Doubles {
   std::vector<double> values_;
 };
 
+// Memory that lies like states, for the length of a call: from the heap, as torch's tensors are, so that either can have what
+// the other has freed.
+class StateBuffer {
+ public:
+  // What it holds is lost where it grows; 0 bytes give the memory that is there.
+  void* reserve(std::size_t bytes) {
+    if (bytes > bytes_) {
+      release();
+      data_.reset(std::malloc(bytes));
+      if (data_ == nullptr) throw std::bad_alloc();
+      bytes_ = bytes;
+      advise_huge_pages(data_.get(), bytes);
+    }
+    return data_.get();
+  }
+  void release() {
+    data_.reset();
+    bytes_ = 0;
+  }
+
+ private:
+  struct Free {
+    void operator()(void* data) const { std::free(data); }
+  };
+  std::unique_ptr<void, Free> data_;
+  std::size_t bytes_ = 0;
+};
+
+template <typename State>
+State* reserve(StateBuffer& memory, std::size_t count) {
+  return static_cast<State*>(memory.reserve(count * sizeof(State)));
+}
+
+template <typename State>
 struct ThreadMemory {
   Floats scratch;
   Floats filtered;  // of one image
-  std::vector<const float*> inputs;
-  std::vector<float*> grad_inputs;
-  std::vector<NormalizedTerm> terms;
-  std::vector<const float*> residuals;
+  std::vector<const State*> inputs;
+  std::vector<State*> grad_inputs;
+  std::vector<const State*> before;
+  std::vector<NormalizedTermOf<State>> terms;
+  std::vector<const State*> residuals;
 };
 
 struct OperationMemory {
   Floats packed;
-  Floats products;       // [images][out_blocks][pixels][16]
+  StateBuffer products;  // [images][out_blocks][pixels][16]
   Floats normalization;  // Normalization's vectors
   Doubles moments;       // [images][2][out_blocks][16]
 };
 
+template <typename State>
 struct TrainingMemory {
   std::vector<OperationMemory> operations;  // of one sum
-  std::vector<ThreadMemory> threads;
-  std::vector<Doubles> sums;  // of the runs of images
-  std::vector<Floats> grad_sums;
+  std::vector<ThreadMemory<State>> threads;
+  std::vector<std::vector<Doubles>> sums;  // of the runs of images, of every operation of one sum
+  std::vector<StateBuffer> grad_sums;
 
   std::size_t bytes() const {
     std::size_t bytes = 0;
     for (const OperationMemory& m : operations) {
-      bytes += m.packed.bytes() + m.products.bytes() + m.normalization.bytes() + m.moments.bytes();
+      bytes += m.packed.bytes() + m.normalization.bytes() + m.moments.bytes();
     }
-    for (const ThreadMemory& m : threads) bytes += m.scratch.bytes() + m.filtered.bytes();
-    for (const Doubles& m : sums) bytes += m.bytes();
-    for (const Floats& m : grad_sums) bytes += m.bytes();
+    for (const ThreadMemory<State>& m : threads) bytes += m.scratch.bytes() + m.filtered.bytes();
+    for (const std::vector<Doubles>& run : sums) {
+      for (const Doubles& m : run) bytes += m.bytes();
+    }
     return bytes;
   }
   // The cells of a network take turns, each with a need of its own.
   bool outgrown() const { return false; }
+  void release_states() {
+    for (OperationMemory& m : operations) m.products.release();
+    for (StateBuffer& m : grad_sums) m.release();
+  }
+};
+
+std::uint32_t rounded(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  return (std::isnan(x) ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+
+// Puts a weight into one half of a word, which is zero or holds the other half.
+void set_half(float& word, bool upper, float weight) {
+  word = std::bit_cast<float>(std::bit_cast<std::uint32_t>(word) | rounded(weight) << (upper ? 16 : 0));
+}
+
+// A call's memory. What lies like states goes back to the heap with the call.
+template <typename State>
+class CallMemory {
+ public:
+  CallMemory() = default;
+  CallMemory(const CallMemory&) = delete;
+  CallMemory& operator=(const CallMemory&) = delete;
+  ~CallMemory() { lease_->release_states(); }
+  TrainingMemory<State>& operator*() const { return *lease_; }
+  TrainingMemory<State>* operator->() const { return &*lease_; }
+
+ private:
+  Lease<TrainingMemory<State>> lease_;
 };
 
 // An operation with its weights in the kernels' layout.
+template <typename State>
 class Packed {
  public:
-  Packed(const Cell& cell, const CellOperation& operation, const KernelSet& set, Floats& memory)
+  Packed(const Cell& cell, const CellOperation& operation, const CellKernels<State>& set, Floats& memory)
       : set_(set), operation_(operation), state_(cell.states[operation.first_state]) {
     term_.kind = operation.kind;
     term_.height = state_.height;
@@ -110,48 +183,56 @@ class Packed {
   // The parts of one image among those of all states.
   template <typename T>
   void parts_of(const std::vector<T*>& states, std::ptrdiff_t image, std::vector<T*>& parts) const {
-    const std::ptrdiff_t floats = static_cast<std::ptrdiff_t>(state_.height) * state_.width * state_.channels;
-    for (int p = 0; p < operation_.parts; ++p) parts[p] = states[operation_.first_state + p] + image * floats;
+    const std::ptrdiff_t elements = static_cast<std::ptrdiff_t>(state_.height) * state_.width * state_.channels;
+    for (int p = 0; p < operation_.parts; ++p) {
+      T* const state = states[operation_.first_state + p];
+      parts[p] = state == nullptr ? nullptr : state + image * elements;
+    }
   }
 
   // The products of one image, whose parts are mine.inputs.
-  void multiply(ThreadMemory& mine, int next, float* products) const {
+  void multiply(ThreadMemory<State>& mine, int next, State* products) const {
     if (term_.kind == CellKind::kNormalize) return;
     set_.cell_products(term_, mine.inputs.data(), next, mine.filtered.reserve(0), products, mine.scratch.reserve(0));
   }
   // Where they are then: kNormalize takes its input as it is.
-  ImageView products_of(const float* input, const float* products) const {
+  ImageViewOf<State> products_of(const State* input, const State* products) const {
     if (term_.kind == CellKind::kNormalize) return {input, state_.channels, kBlock, false};
     return {products, kBlock, static_cast<std::ptrdiff_t>(kBlock) * pixels(), true};
   }
 
  private:
+  // Words of the taps of a channel's block, and of a block of a product's weights.
+  std::size_t tap_words() const {
+    if (operation_.kernel == 1) return 0;
+    return static_cast<std::size_t>(set_.pairs ? (operation_.kernel + 1) / 2 * operation_.kernel : taps()) * kBlock;
+  }
+  std::size_t product_words() const { return kBlock * kBlock / (set_.pairs ? 2 : 1); }
+
   void pack_weights(Floats& memory) {
-    const std::size_t in = std::size_t{kBlock} * term_.blocks, out = std::size_t{kBlock} * term_.out_blocks;
-    const int taps = operation_.kernel * operation_.kernel;
-    const std::size_t filters = operation_.kernel > 1 ? in * taps : 0;
-    const std::size_t count = in + 2 * filters + 2 * in * out;
+    const std::size_t in = std::size_t{kBlock} * term_.blocks, filters = tap_words() * term_.blocks;
+    const std::size_t products = product_words() * term_.blocks * term_.out_blocks;
+    const std::size_t count = in + 2 * filters + 2 * products;
     float* slope = memory.reserve(count);
     float* depthwise = slope + in;
     float* reversed = depthwise + filters;
     float* pointwise = reversed + filters;
-    float* transposed = pointwise + in * out;
+    float* transposed = pointwise + products;
     std::fill(slope, slope + count, 0.0f);
     for (int c = 0; c < channels_in(); ++c) {
       const int lane = lane_of(c), block = lane / kBlock, within = lane % kBlock;
       slope[lane] = operation_.slope[c];
-      const float* filter = operation_.depthwise + static_cast<std::ptrdiff_t>(c) * taps;
-      for (int tap = 0; tap < taps && operation_.kernel > 1; ++tap) {
-        depthwise[(block * taps + tap) * kBlock + within] = filter[tap];
-        reversed[(block * taps + taps - 1 - tap) * kBlock + within] = filter[tap];
+      const float* filter = operation_.depthwise + static_cast<std::ptrdiff_t>(c) * taps();
+      for (int tap = 0; tap < taps() && operation_.kernel > 1; ++tap) {
+        set_tap(depthwise + block * tap_words() + within, tap, filter[tap]);
+        set_tap(reversed + block * tap_words() + within, taps() - 1 - tap, filter[tap]);
       }
       for (int o = 0; o < operation_.out_channels; ++o) {
         const float weight = weight_at(o, c) * (operation_.kernel == 1 ? filter[0] : 1.0f);
-        pointwise[((static_cast<std::ptrdiff_t>(o) / kBlock * term_.blocks + block) * kBlock + within) * kBlock +
-                  o % kBlock] = weight;
-        transposed[((static_cast<std::ptrdiff_t>(block) * term_.out_blocks + o / kBlock) * kBlock + o % kBlock) *
-                       kBlock +
-                   within] = weight;
+        const std::ptrdiff_t forth = static_cast<std::ptrdiff_t>(o / kBlock) * term_.blocks + block;
+        const std::ptrdiff_t back = static_cast<std::ptrdiff_t>(block) * term_.out_blocks + o / kBlock;
+        set_product(pointwise + forth * product_words(), within, o % kBlock, weight);
+        set_product(transposed + back * product_words(), o % kBlock, within, weight);
       }
     }
     term_.slope = slope;
@@ -161,7 +242,24 @@ class Packed {
     term_.transposed = transposed;
   }
 
-  const KernelSet& set_;
+  void set_tap(float* weights, int tap, float weight) const {
+    const int kernel = operation_.kernel, ky = tap / kernel, kx = tap % kernel;
+    if (set_.pairs) {
+      set_half(weights[(ky / 2 * kernel + kx) * kBlock], ky % 2 != 0 || ky + 1 == kernel, weight);
+    } else {
+      weights[tap * kBlock] = weight;
+    }
+  }
+
+  void set_product(float* weights, int from, int to, float weight) const {
+    if (set_.pairs) {
+      set_half(weights[from / 2 * kBlock + to], from % 2 != 0, weight);
+    } else {
+      weights[from * kBlock + to] = weight;
+    }
+  }
+
+  const CellKernels<State>& set_;
   const CellOperation& operation_;
   const CellState& state_;
   CellTerm term_ = {};
@@ -172,7 +270,8 @@ struct Normalization {
   float *scale, *shift;                                 // of the operation's result
   float *centre, *by_gradient, *by_product, *constant;  // of its products' gradient
 
-  Normalization(const Packed& packed, Floats& memory) {
+  template <typename State>
+  Normalization(const Packed<State>& packed, Floats& memory) {
     const std::size_t lanes = packed.lanes_out();
     scale = memory.reserve(6 * lanes);
     shift = scale + lanes;
@@ -182,7 +281,8 @@ struct Normalization {
     constant = by_product + lanes;
   }
 
-  void set_result(const Packed& packed, const double* mean, const double* variance) const {
+  template <typename State>
+  void set_result(const Packed<State>& packed, const double* mean, const double* variance) const {
     std::fill(scale, centre, 0.0f);
     if (!packed.operation().normalized) {
       std::copy(packed.operation().gamma, packed.operation().gamma + packed.term().out_channels, scale);
@@ -197,8 +297,9 @@ struct Normalization {
 };
 
 // An operation's share of its sum for one image, once its products and Normalization are there.
-NormalizedTerm term_of(const Packed& packed, const std::vector<const float*>& states, int image, ThreadMemory& mine,
-                       OperationMemory& memory, const float* products) {
+template <typename State>
+NormalizedTermOf<State> term_of(const Packed<State>& packed, const std::vector<const State*>& states, int image,
+                                ThreadMemory<State>& mine, OperationMemory& memory, const State* products) {
   const Normalization vectors(packed, memory.normalization);
   packed.parts_of(states, image, mine.inputs);
   return {packed.products_of(mine.inputs[0], products), vectors.scale, vectors.shift, packed.operation().first_out,
@@ -207,9 +308,10 @@ NormalizedTerm term_of(const Packed& packed, const std::vector<const float*>& st
 
 // Whether the first operation's products lie as the sum will, so that they need no memory but the sum's: one block,
 // every operation has all of it, and the first is not read where it lies anyway.
-bool fits_in_place(const std::vector<Packed>& packed, const CellState& state) {
+template <typename State>
+bool fits_in_place(const std::vector<Packed<State>>& packed, const CellState& state) {
   bool fits = state.channels == kBlock && !packed.empty() && packed[0].term().kind != CellKind::kNormalize;
-  for (const Packed& p : packed) fits = fits && p.term().out_channels == kBlock;
+  for (const Packed<State>& p : packed) fits = fits && p.term().out_channels == kBlock;
   return fits;
 }
 
@@ -264,10 +366,11 @@ std::size_t operations_end(const Cell& cell, int sum, std::size_t first) {
   return first;
 }
 
-std::vector<Packed> pack(const Cell& cell, std::size_t first, std::size_t end, const KernelSet& set,
-                         TrainingMemory& memory) {
+template <typename State>
+std::vector<Packed<State>> pack(const Cell& cell, std::size_t first, std::size_t end, const CellKernels<State>& set,
+                                TrainingMemory<State>& memory) {
   if (memory.operations.size() < end - first) memory.operations.resize(end - first);
-  std::vector<Packed> packed;
+  std::vector<Packed<State>> packed;
   packed.reserve(end - first);
   for (std::size_t i = first; i < end; ++i) {
     packed.emplace_back(cell, cell.operations[i], set, memory.operations[i - first].packed);
@@ -275,20 +378,28 @@ std::vector<Packed> pack(const Cell& cell, std::size_t first, std::size_t end, c
   return packed;
 }
 
-void prepare_threads(const std::vector<Packed>& packed, std::size_t residuals, int threads, TrainingMemory& memory) {
+template <typename State>
+void prepare_threads(const std::vector<Packed<State>>& packed, std::size_t residuals, int images, int threads,
+                     TrainingMemory<State>& memory) {
+  const auto runs = static_cast<std::size_t>(runs_of(images, threads));
+  if (memory.sums.size() < runs) memory.sums.resize(runs);
+  for (std::vector<Doubles>& sums : memory.sums) {
+    if (sums.size() < packed.size()) sums.resize(packed.size());
+  }
   if (memory.threads.size() < static_cast<std::size_t>(threads)) memory.threads.resize(threads);
   std::size_t scratch = 0, parts = 0, filtered = 0;
-  for (const Packed& p : packed) {
+  for (const Packed<State>& p : packed) {
     scratch = std::max(scratch, cell_scratch(p.term()));
     parts = std::max(parts, static_cast<std::size_t>(p.operation().parts));
     filtered = std::max(filtered, p.filtered());
   }
   for (int t = 0; t < threads; ++t) {
-    ThreadMemory& mine = memory.threads[t];
+    ThreadMemory<State>& mine = memory.threads[t];
     mine.scratch.reserve(scratch);
     mine.filtered.reserve(filtered);
     mine.inputs.resize(parts);
     mine.grad_inputs.resize(parts);
+    mine.before.resize(parts);
     mine.terms.resize(packed.size());
     mine.residuals.resize(residuals);
   }
@@ -311,7 +422,7 @@ void combine_moments(const double* moments, int images, std::size_t lanes, doubl
   }
 }
 
-std::ptrdiff_t floats_of(const CellState& state) {
+std::ptrdiff_t elements_of(const CellState& state) {
   return static_cast<std::ptrdiff_t>(state.channels) * state.height * state.width;
 }
 
@@ -325,7 +436,8 @@ std::vector<int> residuals_of(const Cell& cell, int sum) {
 
 // One past the operations that are taken through the batch together with the first: those of a discrete node, or of one
 // edge of a searched one. Together they read their state once per image, and their products are all the memory it takes.
-std::size_t group_end(const std::vector<Packed>& packed, std::size_t first) {
+template <typename State>
+std::size_t group_end(const std::vector<Packed<State>>& packed, std::size_t first) {
   constexpr std::size_t kLeast = 4;
   std::size_t end = first + 1;
   while (end < packed.size() &&
@@ -336,10 +448,11 @@ std::size_t group_end(const std::vector<Packed>& packed, std::size_t first) {
 }
 
 // A sum in the forward pass.
+template <typename State>
 class SumForward {
  public:
-  SumForward(const Cell& cell, int sum, const KernelSet& set, const std::vector<Packed>& packed, int threads,
-             const std::vector<const float*>& states, float* out, TrainingMemory& memory)
+  SumForward(const Cell& cell, int sum, const CellKernels<State>& set, const std::vector<Packed<State>>& packed,
+             int threads, const std::vector<const State*>& states, State* out, TrainingMemory<State>& memory)
       : cell_(cell),
         set_(set),
         packed_(packed),
@@ -351,14 +464,14 @@ class SumForward {
         memory_(memory) {}
 
   void run(double* mean, double* variance) {
-    prepare_threads(packed_, residuals_.size(), threads_, memory_);
+    prepare_threads(packed_, residuals_.size(), cell_.images, threads_, memory_);
     if (packed_.empty()) normalize(0, 0);
     for (std::size_t first = 0, end = 0; first < packed_.size(); first = end) {
       end = group_end(packed_, first);
       outside_ = first == 0 && fits_in_place(packed_, state_) ? 1 : 0;
       multiply(first, end);
       for (std::size_t i = first; i < end; ++i) {
-        const Packed& p = packed_[i];
+        const Packed<State>& p = packed_[i];
         OperationMemory& mine = memory_of(i, first);
         if (p.operation().normalized) {
           combine_moments(mine.moments.data(), cell_.images, p.lanes_out(), static_cast<double>(p.pixels()),
@@ -376,21 +489,21 @@ class SumForward {
   // Groups after the first take the memory of the first again.
   OperationMemory& memory_of(std::size_t i, std::size_t first) { return memory_.operations[i - first]; }
 
-  float* products_at(std::size_t i, std::size_t first, int image) {
-    if (i < outside_) return out_ + image * floats_of(state_);
-    return memory_of(i, first).products.reserve(0) + image * packed_[i].products();
+  State* products_at(std::size_t i, std::size_t first, int image) {
+    if (i < outside_) return out_ + image * elements_of(state_);
+    return reserve<State>(memory_of(i, first).products, 0) + image * packed_[i].products();
   }
 
   void multiply(std::size_t first, std::size_t end) {
     for (std::size_t i = first; i < end; ++i) {
-      if (i >= outside_) memory_of(i, first).products.reserve(packed_[i].products() * cell_.images);
+      if (i >= outside_) reserve<State>(memory_of(i, first).products, packed_[i].products() * cell_.images);
       memory_of(i, first).moments.zeros(2 * packed_[i].lanes_out() * cell_.images);
     }
     auto body = [&](const Turn& turn) {
-      ThreadMemory& mine = memory_.threads[turn.thread];
+      ThreadMemory<State>& mine = memory_.threads[turn.thread];
       for (std::size_t i = first; i < end; ++i) {
-        const Packed& p = packed_[i];
-        float* products = products_at(i, first, turn.image);
+        const Packed<State>& p = packed_[i];
+        State* products = products_at(i, first, turn.image);
         double* moments = memory_of(i, first).moments.data() + 2 * turn.image * p.lanes_out();
         p.parts_of(states_, turn.image, mine.inputs);
         p.multiply(mine, turn.next, products);
@@ -404,37 +517,38 @@ class SumForward {
 
   // The first group brings the residuals.
   void normalize(std::size_t first, std::size_t end) {
-    const std::ptrdiff_t floats = floats_of(state_);
+    const std::ptrdiff_t elements = elements_of(state_);
     const std::size_t residuals = first == 0 ? residuals_.size() : 0;
     auto body = [&](const Turn& turn) {
-      ThreadMemory& mine = memory_.threads[turn.thread];
+      ThreadMemory<State>& mine = memory_.threads[turn.thread];
       const int image = turn.image;
       for (std::size_t i = first; i < end; ++i) {
         mine.terms[i - first] =
             term_of(packed_[i], states_, image, mine, memory_of(i, first), products_at(i, first, image));
       }
-      for (std::size_t r = 0; r < residuals; ++r) mine.residuals[r] = states_[residuals_[r]] + image * floats;
+      for (std::size_t r = 0; r < residuals; ++r) mine.residuals[r] = states_[residuals_[r]] + image * elements;
       set_.normalize_sum({state_.height * state_.width, state_.channels, mine.terms.data(),
                           static_cast<int>(end - first), mine.residuals.data(), static_cast<int>(residuals), first > 0,
-                          out_ + image * floats});
+                          out_ + image * elements});
     };
     each_image(cell_.images, threads_, Order::kBackwards, body);
   }
 
   const Cell& cell_;
-  const KernelSet& set_;
-  const std::vector<Packed>& packed_;
+  const CellKernels<State>& set_;
+  const std::vector<Packed<State>>& packed_;
   std::vector<int> residuals_;
   int threads_;
-  const std::vector<const float*>& states_;
+  const std::vector<const State*>& states_;
   const CellState& state_;
-  float* out_;
-  TrainingMemory& memory_;
+  State* out_;
+  TrainingMemory<State>& memory_;
   std::size_t outside_ = 0;  // the first operation with products elsewhere than in `out`
 };
 
 // The gradients of a separable operation's weights, from the sums of all images.
-void write_gradients(const Packed& packed, const double* grad_pointwise, const double* grad_depthwise,
+template <typename State>
+void write_gradients(const Packed<State>& packed, const double* grad_pointwise, const double* grad_depthwise,
                      const double* grad_slope, const OperationGradient& out) {
   const CellTerm& term = packed.term();
   const int taps = packed.taps();
@@ -471,64 +585,65 @@ enum class Values {
 };
 
 // A sum in the backward pass.
+template <typename State>
 struct SumContext {
   const Cell& cell;
   int sum;
-  const KernelSet& set;
+  const CellKernels<State>& set;
   int threads;
-  const std::vector<Packed>& packed;
+  const std::vector<Packed<State>>& packed;
   const std::vector<int>& residuals;
-  const std::vector<const float*>& states;
-  const std::vector<float*>& grad_states;
-  const float* grad;
-  bool keep_products;  // those of every operation, for a remainder
-  TrainingMemory& memory;
+  const std::vector<const State*>& states;
+  const std::vector<State*>& grad_states;
+  const State* grad;
+  TrainingMemory<State>& memory;
 
   const CellState& state() const { return cell.states[cell.inputs + sum]; }
-  const float* values(int image) const { return states[cell.inputs + sum] + image * floats_of(state()); }
+  const State* values(int image) const { return states[cell.inputs + sum] + image * elements_of(state()); }
 };
 
-// One of its operations.
+// One of its operations. `before` are those of kernels/cell, of the whole batch; `slot` is that of its products.
+template <typename State>
 class OperationBackward {
  public:
-  OperationBackward(const SumContext& context, std::size_t index, Values values, bool accumulate, const double* mean,
-                    const double* variance, const OperationGradient& out)
+  OperationBackward(const SumContext<State>& context, std::size_t index, std::size_t slot, Values values,
+                    std::vector<const State*> before, const double* mean, const double* variance,
+                    const OperationGradient& out)
       : at_(context),
         packed_(context.packed[index]),
         index_(index),
         values_(values),
-        accumulate_(accumulate),
+        before_(std::move(before)),
         mean_(mean),
         variance_(variance),
         out_(out),
-        vectors_(packed_, memory().normalization) {}
-
-  void run() {
+        vectors_(packed_, memory().normalization) {
     const CellTerm& term = packed_.term();
     const std::size_t lanes = packed_.lanes_out();
-    products_ =
-        at_.memory.operations[at_.keep_products ? index_ : 0].products.reserve(packed_.products() * at_.cell.images);
+    if (values != Values::kSum) {
+      products_ = reserve<State>(at_.memory.operations[slot].products, packed_.products() * at_.cell.images);
+    }
     moments_ = memory().moments.zeros(2 * lanes * at_.cell.images);
     vectors_.set_result(packed_, mean_, variance_);
     std::fill(vectors_.centre, vectors_.centre + lanes, 0.0f);
     for (int c = 0; c < term.out_channels && normalized(); ++c) {
       vectors_.centre[c] = values_ == Values::kProducts ? static_cast<float>(mean_[c]) : packed_.operation().beta[c];
     }
-    auto measure = [this](const Turn& turn) { measure_image(turn, at_.memory.threads[turn.thread]); };
-    each_image(at_.cell.images, at_.threads, Order::kForwards, measure);
-    combine();
-    const std::size_t size = depthwise_begin() + depthwise_size() + slope_size();
-    const int runs = runs_of(at_.cell.images, at_.threads);
-    std::vector<Doubles>& sums = at_.memory.sums;
-    if (sums.size() < static_cast<std::size_t>(runs)) sums.resize(runs);
-    for (int run = 0; run < runs; ++run) sums[run].zeros(size);
-    auto differentiate = [this](const Turn& turn) { differentiate_image(turn, at_.memory.threads[turn.thread]); };
-    each_image(at_.cell.images, at_.threads, Order::kBackwards, differentiate);
+    for (int run = 0; run < runs(); ++run) at_.memory.sums[run][index_].zeros(sums_size());
+  }
+
+  // The moments of an image's gradient; those of the batch, once all images have theirs; the gradients of an image.
+  void measure(const Turn& turn) const { measure_image(turn, at_.memory.threads[turn.thread]); }
+  void combine() const;
+  void differentiate(const Turn& turn) const { differentiate_image(turn, at_.memory.threads[turn.thread]); }
+
+  // The gradients of the weights, once all images have been.
+  void finish() const {
     if (!separable()) return;
-    double* total = sums[0].data();
-    for (int run = 1; run < runs; ++run) {
-      const double* other = sums[run].data();
-      for (std::size_t i = 0; i < size; ++i) total[i] += other[i];
+    double* total = at_.memory.sums[0][index_].data();
+    for (int run = 1; run < runs(); ++run) {
+      const double* other = at_.memory.sums[run][index_].data();
+      for (std::size_t i = 0; i < sums_size(); ++i) total[i] += other[i];
     }
     write_gradients(packed_, total, total + depthwise_begin(), total + depthwise_begin() + depthwise_size(), out_);
   }
@@ -541,19 +656,21 @@ class OperationBackward {
   std::size_t depthwise_begin() const { return separable() ? packed_.lanes_out() * lanes_in() : 0; }
   std::size_t depthwise_size() const { return filters_plane(packed_.term()) ? lanes_in() * packed_.taps() : 0; }
   std::size_t slope_size() const { return separable() ? lanes_in() : 0; }
+  int runs() const { return runs_of(at_.cell.images, at_.threads); }
+  std::size_t sums_size() const { return depthwise_begin() + depthwise_size() + slope_size(); }
 
-  OutputGradient gradient_of(int image) const {
-    return {at_.grad + image * floats_of(at_.state()), at_.state().channels, packed_.operation().first_out};
+  OutputGradientOf<State> gradient_of(int image) const {
+    return {at_.grad + image * elements_of(at_.state()), at_.state().channels, packed_.operation().first_out};
   }
 
-  ImageView view(int image, const ThreadMemory& mine) const {
+  ImageViewOf<State> view(int image, const ThreadMemory<State>& mine) const {
     if (values_ == Values::kSum) {
       return {at_.values(image) + packed_.operation().first_out, at_.state().channels, kBlock, false};
     }
     return packed_.products_of(mine.inputs[0], products_ + image * packed_.products());
   }
 
-  void measure_image(const Turn& turn, ThreadMemory& mine) const {
+  void measure_image(const Turn& turn, ThreadMemory<State>& mine) const {
     const int image = turn.image;
     const std::size_t lanes = packed_.lanes_out();
     if (values_ == Values::kRemainder) subtract_others(image, mine);
@@ -563,17 +680,17 @@ class OperationBackward {
                              moments_ + 2 * image * lanes, moments_ + (2 * image + 1) * lanes);
   }
 
-  void subtract_others(int image, ThreadMemory& mine) const {
-    const std::ptrdiff_t floats = floats_of(at_.state());
+  void subtract_others(int image, ThreadMemory<State>& mine) const {
+    const std::ptrdiff_t elements = elements_of(at_.state());
     int terms = 0;
     for (std::size_t i = 0; i < at_.packed.size(); ++i) {
       if (i == index_) continue;
       OperationMemory& other = at_.memory.operations[i];
-      const float* products = other.products.reserve(0) + image * at_.packed[i].products();
+      const State* products = reserve<State>(other.products, 0) + image * at_.packed[i].products();
       mine.terms[terms++] = term_of(at_.packed[i], at_.states, image, mine, other, products);
     }
     for (std::size_t r = 0; r < at_.residuals.size(); ++r) {
-      mine.residuals[r] = at_.states[at_.residuals[r]] + image * floats;
+      mine.residuals[r] = at_.states[at_.residuals[r]] + image * elements;
     }
     at_.set.remaining_result(
         {static_cast<int>(packed_.pixels()), at_.state().channels, mine.terms.data(), terms, mine.residuals.data(),
@@ -581,71 +698,73 @@ class OperationBackward {
         at_.values(image));
   }
 
-  // The gradients of gamma and beta, and the factors of dp, from
-  //   dp = scale * (g - sum(g) / n - normal * sum(g * normal) / n)
-  // where the normalised product `normal` is slope * (value - centre), plus what rounding took from the centre.
-  void combine() const {
-    const std::size_t lanes = packed_.lanes_out();
-    const double count = static_cast<double>(packed_.pixels()) * at_.cell.images;
-    std::fill(vectors_.by_gradient, vectors_.constant + lanes, 0.0f);
-    for (int c = 0; c < packed_.term().out_channels; ++c) {
-      double total = 0.0, by_distance = 0.0;
-      for (int image = 0; image < at_.cell.images; ++image) {
-        total += moments_[2 * image * lanes + c];
-        by_distance += moments_[(2 * image + 1) * lanes + c];
-      }
-      if (!normalized()) {
-        out_.gamma[c] = static_cast<float>(by_distance);
-        vectors_.by_gradient[c] = packed_.operation().gamma[c];
-        continue;
-      }
-      const double inverse = 1.0 / std::sqrt(variance_[c] + packed_.operation().epsilon);
-      const double gamma = packed_.operation().gamma[c], scale = gamma * inverse;
-      const bool products = values_ == Values::kProducts;
-      const double slope = products ? inverse : 1.0 / gamma;
-      const double rounding = products ? static_cast<double>(vectors_.centre[c]) - mean_[c] : 0.0;
-      const double by_normal = slope * (by_distance + total * rounding);
-      const double by_product = -scale * by_normal / count * slope;
-      out_.gamma[c] = static_cast<float>(by_normal);
-      out_.beta[c] = static_cast<float>(total);
-      vectors_.by_gradient[c] = static_cast<float>(scale);
-      vectors_.by_product[c] = static_cast<float>(by_product);
-      vectors_.constant[c] = static_cast<float>(by_product * rounding - scale * total / count);
-    }
-  }
-
-  void differentiate_image(const Turn& turn, ThreadMemory& mine) const {
+  void differentiate_image(const Turn& turn, ThreadMemory<State>& mine) const {
     const int image = turn.image;
     packed_.parts_of(at_.states, image, mine.inputs);
     packed_.parts_of(at_.grad_states, image, mine.grad_inputs);
-    double* sums = at_.memory.sums[turn.run].data();
-    const CellGradient args = {mine.inputs.data(),
-                               gradient_of(image),
-                               view(image, mine),
-                               vectors_.centre,
-                               vectors_.by_gradient,
-                               vectors_.by_product,
-                               vectors_.constant,
-                               mine.grad_inputs.data(),
-                               turn.next,
-                               accumulate_,
-                               sums,
-                               sums + depthwise_begin(),
-                               sums + depthwise_begin() + depthwise_size()};
+    packed_.parts_of(before_, image, mine.before);
+    double* sums = at_.memory.sums[turn.run][index_].data();
+    const CellGradientOf<State> args = {mine.inputs.data(),
+                                        gradient_of(image),
+                                        view(image, mine),
+                                        vectors_.centre,
+                                        vectors_.by_gradient,
+                                        vectors_.by_product,
+                                        vectors_.constant,
+                                        mine.grad_inputs.data(),
+                                        mine.before.data(),
+                                        turn.next,
+                                        sums,
+                                        sums + depthwise_begin(),
+                                        sums + depthwise_begin() + depthwise_size()};
     at_.set.cell_gradient(packed_.term(), args, mine.scratch.reserve(0));
   }
 
-  const SumContext& at_;
-  const Packed& packed_;
+  const SumContext<State>& at_;
+  const Packed<State>& packed_;
   std::size_t index_;
   Values values_;
-  bool accumulate_;
+  std::vector<const State*> before_;  // of all states
   const double *mean_, *variance_;
   const OperationGradient& out_;
   Normalization vectors_;
-  float* products_ = nullptr;
+  State* products_ = nullptr;
   double* moments_ = nullptr;
 };
+
+// The gradients of gamma and beta, and the factors of dp, from
+//   dp = scale * (g - sum(g) / n - normal * sum(g * normal) / n)
+// where the normalised product `normal` is slope * (value - centre), plus what rounding took from the centre.
+template <typename State>
+void OperationBackward<State>::combine() const {
+  const std::size_t lanes = packed_.lanes_out();
+  const double count = static_cast<double>(packed_.pixels()) * at_.cell.images;
+  std::fill(vectors_.by_gradient, vectors_.constant + lanes, 0.0f);
+  for (int c = 0; c < packed_.term().out_channels; ++c) {
+    double total = 0.0, by_distance = 0.0;
+    for (int image = 0; image < at_.cell.images; ++image) {
+      total += moments_[2 * image * lanes + c];
+      by_distance += moments_[(2 * image + 1) * lanes + c];
+    }
+    if (!normalized()) {
+      out_.gamma[c] = static_cast<float>(by_distance);
+      vectors_.by_gradient[c] = packed_.operation().gamma[c];
+      continue;
+    }
+    const double inverse = 1.0 / std::sqrt(variance_[c] + packed_.operation().epsilon);
+    const double gamma = packed_.operation().gamma[c], scale = gamma * inverse;
+    const bool products = values_ == Values::kProducts;
+    const double slope = products ? inverse : 1.0 / gamma;
+    const double rounding = products ? static_cast<double>(vectors_.centre[c]) - mean_[c] : 0.0;
+    const double by_normal = slope * (by_distance + total * rounding);
+    const double by_product = -scale * by_normal / count * slope;
+    out_.gamma[c] = static_cast<float>(by_normal);
+    out_.beta[c] = static_cast<float>(total);
+    vectors_.by_gradient[c] = static_cast<float>(scale);
+    vectors_.by_product[c] = static_cast<float>(by_product);
+    vectors_.constant[c] = static_cast<float>(by_product * rounding - scale * total / count);
+  }
+}
 
 // About how large the values of each channel of each sum are, by its normalisations; infinite where that is unknown.
 std::vector<std::vector<double>> expected_sizes(const Cell& cell) {
@@ -672,18 +791,23 @@ std::vector<std::vector<double>> expected_sizes(const Cell& cell) {
   return sizes;
 }
 
+// Operations whose products are kept at a time in the backward pass.
+constexpr std::size_t kMostTogether = 4;
+
 // Where the gradients of a sum's operations come from. An operation's result is as good as its products unless it is
-// small beside the sum, whose rounding it then shares: kLargest takes five of 24 bits. What this saves is computing the
-// most expensive operation of a sum again (the idea is that of in-place activated normalisation, arXiv 1712.02616).
-std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<Packed>& packed,
+// small beside the sum, whose rounding it then shares: kLargest takes five of 24 bits, in half precision four of eight.
+// What this saves is computing the most expensive operation of a sum again (the idea is that of in-place activated
+// normalisation, arXiv 1712.02616).
+template <typename State>
+std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<Packed<State>>& packed,
                                   const std::vector<int>& residuals, const std::vector<double>& size) {
-  constexpr double kLargest = 32.0;
+  constexpr double kLargest = sizeof(State) == sizeof(float) ? 32.0 : 16.0;
   std::vector<Values> chosen(packed.size(), Values::kProducts);
   bool all_whole = true;
-  for (const Packed& p : packed) {
+  for (const Packed<State>& p : packed) {
     all_whole = all_whole && p.term().out_channels == cell.states[cell.inputs + sum].channels;
   }
-  const auto legible = [&](const Packed& p) {
+  const auto legible = [&](const Packed<State>& p) {
     if (p.term().kind != CellKind::kSeparable) return false;
     for (int c = 0; c < p.term().out_channels; ++c) {
       if (!(size[p.operation().first_out + c] < kLargest * std::abs(p.operation().gamma[c]))) return false;
@@ -709,39 +833,106 @@ std::vector<Values> choose_values(const Cell& cell, int sum, const std::vector<P
     }
   }
   // The others' products are all kept for it: a searched node has too many.
-  constexpr std::size_t kMost = 4;
-  if (remainder < packed.size() && packed.size() <= kMost) chosen[remainder] = Values::kRemainder;
+  if (remainder < packed.size() && packed.size() <= kMostTogether) chosen[remainder] = Values::kRemainder;
   return chosen;
 }
 
-// Of every image, `in` into `out`, or added to it; zeros where `in` is null.
-void add_to(const float* in, std::ptrdiff_t floats, bool accumulate, float* out, int images, int threads) {
-  auto body = [&](const Turn& turn) {
-    const float* const from = in == nullptr ? nullptr : in + turn.image * floats;
-    float* const to = out + turn.image * floats;
-    if (from == nullptr) {
-      std::fill(to, to + floats, 0.0f);
-    } else {
-      for (std::ptrdiff_t i = 0; i < floats; ++i) to[i] = accumulate ? to[i] + from[i] : from[i];
+// The operations of a sum that are taken through the batch together, each once: they read the sum's gradient once. With a
+// remainder, which needs the products of all others, they are all in one group and it is the last.
+std::vector<std::vector<std::size_t>> groups_of(const std::vector<Values>& values) {
+  std::vector<std::vector<std::size_t>> groups;
+  std::vector<std::size_t> last;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (values[i] == Values::kRemainder) {
+      last.push_back(i);
+      continue;
     }
-  };
-  each_image(images, threads, Order::kForwards, body);
+    if (groups.empty() || groups.back().size() == kMostTogether) groups.emplace_back();
+    groups.back().push_back(i);
+  }
+  if (groups.empty() && !last.empty()) groups.emplace_back();
+  if (!last.empty()) groups.back().insert(groups.back().end(), last.begin(), last.end());
+  return groups;
 }
+
+// The gradients of a cell's states while they are gathered, from the last sum to the first input.
+template <typename State>
+class StateGradients {
+ public:
+  StateGradients(const Cell& cell, const CellKernels<State>& set, int threads,
+                 const std::vector<const State*>& grad_sums, const std::vector<State*>& memory)
+      : cell_(cell), set_(set), threads_(threads), memory_(memory), given_(memory.size()), written_(memory.size()) {
+    for (std::size_t i = 0; i < grad_sums.size(); ++i) {
+      if (grad_sums[i] != nullptr) given_[cell.inputs + i].push_back(grad_sums[i]);
+    }
+  }
+
+  // Adds a gradient that lies elsewhere and stays there.
+  void give(int state, const State* gradient) { given_[state].push_back(gradient); }
+
+  // What an operation is to add its own gradient of a state to; null for nothing. It is in memory() afterwards.
+  const State* begin(int state) {
+    const State* before = written_[state] ? memory_[state] : nullptr;
+    if (before == nullptr && !given_[state].empty()) {
+      before = given_[state].back();
+      given_[state].pop_back();
+    }
+    written_[state] = true;
+    return before;
+  }
+
+  // All that has been gathered.
+  const State* gathered(int state) {
+    if (!written_[state] && given_[state].size() == 1) return given_[state].front();
+    return gathered_in_memory(state);
+  }
+  State* gathered_in_memory(int state) {
+    if (!given_[state].empty()) add_given(state);
+    if (!written_[state] && given_[state].empty()) {
+      std::fill(memory_[state], memory_[state] + elements_of(cell_.states[state]) * cell_.images, State{});
+    }
+    written_[state] = true;
+    given_[state].clear();
+    return memory_[state];
+  }
+
+ private:
+  void add_given(int state) {
+    const CellState& size = cell_.states[state];
+    auto body = [&](const Turn& turn) {
+      const std::ptrdiff_t at = turn.image * elements_of(size);
+      std::vector<const State*> images;
+      for (const State* gradient : given_[state]) images.push_back(gradient + at);
+      set_.normalize_sum({size.height * size.width, size.channels, nullptr, 0, images.data(),
+                          static_cast<int>(images.size()), written_[state], memory_[state] + at});
+    };
+    each_image(cell_.images, threads_, Order::kForwards, body);
+    written_[state] = true;
+  }
+
+  const Cell& cell_;
+  const CellKernels<State>& set_;
+  int threads_;
+  std::vector<State*> memory_;
+  std::vector<std::vector<const State*>> given_;
+  std::vector<bool> written_;
+};
 
 }  // namespace
 
-void cell_forward(const Cell& cell, int threads, const std::vector<float*>& states, double* mean, double* variance) {
+template <typename State>
+void cell_forward(const Cell& cell, int threads, const std::vector<State*>& states, double* mean, double* variance) {
   // Before any task starts: it throws where the forced instruction set is unavailable, and tasks must not.
-  const KernelSet& set = kernels();
-  const Lease<TrainingMemory> memory;
-  const std::vector<const float*> readable(states.begin(), states.end());
+  const CellKernels<State>& set = cell_kernels<State>();
+  const CallMemory<State> memory;
+  const std::vector<const State*> readable(states.begin(), states.end());
   const int used = std::min(threads, cell.images);
   std::size_t first = 0;
   for (int sum = 0; sum < static_cast<int>(cell.states.size()) - cell.inputs; ++sum) {
     const std::size_t end = operations_end(cell, sum, first);
-    const std::vector<Packed> packed = pack(cell, first, end, set, *memory);
-    SumForward(cell, sum, set, packed, used, readable, states[cell.inputs + sum], *memory).run(mean, variance);
-    for (const Packed& p : packed) {
+    const std::vector<Packed<State>> packed = pack(cell, first, end, set, *memory);
+    SumForward<State>(cell, sum, set, packed, used, readable, states[cell.inputs + sum], *memory).run(mean, variance);
+    for (const Packed<State>& p : packed) {
       mean += p.moments();
       variance += p.moments();
     }
@@ -749,20 +940,22 @@ void cell_forward(const Cell& cell, int threads, const std::vector<float*>& stat
   }
 }
 
-void cell_backward(const Cell& cell, int threads, const std::vector<const float*>& states, const double* mean,
-                   const double* variance, const std::vector<const float*>& grad_sums,
-                   const std::vector<float*>& grad_inputs, const std::vector<OperationGradient>& gradients) {
-  const KernelSet& set = kernels();
-  const Lease<TrainingMemory> memory;
+template <typename State>
+void cell_backward(const Cell& cell, int threads, const std::vector<const State*>& states, const double* mean,
+                   const double* variance, const std::vector<const State*>& grad_sums,
+                   const std::vector<State*>& grad_inputs, const std::vector<OperationGradient>& gradients) {
+  const CellKernels<State>& set = cell_kernels<State>();
+  const CallMemory<State> memory;
   const int used = std::min(threads, cell.images);
   const int sums = static_cast<int>(cell.states.size()) - cell.inputs;
-  std::vector<float*> grad_states = grad_inputs;
+  std::vector<State*> grad_states = grad_inputs;
   if (memory->grad_sums.size() < static_cast<std::size_t>(sums)) memory->grad_sums.resize(sums);
   for (int sum = 0; sum < sums; ++sum) {
-    grad_states.push_back(memory->grad_sums[sum].reserve(floats_of(cell.states[cell.inputs + sum]) * cell.images));
+    grad_states.push_back(
+        reserve<State>(memory->grad_sums[sum], elements_of(cell.states[cell.inputs + sum]) * cell.images));
   }
   const std::vector<std::vector<double>> sizes = expected_sizes(cell);
-  std::vector<bool> written(cell.states.size(), false);
+  StateGradients<State> gradients_of(cell, set, used, grad_sums, grad_states);
   std::vector<std::ptrdiff_t> moments(cell.operations.size() + 1, 0);
   for (std::size_t i = 0; i < cell.operations.size(); ++i) {
     moments[i + 1] = moments[i] + (cell.operations[i].normalized ? cell.operations[i].out_channels : 0);
@@ -772,51 +965,52 @@ void cell_backward(const Cell& cell, int threads, const std::vector<const float*
   for (int sum = sums - 1; sum >= 0; --sum) {
     std::size_t first = end;
     while (first > 0 && cell.operations[first - 1].sum == sum) --first;
-    const std::size_t state = cell.inputs + sum;
-    const auto add = [&](const float* in, bool accumulate, std::size_t to) {
-      add_to(in, floats_of(cell.states[to]), accumulate, grad_states[to], cell.images, used);
-    };
+    const int state = cell.inputs + sum;
     // What the rest of the cell makes of this state and what follows the cell.
-    const float* grad = grad_sums[sum];
-    if (written[state] && grad != nullptr) add(grad, true, state);
-    if (written[state]) grad = grad_states[state];
-    if (grad == nullptr) {
-      add(nullptr, false, state);
-      grad = grad_states[state];
-    }
+    const State* const grad = gradients_of.gathered(state);
     const std::vector<int> residuals = residuals_of(cell, sum);
-    for (const int source : residuals) {
-      add(grad, written[source], source);
-      written[source] = true;
-    }
-    const std::vector<Packed> packed = pack(cell, first, end, set, *memory);
-    prepare_threads(packed, residuals.size(), used, *memory);
+    for (const int source : residuals) gradients_of.give(source, grad);
+    const std::vector<Packed<State>> packed = pack(cell, first, end, set, *memory);
+    prepare_threads(packed, residuals.size(), cell.images, used, *memory);
     const std::vector<Values> values = choose_values(cell, sum, packed, residuals, sizes[state]);
-    const bool keep_products = std::count(values.begin(), values.end(), Values::kRemainder) > 0;
-    const SumContext context = {cell,   sum,         set,  used,          packed, residuals,
-                                states, grad_states, grad, keep_products, *memory};
-    const auto differentiate = [&](std::size_t i) {
-      const CellOperation& operation = cell.operations[first + i];
-      bool accumulate = false;
-      for (int p = 0; p < operation.parts; ++p) accumulate = accumulate || written[operation.first_state + p];
-      for (int p = 0; p < operation.parts && accumulate; ++p) {
-        const int part = operation.first_state + p;
-        if (!written[part]) add(nullptr, false, part);
+    const SumContext<State> context = {cell, sum, set, used, packed, residuals, states, grad_states, grad, *memory};
+    for (const std::vector<std::size_t>& group : groups_of(values)) {
+      std::vector<OperationBackward<State>> operations;
+      operations.reserve(group.size());
+      for (std::size_t slot = 0; slot < group.size(); ++slot) {
+        const std::size_t i = group[slot];
+        const CellOperation& operation = cell.operations[first + i];
+        std::vector<const State*> before(cell.states.size(), nullptr);
+        for (int p = 0; p < operation.parts; ++p) {
+          before[operation.first_state + p] = gradients_of.begin(operation.first_state + p);
+        }
+        // Where all are in one group, an operation's slot is its index, by which the remainder finds it.
+        operations.emplace_back(context, i, group.size() == packed.size() ? i : slot, values[i], std::move(before),
+                                mean + moments[first + i], variance + moments[first + i], gradients[first + i]);
       }
-      OperationBackward(context, i, values[i], accumulate, mean + moments[first + i], variance + moments[first + i],
-                        gradients[first + i])
-          .run();
-      for (int p = 0; p < operation.parts; ++p) written[operation.first_state + p] = true;
-    };
-    // A remainder needs the products of the others.
-    for (std::size_t i = 0; i < packed.size(); ++i) {
-      if (values[i] != Values::kRemainder) differentiate(i);
-    }
-    for (std::size_t i = 0; i < packed.size(); ++i) {
-      if (values[i] == Values::kRemainder) differentiate(i);
+      auto measure = [&operations](const Turn& turn) {
+        for (const OperationBackward<State>& operation : operations) operation.measure(turn);
+      };
+      each_image(cell.images, used, Order::kForwards, measure);
+      for (const OperationBackward<State>& operation : operations) operation.combine();
+      auto differentiate = [&operations](const Turn& turn) {
+        for (const OperationBackward<State>& operation : operations) operation.differentiate(turn);
+      };
+      each_image(cell.images, used, Order::kBackwards, differentiate);
+      for (const OperationBackward<State>& operation : operations) operation.finish();
     }
     end = first;
   }
+  for (int input = 0; input < cell.inputs; ++input) gradients_of.gathered_in_memory(input);
 }
+
+#define PNF_INSTANTIATE(State)                                                                                         \
+  template void cell_forward<State>(const Cell&, int, const std::vector<State*>&, double*, double*);                   \
+  template void cell_backward<State>(const Cell&, int, const std::vector<const State*>&, const double*, const double*, \
+                                     const std::vector<const State*>&, const std::vector<State*>&,                     \
+                                     const std::vector<OperationGradient>&);
+PNF_INSTANTIATE(float)
+PNF_INSTANTIATE(Bf16)
+#undef PNF_INSTANTIATE
 
 }  // namespace pnf

@@ -46,20 +46,25 @@ struct Cell {
   std::vector<CellResidual> residuals;
 };
 
+// States are floats or Bf16 (kernels/cell/cell.h); so are their gradients.
+//
 // states: [images][height][width][channels] of every state; the sums' are written.
 // mean, variance: of each normalised operation's products over the batch, one operation after another; the variance is
 // the biased one. Nothing depends on `threads`. Throws std::runtime_error when the forced instruction set is unavailable;
 // std::bad_alloc.
-void cell_forward(const Cell& cell, int threads, const std::vector<float*>& states, double* mean, double* variance);
+template <typename State>
+void cell_forward(const Cell& cell, int threads, const std::vector<State*>& states, double* mean, double* variance);
 
 struct OperationGradient {
   float *slope, *depthwise, *pointwise, *gamma, *beta;  // as the operation's own; null as there
 };
 
 // grad_sums: of each sum, or null where nothing after the cell depends on it. grad_inputs are written. `mean` and
-// `variance` as cell_forward gave them. Results depend on `threads` by the order of sums, not on how many came.
-void cell_backward(const Cell& cell, int threads, const std::vector<const float*>& states, const double* mean,
-                   const double* variance, const std::vector<const float*>& grad_sums,
-                   const std::vector<float*>& grad_inputs, const std::vector<OperationGradient>& gradients);
+// `variance` as cell_forward gave them. Results depend on `threads` by the order of sums, not on how
+// many came.
+template <typename State>
+void cell_backward(const Cell& cell, int threads, const std::vector<const State*>& states, const double* mean,
+                   const double* variance, const std::vector<const State*>& grad_sums,
+                   const std::vector<State*>& grad_inputs, const std::vector<OperationGradient>& gradients);
 
 }  // namespace pnf

@@ -3,8 +3,12 @@
 #include "kernels/cell/cell.h"
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <string>
 #include <thread>
+#include <type_traits>
+#include <utility>
 
 #include "check.h"
 #include "kernels/dispatch.h"
@@ -15,6 +19,35 @@ namespace pnf::test {
 namespace {
 
 using Doubles = std::vector<double>;
+
+// Compares results with float64: floats one by one; half precision by the norm of their errors, since every one of them
+// stands for many roundings of random sign. A tap that is missing is a fiftieth of the norm at least.
+template <typename State>
+class Judge {
+ public:
+  static constexpr double kHalf = 3 * 0x1p-8;
+
+  explicit Judge(std::string what) : what_(std::move(what)) {}
+  ~Judge() {
+    if (!std::is_same_v<State, Bf16>) return;
+    CHECK(error_ <= kHalf * kHalf * norm_, "%s: the errors' norm is %.3g of %.3g", what_.c_str(), std::sqrt(error_),
+          std::sqrt(norm_));
+  }
+  // In half precision `size` is that of what the result is made of; a float may be off by `limit`.
+  void add(double actual, double wanted, double size, double limit, int index) {
+    if constexpr (std::is_same_v<State, Bf16>) {
+      error_ += (actual - wanted) * (actual - wanted);
+      norm_ += wanted * wanted + size * size;
+      if (std::isnan(actual)) error_ = std::numeric_limits<double>::infinity();
+    } else {
+      CHECK(std::abs(actual - wanted) <= limit, "%s: %d is %.9g, not %.9g", what_.c_str(), index, actual, wanted);
+    }
+  }
+
+ private:
+  std::string what_;
+  double error_ = 0.0, norm_ = 0.0;
+};
 
 // One image of an operation: geometry, weights in torch's layouts, channels-last input per part.
 struct Case {
@@ -137,7 +170,44 @@ struct Packed {
   std::vector<float> slope, depthwise, reversed, pointwise, transposed;
 };
 
-CellTerm term_of(const Case& c, const Exactly& exact, Packed& packed) {
+// Puts a weight into its half of a word.
+void set_half(float& word, bool upper, float weight) {
+  const auto bits = std::bit_cast<std::uint32_t>(word);
+  const auto half = static_cast<std::uint32_t>(to_state<Bf16>(weight));
+  word = std::bit_cast<float>(bits | half << (upper ? 16 : 0));
+}
+
+// The same weights in pairs of half precision.
+void pack_pairs(const Case& c, const Exactly& exact, const CellTerm& term, Packed& packed) {
+  const int column = (c.kernel + 1) / 2, taps = column * c.kernel * kBlock, in = term.blocks, out = term.out_blocks;
+  packed.depthwise.assign(static_cast<std::size_t>(in) * taps, 0.0f);
+  packed.reversed = packed.depthwise;
+  packed.pointwise.assign(static_cast<std::size_t>(in) * out * kBlock * kBlock / 2, 0.0f);
+  packed.transposed = packed.pointwise;
+  for (int i = 0; i < c.channels(); ++i) {
+    const int lane = i / c.part_channels * term.part_blocks * kBlock + i % c.part_channels;
+    for (int ky = 0; ky < c.kernel; ++ky) {
+      for (int kx = 0; kx < c.kernel; ++kx) {
+        const std::size_t at = static_cast<std::size_t>(lane / kBlock) * taps + lane % kBlock;
+        const auto word = [&](int y, int x) { return at + (static_cast<std::size_t>(y / 2) * c.kernel + x) * kBlock; };
+        const auto upper = [&](int y) { return y % 2 != 0 || y + 1 == c.kernel; };
+        const float tap = c.depthwise[(static_cast<std::size_t>(i) * c.kernel + ky) * c.kernel + kx];
+        const int back_y = c.kernel - 1 - ky, back_x = c.kernel - 1 - kx;
+        set_half(packed.depthwise[word(ky, kx)], upper(ky), tap);
+        set_half(packed.reversed[word(back_y, back_x)], upper(back_y), tap);
+      }
+    }
+    for (int o = 0; o < c.out_channels; ++o) {
+      const float weight = static_cast<float>(exact.pointwise(o, i));
+      const std::size_t forth = static_cast<std::size_t>(o / kBlock) * in + lane / kBlock;
+      const std::size_t back = static_cast<std::size_t>(lane / kBlock) * out + o / kBlock;
+      set_half(packed.pointwise[(forth * kBlock / 2 + lane % kBlock / 2) * kBlock + o % kBlock], lane % 2 != 0, weight);
+      set_half(packed.transposed[(back * kBlock / 2 + o % kBlock / 2) * kBlock + lane % kBlock], o % 2 != 0, weight);
+    }
+  }
+}
+
+CellTerm term_of(const Case& c, const Exactly& exact, bool pairs, Packed& packed) {
   CellTerm term = {};
   term.kind = c.kind;
   term.height = c.height;
@@ -180,6 +250,7 @@ CellTerm term_of(const Case& c, const Exactly& exact, Packed& packed) {
                       lane % kBlock] = weight;
     }
   }
+  if (pairs) pack_pairs(c, exact, term, packed);
   term.slope = packed.slope.data();
   term.depthwise = packed.depthwise.data();
   term.reversed = packed.reversed.data();
@@ -188,38 +259,47 @@ CellTerm term_of(const Case& c, const Exactly& exact, Packed& packed) {
   return term;
 }
 
-// Memory that ends where its heap block ends, like Constants, for the inputs of all parts.
+// Memory that ends where its heap block ends, like ConstantsOf, for the inputs of all parts.
+template <typename State>
 class Inputs {
  public:
   Inputs(const Case& c, bool misaligned) {
     for (const std::vector<float>& part : c.input) {
-      held_.push_back(std::make_unique<Constants>(part, misaligned));
+      held_.push_back(std::make_unique<ConstantsOf<State>>(part, misaligned));
       pointers_.push_back(held_.back()->get());
     }
   }
-  const float* const* get() const { return pointers_.data(); }
+  const State* const* get() const { return pointers_.data(); }
 
  private:
-  std::vector<std::unique_ptr<Constants>> held_;
-  std::vector<const float*> pointers_;
+  std::vector<std::unique_ptr<ConstantsOf<State>>> held_;
+  std::vector<const State*> pointers_;
 };
 
-void check_products(const Case& c, const Exactly& exact, const CellTerm& term, const KernelSet& set,
-                    const Inputs& inputs, Guarded& scratch, Guarded& products) {
+template <typename State, typename Set>
+void check_products(const Case& c, const Exactly& exact, const CellTerm& term, const Set& set,
+                    const Inputs<State>& inputs, Guarded& scratch, GuardedOf<State>& products) {
   Guarded filtered(filters_plane(term) ? static_cast<std::size_t>(term.blocks) * c.pixels() * kBlock : 0, false);
   scratch.poison();
   products.poison();
   set.cell_products(term, inputs.get(), 0, filtered.get(), products.get(), scratch.get());
+  const std::string name = std::string(set.name) + " " + c.describe();
   CHECK(scratch.guards_intact() && products.guards_intact() && filtered.guards_intact(),
-        "%s %s: cell_products writes outside its memory", set.name, c.describe().c_str());
-  const int roundings = c.kernel * c.kernel + 16 * term.blocks + 6;
+        "%s: cell_products writes outside its memory", name.c_str());
+  const double n = (c.kernel * c.kernel + 16 * term.blocks + 6) * 0x1p-24;
+  const double spread = std::sqrt(static_cast<double>(c.kernel) * c.kernel * c.channels());
+  Judge<State> judge(name + ": products");
   for (int p = 0; p < c.pixels(); ++p) {
     for (int o = 0; o < term.out_blocks * kBlock; ++o) {
-      const float value = products.get()[(static_cast<std::size_t>(o) / kBlock * c.pixels() + p) * kBlock + o % kBlock];
-      const Exact expected =
-          o < c.out_channels ? exact.product(o, p / c.out_width(), p % c.out_width()) : Exact{0.0, 0.0};
-      CHECK(within(value, expected, roundings), "%s %s: product %d of pixel %d is %.9g, not %.9g", set.name,
-            c.describe().c_str(), o, p, value, expected.value);
+      const std::size_t at = (static_cast<std::size_t>(o) / kBlock * c.pixels() + p) * kBlock + o % kBlock;
+      const float value = to_float(products.get()[at]);
+      if (o >= c.out_channels) {
+        CHECK(value == 0.0f, "%s: surplus channel %d of pixel %d is %.9g", name.c_str(), o, p, value);
+        continue;
+      }
+      const Exact expected = exact.product(o, p / c.out_width(), p % c.out_width());
+      judge.add(value, expected.value, expected.magnitude / spread, n / (1.0 - n) * expected.magnitude,
+                static_cast<int>(at));
     }
   }
 }
@@ -238,19 +318,22 @@ Factors draw_factors(const Case& c, Random& random) {
   return factors;
 }
 
-void check_moments(const Case& c, const CellTerm& term, const KernelSet& set, const ImageView& view,
-                   const OutputGradient& gradient, const Factors& factors) {
+template <typename State, typename Set>
+void check_moments(const Case& c, const CellTerm& term, const Set& set, const ImageViewOf<State>& view,
+                   const OutputGradientOf<State>& gradient, const Factors& factors) {
   const int lanes = term.out_blocks * kBlock, pixels = c.pixels();
   Doubles mean(lanes), square(lanes), sum(lanes), product_sum(lanes);
   set.channel_moments(view, c.out_channels, pixels, mean.data(), square.data());
   set.gradient_moments(term, gradient, view, factors.mean.data(), sum.data(), product_sum.data());
   for (int o = 0; o < c.out_channels; ++o) {
-    const auto value = [&](int p) -> double { return view.data[o / kBlock * view.block + p * view.step + o % kBlock]; };
+    const auto value = [&](int p) -> double {
+      return to_float(view.data[o / kBlock * view.block + p * view.step + o % kBlock]);
+    };
     double middle = 0.0, squares = 0.0;
     Exact total, by_distance;
     for (int p = 0; p < pixels; ++p) middle += value(p) / pixels;
     for (int p = 0; p < pixels; ++p) {
-      const double g = gradient.data[p * gradient.stride + gradient.first + o];
+      const double g = to_float(gradient.data[p * gradient.stride + gradient.first + o]);
       squares += (value(p) - middle) * (value(p) - middle);
       total.add(g);
       by_distance.add(g * (value(p) - factors.mean[o]));
@@ -268,9 +351,12 @@ void check_moments(const Case& c, const CellTerm& term, const KernelSet& set, co
 // The gradients that cell_gradient writes, in float64, from dp.
 struct Expected {
   Doubles input, pointwise, depthwise, slope;  // [parts][height][width][part_channels]; as the weights
+  double pointwise_size = 0.0, depthwise_size = 0.0,
+         slope_size = 0.0;  // of what a channel adds up, were its signs random
 };
 
-Expected differentiate(const Case& c, const Exactly& exact, const ImageView& view, const Doubles& dp) {
+template <typename State>
+Expected differentiate(const Case& c, const Exactly& exact, const ImageViewOf<State>& view, const Doubles& dp) {
   Expected e;
   const int channels = c.channels(), taps = c.kernel * c.kernel;
   e.input.assign(static_cast<std::size_t>(channels) * c.height * c.width, 0.0);
@@ -286,7 +372,7 @@ Expected differentiate(const Case& c, const Exactly& exact, const ImageView& vie
     if (c.kind != CellKind::kSeparable) {
       for (int o = 0; o < c.out_channels; ++o) {
         const double g = dp[static_cast<std::size_t>(p) * c.out_channels + o];
-        const float most = view.data[o / kBlock * view.block + p * view.step + o % kBlock];
+        const float most = to_float(view.data[o / kBlock * view.block + p * view.step + o % kBlock]);
         int count = 0;
         bool given = false;
         exact.window(y, x, [&](int, int, int) { ++count; });
@@ -306,16 +392,22 @@ Expected differentiate(const Case& c, const Exactly& exact, const ImageView& vie
       for (int o = 0; o < c.out_channels; ++o) {
         const double g = dp[static_cast<std::size_t>(p) * c.out_channels + o];
         e.pointwise[static_cast<std::size_t>(o) * channels + i] += g * f;
+        e.pointwise_size += g * g * f * f;
         df += g * exact.pointwise(o, i);
       }
       exact.window(y, x, [&](int iy, int ix, int t) {
         const double value = c.x(i, iy, ix), da = df * exact.tap(i, t);
         e.depthwise[static_cast<std::size_t>(i) * taps + t] += df * exact.activated(i, iy, ix);
+        e.depthwise_size += df * df * exact.activated(i, iy, ix) * exact.activated(i, iy, ix);
+        if (value < 0.0) e.slope_size += da * da * value * value;
         e.slope[i] += value > 0.0 ? 0.0 : da * value;
         input_at(i, iy, ix) += value > 0.0 ? da : da * c.slope[i];
       });
     }
   }
+  e.pointwise_size = std::sqrt(e.pointwise_size / (channels * c.out_channels));
+  e.depthwise_size = std::sqrt(e.depthwise_size / (channels * taps));
+  e.slope_size = std::sqrt(e.slope_size / channels);
   return e;
 }
 
@@ -325,26 +417,30 @@ double largest(const Doubles& values) {
   return most;
 }
 
-void check_gradient(const Case& c, const Exactly& exact, const CellTerm& term, const KernelSet& set,
-                    const Inputs& inputs, const ImageView& view, const OutputGradient& gradient, const Factors& factors,
-                    bool accumulate, bool misaligned, Guarded& scratch) {
+template <typename State, typename Set>
+void check_gradient(const Case& c, const Exactly& exact, const CellTerm& term, const Set& set,
+                    const Inputs<State>& inputs, const ImageViewOf<State>& view,
+                    const OutputGradientOf<State>& gradient, const Factors& factors, bool accumulate, bool misaligned,
+                    Guarded& scratch) {
   Doubles dp;
   for (int p = 0; p < c.pixels(); ++p) {
     for (int o = 0; o < c.out_channels; ++o) {
-      const double value = view.data[o / kBlock * view.block + p * view.step + o % kBlock];
-      dp.push_back(factors.by_gradient[o] * gradient.data[p * gradient.stride + gradient.first + o] +
+      const double value = to_float(view.data[o / kBlock * view.block + p * view.step + o % kBlock]);
+      dp.push_back(factors.by_gradient[o] * to_float(gradient.data[p * gradient.stride + gradient.first + o]) +
                    factors.by_product[o] * (value - factors.mean[o]) + factors.constant[o]);
     }
   }
   const Expected expected = differentiate(c, exact, view, dp);
 
-  const std::size_t part_floats = static_cast<std::size_t>(c.height) * c.width * c.part_channels;
-  std::vector<std::unique_ptr<Guarded>> memory;
-  std::vector<float*> grad_input;
+  const std::size_t part_elements = static_cast<std::size_t>(c.height) * c.width * c.part_channels;
+  std::vector<std::unique_ptr<GuardedOf<State>>> memory;
+  std::vector<State*> grad_input;
+  std::vector<const State*> before;
   for (int part = 0; part < c.parts; ++part) {
-    memory.push_back(std::make_unique<Guarded>(part_floats, misaligned));
+    memory.push_back(std::make_unique<GuardedOf<State>>(part_elements, misaligned));
     grad_input.push_back(memory.back()->get());
-    if (accumulate) std::fill(grad_input.back(), grad_input.back() + part_floats, 0.5f);
+    if (accumulate) std::fill(grad_input.back(), grad_input.back() + part_elements, to_state<State>(0.5f));
+    before.push_back(accumulate ? grad_input.back() : nullptr);
   }
   const int lanes = term.blocks * kBlock, taps = c.kernel * c.kernel;
   Doubles by_pointwise(static_cast<std::size_t>(term.out_blocks) * kBlock * lanes, 1.0);
@@ -352,60 +448,66 @@ void check_gradient(const Case& c, const Exactly& exact, const CellTerm& term, c
   scratch.poison();
   set.cell_gradient(term,
                     {inputs.get(), gradient, view, factors.mean.data(), factors.by_gradient.data(),
-                     factors.by_product.data(), factors.constant.data(), grad_input.data(), 0, accumulate,
+                     factors.by_product.data(), factors.constant.data(), grad_input.data(), before.data(), 0,
                      by_pointwise.data(), by_depthwise.data(), by_slope.data()},
                     scratch.get());
 
-  const auto close = [&](double actual, double wanted, double scale, const char* what, int index) {
-    CHECK(std::abs(actual - wanted) <= 2e-5 * scale + 1e-6, "%s %s: gradient %d of %s is %.9g, not %.9g", set.name,
-          c.describe().c_str(), index, what, actual, wanted);
-  };
-  CHECK(scratch.guards_intact(), "%s %s: cell_gradient writes outside its scratch", set.name, c.describe().c_str());
-  double scale = largest(expected.input);
-  for (int part = 0; part < c.parts; ++part) {
-    CHECK(memory[part]->guards_intact(), "%s %s: cell_gradient writes outside grad_input", set.name,
-          c.describe().c_str());
-    for (std::size_t i = 0; i < part_floats; ++i) {
-      const double before = accumulate ? 0.5 : 0.0;
-      close(grad_input[part][i], before + expected.input[part * part_floats + i], scale, "the input",
-            static_cast<int>(i));
+  const std::string name = std::string(set.name) + " " + c.describe() + ": gradients of ";
+  CHECK(scratch.guards_intact(), "%s: cell_gradient writes outside its scratch", name.c_str());
+  {
+    Judge<State> judge(name + "the input");
+    const double scale = largest(expected.input), before = accumulate ? 0.5 : 0.0;
+    for (int part = 0; part < c.parts; ++part) {
+      CHECK(memory[part]->guards_intact(), "%s: cell_gradient writes outside grad_input", name.c_str());
+      for (std::size_t i = 0; i < part_elements; ++i) {
+        judge.add(to_float(grad_input[part][i]), before + expected.input[part * part_elements + i], 0.0,
+                  2e-5 * scale + 1e-6, static_cast<int>(i));
+      }
     }
   }
   if (c.kind != CellKind::kSeparable) return;
+  const double slopes = largest(expected.slope), depthwise = largest(expected.depthwise);
+  const double pointwise = largest(expected.pointwise);
+  Judge<State> of_slope(name + "the slope"), of_depthwise(name + "depthwise"), of_pointwise(name + "pointwise");
   for (int i = 0; i < c.channels(); ++i) {
     const int lane = i / c.part_channels * term.part_blocks * kBlock + i % c.part_channels;
-    close(by_slope[lane] - 1.0, expected.slope[i], largest(expected.slope), "the slope", i);
+    of_slope.add(by_slope[lane] - 1.0, expected.slope[i], expected.slope_size, 2e-5 * slopes + 1e-6, i);
     for (int t = 0; t < taps && c.kernel > 1; ++t) {
-      close(by_depthwise[(static_cast<std::size_t>(lane) / kBlock * taps + t) * kBlock + lane % kBlock] - 1.0,
-            expected.depthwise[static_cast<std::size_t>(i) * taps + t], largest(expected.depthwise), "depthwise", i);
+      of_depthwise.add(
+          by_depthwise[(static_cast<std::size_t>(lane) / kBlock * taps + t) * kBlock + lane % kBlock] - 1.0,
+          expected.depthwise[static_cast<std::size_t>(i) * taps + t], expected.depthwise_size, 2e-5 * depthwise + 1e-6,
+          i);
     }
     for (int o = 0; o < c.out_channels; ++o) {
       const std::size_t block = static_cast<std::size_t>(o) / kBlock * term.blocks + lane / kBlock;
-      close(by_pointwise[(block * kBlock + o % kBlock) * kBlock + lane % kBlock] - 1.0,
-            expected.pointwise[static_cast<std::size_t>(o) * c.channels() + i], largest(expected.pointwise),
-            "pointwise", i);
+      of_pointwise.add(by_pointwise[(block * kBlock + o % kBlock) * kBlock + lane % kBlock] - 1.0,
+                       expected.pointwise[static_cast<std::size_t>(o) * c.channels() + i], expected.pointwise_size,
+                       2e-5 * pointwise + 1e-6, i);
     }
   }
 }
 
-void run(const Case& c, Random& random) {
+template <typename State>
+void run_in(Case c, Random& random) {
+  for (std::vector<float>& part : c.input) part = rounded<State>(part);
   const Exactly exact(c);
-  Packed packed;
-  const CellTerm term = term_of(c, exact, packed);
   const bool misaligned = random.chance(2);
-  const Inputs inputs(c, misaligned);
-  Guarded scratch(cell_scratch(term), misaligned);
-  Guarded products(static_cast<std::size_t>(term.out_blocks) * c.pixels() * kBlock, misaligned);
+  const Inputs<State> inputs(c, misaligned);
   const Factors factors = draw_factors(c, random);
 
   // The operation adds to some of a sum's channels.
   const int first = random.integer(0, 9), stride = first + c.out_channels + random.integer(0, 9);
-  const Constants gradients(random.reals(static_cast<std::size_t>(c.pixels()) * stride, -1.0f, 1.0f), misaligned);
-  const Constants values(random.reals(static_cast<std::size_t>(c.pixels()) * stride, -1.0f, 1.0f), misaligned);
-  const OutputGradient gradient = {gradients.get(), stride, first};
-  for (const KernelSet& set : compiled_kernels()) {
+  const std::size_t count = static_cast<std::size_t>(c.pixels()) * stride;
+  const ConstantsOf<State> gradients(random.reals(count, -1.0f, 1.0f), misaligned);
+  const ConstantsOf<State> values(random.reals(count, -1.0f, 1.0f), misaligned);
+  const OutputGradientOf<State> gradient = {gradients.get(), stride, first};
+  for (const auto& set : kernel_sets(State{})) {
     if (!is_tested(set)) continue;
-    ImageView view = {products.get(), kBlock, static_cast<std::ptrdiff_t>(c.pixels()) * kBlock, true};
+    Packed packed;
+    const CellTerm term = term_of(c, exact, set.pairs, packed);
+    Guarded scratch(cell_scratch(term), misaligned);
+    GuardedOf<State> products(static_cast<std::size_t>(term.out_blocks) * c.pixels() * kBlock, misaligned);
+    ImageViewOf<State> view = {products.get(), kBlock, static_cast<std::ptrdiff_t>(c.pixels()) * kBlock, true};
     if (c.kind == CellKind::kNormalize) {
       view = {inputs.get()[0], c.part_channels, kBlock, false};
     } else {
@@ -414,10 +516,15 @@ void run(const Case& c, Random& random) {
     check_moments(c, term, set, view, gradient, factors);
     check_gradient(c, exact, term, set, inputs, view, gradient, factors, random.chance(2), misaligned, scratch);
     if (c.kind != CellKind::kSeparable) continue;
-    const ImageView sum = {values.get() + first, stride, kBlock, false};
+    const ImageViewOf<State> sum = {values.get() + first, stride, kBlock, false};
     check_moments(c, term, set, sum, gradient, factors);
     check_gradient(c, exact, term, set, inputs, sum, gradient, factors, random.chance(2), misaligned, scratch);
   }
+}
+
+void run(const Case& c, Random& random) {
+  run_in<float>(c, random);
+  run_in<Bf16>(c, random);
 }
 
 void every_operation() {
@@ -432,26 +539,33 @@ void every_operation() {
   }
 }
 
+template <typename State>
 void sums() {
+  // In half precision a sum is rounded once or, in two steps, twice, and what remains of it has its rounding.
+  constexpr bool kHalf = sizeof(State) < sizeof(float);
+  constexpr double kSum = kHalf ? 0.04 : 2e-6, kRemainder = kHalf ? 0.05 : 3e-6;
   Random random(2);
   for (const int channels : {1, 8, 16, 17, 32, 40, 64}) {
     for (const int pixels : {1, 5, 63, 64, 65, 200}) {
       const int blocks = blocks_of(channels), lanes = blocks * kBlock;
       const std::size_t plane = static_cast<std::size_t>(pixels) * kBlock;
       std::vector<std::vector<float>> products, scales, shifts, residuals;
-      std::vector<NormalizedTerm> terms;
+      std::vector<ConstantsOf<State>> held, held_residuals;
+      std::vector<NormalizedTermOf<State>> terms;
       for (int t = 0; t < 2; ++t) {
-        products.push_back(random.reals(blocks * plane, -1.0f, 1.0f));
+        products.push_back(rounded<State>(random.reals(blocks * plane, -1.0f, 1.0f)));
         scales.push_back(random.reals(lanes, -1.0f, 1.0f));
         shifts.push_back(random.reals(lanes, -1.0f, 1.0f));
         for (int c = channels; c < lanes; ++c) {
           scales[t][c] = shifts[t][c] = 0.0f;
           for (int p = 0; p < pixels; ++p) products[t][(blocks - 1) * plane + p * kBlock + c % kBlock] = 0.0f;
         }
-        residuals.push_back(random.reals(static_cast<std::size_t>(pixels) * channels, -1.0f, 1.0f));
+        residuals.push_back(rounded<State>(random.reals(static_cast<std::size_t>(pixels) * channels, -1.0f, 1.0f)));
+        held.emplace_back(products[t], false);
+        held_residuals.emplace_back(residuals[t], false);
       }
       for (int t = 0; t < 2; ++t) {
-        terms.push_back({{products[t].data(), kBlock, static_cast<std::ptrdiff_t>(plane), true},
+        terms.push_back({{held[t].get(), kBlock, static_cast<std::ptrdiff_t>(plane), true},
                          scales[t].data(),
                          shifts[t].data(),
                          0,
@@ -465,17 +579,17 @@ void sums() {
               products[0][c / kBlock * plane + p * kBlock + c % kBlock];
         }
       }
-      const Constants as_they_lie(planar, true);
-      const NormalizedTerm first = {
+      const ConstantsOf<State> as_they_lie(planar, true);
+      const NormalizedTermOf<State> first = {
           {as_they_lie.get(), channels, kBlock, false}, scales[0].data(), shifts[0].data(), 0, channels};
-      const float* residual[] = {residuals[0].data(), residuals[1].data()};
+      const State* residual[] = {held_residuals[0].get(), held_residuals[1].get()};
       const auto part = [&](int t, int p, int c) {
         return static_cast<double>(scales[t][c]) * products[t][c / kBlock * plane + p * kBlock + c % kBlock] +
                shifts[t][c];
       };
-      for (const KernelSet& set : compiled_kernels()) {
+      for (const auto& set : kernel_sets(State{})) {
         if (!is_tested(set)) continue;
-        Guarded out(static_cast<std::size_t>(pixels) * channels, true), rest(blocks * plane, true);
+        GuardedOf<State> out(static_cast<std::size_t>(pixels) * channels, true), rest(blocks * plane, true);
         // At once, or the second term and residual on top of the first.
         const int at_once = random.integer(1, 2);
         set.normalize_sum({pixels, channels, terms.data(), at_once, residual, at_once, false, out.get()});
@@ -488,15 +602,15 @@ void sums() {
               set.name, channels);
         for (int p = 0; p < pixels; ++p) {
           for (int c = 0; c < lanes; ++c) {
-            const float left = rest.get()[c / kBlock * plane + p * kBlock + c % kBlock];
+            const float left = to_float(rest.get()[c / kBlock * plane + p * kBlock + c % kBlock]);
             const std::size_t at = static_cast<std::size_t>(p) * channels + c;
             const double expected = c < channels ? part(1, p, c) : 0.0;
-            CHECK(std::abs(left - expected) < 3e-6, "%s: channel %d of what remains is %.9g, not %.9g", set.name, c,
-                  left, expected);
+            CHECK(std::abs(left - expected) < kRemainder, "%s: channel %d of what remains is %.9g, not %.9g", set.name,
+                  c, left, expected);
             if (c >= channels) continue;
             const double sum = part(0, p, c) + part(1, p, c) + residuals[0][at] + residuals[1][at];
-            CHECK(std::abs(out.get()[at] - sum) < 2e-6, "%s: channel %d of a sum is %.9g, not %.9g", set.name, c,
-                  out.get()[at], sum);
+            CHECK(std::abs(to_float(out.get()[at]) - sum) < kSum, "%s: channel %d of a sum is %.9g, not %.9g", set.name,
+                  c, to_float(out.get()[at]), sum);
           }
         }
       }
@@ -505,6 +619,7 @@ void sums() {
 }
 
 // A cell of three sums on its inputs, run through plan/cell.
+template <typename State>
 class WholeCell {
  public:
   explicit WholeCell(Random& random) {
@@ -520,21 +635,22 @@ class WholeCell {
     add(CellKind::kNormalize, 2, 1, 1, 1, random, false);
     add(CellKind::kSeparable, 2, 2, 1, 7, random);
     image_ = static_cast<std::size_t>(kChannels) * kSize * kSize;
-    for (int i = 0; i < 5; ++i) states_.push_back(random.reals(image_ * cell_.images, -1.0f, 1.0f));
-    gradient_ = random.reals(image_ * cell_.images, -1.0f, 1.0f);
+    for (int i = 0; i < 5; ++i) states_.push_back(drawn(random));
+    gradient_ = drawn(random);
   }
 
   // Everything that the two calls write.
   std::vector<float> run(int threads) const {
-    std::vector<std::vector<float>> states = states_;
-    std::vector<float*> pointers;
-    for (std::vector<float>& state : states) pointers.push_back(state.data());
+    std::vector<std::vector<State>> states = states_;
+    std::vector<State*> pointers;
+    for (std::vector<State>& state : states) pointers.push_back(state.data());
     Doubles mean(channels_), variance(channels_);
     cell_forward(cell_, threads, pointers, mean.data(), variance.data());
-    std::vector<std::vector<float>> results(2, std::vector<float>(image_ * cell_.images, kNan));
+    std::vector<std::vector<State>> by_inputs(2, std::vector<State>(image_ * cell_.images, to_state<State>(kNan)));
+    std::vector<std::vector<float>> results;
     for (const std::size_t size : sizes_) results.emplace_back(size, kNan);
     std::vector<OperationGradient> gradients;
-    std::size_t next = 2;
+    std::size_t next = 0;
     for (const CellOperation& operation : cell_.operations) {
       OperationGradient g = {};
       if (operation.kind == CellKind::kSeparable) {
@@ -546,15 +662,25 @@ class WholeCell {
       if (operation.normalized) g.beta = results[next++].data();
       gradients.push_back(g);
     }
-    cell_backward(cell_, threads, {pointers.begin(), pointers.end()}, mean.data(), variance.data(),
-                  {nullptr, nullptr, gradient_.data()}, {results[0].data(), results[1].data()}, gradients);
+    cell_backward<State>(cell_, threads, {pointers.begin(), pointers.end()}, mean.data(), variance.data(),
+                         {nullptr, nullptr, gradient_.data()}, {by_inputs[0].data(), by_inputs[1].data()}, gradients);
     std::vector<float> all;
-    for (int i = cell_.inputs; i < 5; ++i) all.insert(all.end(), states[i].begin(), states[i].end());
+    const auto append = [&all](const std::vector<State>& state) {
+      for (const State value : state) all.push_back(to_float(value));
+    };
+    for (int i = cell_.inputs; i < 5; ++i) append(states[i]);
+    for (const std::vector<State>& by_input : by_inputs) append(by_input);
     for (const std::vector<float>& result : results) all.insert(all.end(), result.begin(), result.end());
     return all;
   }
 
  private:
+  std::vector<State> drawn(Random& random) const {
+    std::vector<State> state;
+    for (const float value : random.reals(image_ * cell_.images, -1.0f, 1.0f)) state.push_back(to_state<State>(value));
+    return state;
+  }
+
   void add(CellKind kind, int sum, int first_state, int parts, int kernel, Random& random, bool normalized = true) {
     const int out = cell_.states[0].channels, in = parts * out;
     CellOperation operation = {};
@@ -589,13 +715,14 @@ class WholeCell {
   std::size_t image_ = 0;
   std::vector<std::unique_ptr<std::vector<float>>> weights_;
   std::vector<std::size_t> sizes_;
-  std::vector<std::vector<float>> states_;
-  std::vector<float> gradient_;
+  std::vector<std::vector<State>> states_;
+  std::vector<State> gradient_;
 };
 
+template <typename State>
 void threads() {
   Random random(3);
-  const WholeCell cell(random);
+  const WholeCell<State> cell(random);
   for (const int count : {1, 2, 3, 8}) {
     const std::vector<float> expected = cell.run(count);
     CHECK(std::all_of(expected.begin(), expected.end(), [](float x) { return std::isfinite(x); }),
@@ -622,7 +749,9 @@ void threads() {
 
 int main() {
   pnf::test::every_operation();
-  pnf::test::sums();
-  pnf::test::threads();
+  pnf::test::sums<float>();
+  pnf::test::sums<pnf::Bf16>();
+  pnf::test::threads<float>();
+  pnf::test::threads<pnf::Bf16>();
   return check::result();
 }

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.ops.cell.autograd import product_dtype
 from pocketnet_fast.ops.cell.structure import Kind, Operation
 
 if TYPE_CHECKING:
@@ -93,6 +94,15 @@ def _operator(device: torch.device) -> Callable[..., tuple[list[Tensor], Tensor,
     from pocketnet_fast.ops.cell import cpu
 
     return cpu.cell
+
+
+def state_dtype(device: torch.device) -> torch.dtype:
+    """The type of the states between a network's operations, and of their gradients.
+
+    On the CPU bfloat16 under autocast to it; on CUDA autocast changes the operands of products alone.
+    """
+    in_half = device.type == "cpu" and product_dtype("cpu") == torch.bfloat16
+    return torch.bfloat16 if in_half else torch.float32
 
 
 @dataclass
@@ -237,13 +247,17 @@ class CellCall:
         else:
             gamma = self._constant(1.0, norm.num_features) if factor is None else factor
             beta = self._constant(0.0, norm.num_features)
-        self.parameters += [*weights, gamma[first_out:end], beta[first_out:end]]
+        if width < norm.num_features:
+            gamma, beta = gamma[first_out:end], beta[first_out:end]
+        self.parameters += [*weights, gamma, beta]
         if first_out == 0:
             self.norms.append((norm, self.sums - 1))
 
     def _constant(self, value: float, channels: int) -> Tensor:
         if (value, channels) not in self._constants:
-            self._constants[value, channels] = self.inputs[0].new_full((channels,), value)
+            self._constants[value, channels] = self.inputs[0].new_full(
+                (channels,), value, dtype=torch.float32
+            )
         return self._constants[value, channels]
 
     def compute(self, statistics: RunningStatistics) -> list[Tensor]:
@@ -295,15 +309,15 @@ def fused_forward(network: PocketNet, x: Tensor, maps: dict[str, Sequence[Tensor
     """The embeddings of a batch; call it where ``obstacle`` is None.
 
     ``maps`` receives the feature maps that ``EmbeddingModel.forward_maps`` names, in parts by channels. Up to
-    the tail's depthwise convolution every map but the stem's convolution is float32, under autocast too; on
-    CUDA autocast's type is that of the operands of matrix products. The running statistics are updated.
+    the tail's depthwise convolution every map but the stem's convolution is of ``state_dtype``; on CUDA
+    autocast's type is that of the operands of matrix products. The running statistics are updated.
 
     Raises:
         ValueError: If a normalisation has one value per channel only, as torch's own does.
     """
     statistics = RunningStatistics()
     convolved = network.stem[0](x.contiguous(memory_format=torch.channels_last))
-    stem = CellCall([convolved.float()])
+    stem = CellCall([convolved.to(state_dtype(x.device))])
     stem.next_sum()
     norm = network.stem[1]
     assert isinstance(norm, nn.BatchNorm2d)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.models import fused_training
-from pocketnet_fast.models.fused_training import CellCall, RunningStatistics, begin_cell
+from pocketnet_fast.models.fused_training import CellCall, RunningStatistics, begin_cell, state_dtype
 
 if TYPE_CHECKING:
     from pocketnet_fast.search.network import SearchCell, SearchNetwork
@@ -59,8 +59,8 @@ def _cell(
 def fused_forward(network: SearchNetwork, x: Tensor) -> Tensor:
     """The logits of a batch; call it where ``obstacle`` is None.
 
-    Up to the tail's 7x7 convolution every map but the stem's convolution is float32, under autocast too; on
-    CUDA autocast's type is that of the operands of matrix products. The running statistics are updated.
+    Up to the tail's 7x7 convolution every map but the stem's convolution is of ``state_dtype``; on CUDA
+    autocast's type is that of the operands of matrix products. The running statistics are updated.
 
     Raises:
         ValueError: If a normalisation has one value per channel only, as torch's own does.
@@ -68,7 +68,7 @@ def fused_forward(network: SearchNetwork, x: Tensor) -> Tensor:
     net = network.net
     statistics = RunningStatistics()
     convolved = net.stem[0](x.contiguous(memory_format=torch.channels_last))
-    stem = CellCall([convolved.float()])
+    stem = CellCall([convolved.to(state_dtype(x.device))])
     stem.next_sum()
     stem.normalize(net.stem[1])  # type: ignore[arg-type]
     before = previous = stem.compute(statistics)

@@ -136,6 +136,8 @@ class RunSection:
     Attributes:
         seed: Of weights, halves, order, augmentation: of everything random.
         device: "cpu", "cuda", or "auto": CUDA where there is one.
+        precision: Of the passes that train the weights. The gradient of the alphas is a difference of two
+            gradients, which is computed in float32, and so is validation.
         threads: PyTorch's threads per process; default: its own choice.
         save_steps: Steps between saves within an epoch; 0: only at its end.
         keep: Complete checkpoints kept; the best network is kept besides.
@@ -147,6 +149,7 @@ class RunSection:
 
     seed: int = limited(0, 0, 2**31 - 1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
     threads: int | None = limited(None, 1)
     save_steps: int = limited(500, 0)
     keep: int = limited(2, 1)

@@ -47,6 +47,7 @@ class SearchStepper:
         self.network, self.weights, self.alphas = network, weights, alphas
         self.rules, self.clip_norm = recipe.architecture, recipe.weights.clip_norm
         self.processes, self.latency = processes, latency
+        self.bf16 = recipe.run.precision == "bf16"
 
     def __call__(
         self, train_batch: Batch, val_batch: Batch | None, rate: float, stop: Callable[[], bool]
@@ -122,7 +123,8 @@ class SearchStepper:
     def _differentiate(self, train: Batch) -> tuple[Tensor, Tensor, float]:
         """Loss and accuracy, on the CPU, and the norm of the gradients, which are averaged and clipped."""
         weights = list(self.network.weights().values())
-        logits = self.network(train[0])
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.network(train[0]).float()
         loss = cross_entropy(logits, train[1])
         gradients = torch.autograd.grad(loss, weights)
         self.processes.average_(gradients)

@@ -23,13 +23,18 @@
 // has no other part, or is what remains of a sum without the others. The derivative of prelu is the slope where x is not
 // positive; that of the maximum belongs to the first pixel that has it.
 //
-// Layouts: inputs, gradients and outputs are channels-last, [height][width][channels] of one image; `filtered` and
-// `products` are [blocks][out_height * out_width][16], surplus channels zero (layout.h). A part's channels are padded
-// to whole blocks, so that blocks = parts * part_blocks. No pointer needs alignment.
+// Layouts: inputs, gradients and outputs are channels-last, [height][width][channels] of one image; `products` is
+// [blocks][out_height * out_width][16], surplus channels zero (layout.h). A part's channels are padded to whole blocks,
+// so that blocks = parts * part_blocks. No pointer needs alignment.
+//
+// In half precision states, products and gradients of states are Bf16: half the memory. Sums, moments, normalisation and
+// the gradients of weights are not. Where a set multiplies `pairs`, the weights are pairs of Bf16 as in kernels/node/node.h
+// (`transposed` like `pointwise`, two output channels in a word), and what goes into a product is rounded to Bf16 on the
+// way: activations, f, dp and the gradient of f. Elsewhere weights and all that is on the way are floats.
 //
 // Errors, with u = 2^-24, of the sum of absolute products: f within (k * k + 2) u, p within (16 * blocks + 1) u of its
 // own products; moments and gradients of weights are summed in fp32 over one row or a chunk of at most 224 pixels, then
-// in float64.
+// in float64. In half precision each rounding to Bf16 adds 2^-9.
 #pragma once
 #include <cstddef>
 
@@ -48,7 +53,9 @@ struct CellTerm {
   int offset;                 // 0, or 1 with a kernel of 1
   int parts, part_channels, part_blocks, blocks;
   int out_channels, out_blocks;
-  const float* slope;       // [blocks][16]; this and all below for kSeparable only
+  // For kSeparable only. In pairs, depthwise and reversed are [blocks][(kernel + 1) / 2][kernel][16], pointwise
+  // [out_blocks][blocks][8][16 out], transposed [blocks][out_blocks][8][16 in].
+  const float* slope;       // [blocks][16]
   const float* depthwise;   // [blocks][kernel * kernel][16]; kernel > 1
   const float* reversed;    // the same, taps in reverse order
   const float* pointwise;   // [out_blocks][blocks][16 in][16 out]
@@ -56,84 +63,102 @@ struct CellTerm {
 };
 
 // Values of one image: channel c of a pixel at data + (c / 16) * block + pixel * step + c % 16.
-struct ImageView {
-  const float* data;
+template <typename State>
+struct ImageViewOf {
+  const State* data;
   std::ptrdiff_t step, block;
   bool padded;  // the surplus channels of a last block are there, and zero
 };
 
 // One operation's share of the output: its channels [0, channels) go to those from first_out on.
-struct NormalizedTerm {
-  ImageView products;
+template <typename State>
+struct NormalizedTermOf {
+  ImageViewOf<State> products;
   const float* scale;  // [blocks][16]
   const float* shift;  // [blocks][16]
   int first_out, channels;
 };
 
-struct NormalizedSum {
+template <typename State>
+struct NormalizedSumOf {
   int pixels, channels;
-  const NormalizedTerm* terms;
+  const NormalizedTermOf<State>* terms;
   int term_count;
-  const float* const* residuals;  // [residual_count], each [pixels][channels]
+  const State* const* residuals;  // [residual_count], each [pixels][channels]
   int residual_count;
   bool accumulate;  // add to what `out` holds
-  float* out;       // [pixels][channels]
+  State* out;       // [pixels][channels]
 };
 
 // An operation's slice of the output's gradient: [pixels][stride], channels [first, first + term.out_channels).
-struct OutputGradient {
-  const float* data;
+template <typename State>
+struct OutputGradientOf {
+  const State* data;
   std::ptrdiff_t stride;
   int first;
 };
 
-struct CellGradient {
-  const float* const* input;  // [parts]
-  OutputGradient gradient;
-  ImageView products;  // those themselves for kMaxPool
-  const float* mean;   // [out_blocks][16], and so the three factors of dp; zero in surplus channels
+template <typename State>
+struct CellGradientOf {
+  const State* const* input;  // [parts]
+  OutputGradientOf<State> gradient;
+  ImageViewOf<State> products;  // those themselves for kMaxPool
+  const float* mean;            // [out_blocks][16], and so the three factors of dp; zero in surplus channels
   const float* by_gradient;
   const float* by_product;
   const float* constant;
-  float* const* grad_input;  // [parts]: written, or added to
-  int next;                  // as in cell_products
-  bool accumulate;
+  State* const* grad_input;  // [parts]
+  // [parts], each null or what a part's gradient is added to: it may be grad_input itself.
+  const State* const* before;
+  int next;                // as in cell_products
   double* grad_pointwise;  // [out_blocks][blocks][16 out][16 in]: added to, like the next two; for kSeparable
   double* grad_depthwise;  // [blocks][kernel * kernel][16]; where filters_plane()
   double* grad_slope;      // [blocks][16]
 };
 
+using ImageView = ImageViewOf<float>;
+using NormalizedTerm = NormalizedTermOf<float>;
+using NormalizedSum = NormalizedSumOf<float>;
+using OutputGradient = OutputGradientOf<float>;
+using CellGradient = CellGradientOf<float>;
+
 // Whether an operation has a depthwise convolution over a window, with a result of its own.
 bool filters_plane(const CellTerm& term);
 
-// Floats of scratch for each of the functions below.
+// Floats of scratch for each of the functions below, in either precision.
 std::size_t cell_scratch(const CellTerm& term);
 
 // `next` says which image the caller works on next, counted from this one in a batch that lies image after image; 0 for
 // none. Nothing depends on it but the cache.
 //
-// cell_products: all kinds but kNormalize, whose products are its input; `filtered` is written where filters_plane().
+// cell_products: all kinds but kNormalize, whose products are its input; `filtered`, [blocks][pixels][16] floats, is used
+// where filters_plane().
 // normalize_sum: the products of the first term may lie in `out` itself, if all terms have all of 16 channels and nothing
 // is accumulated.
 // channel_moments: per channel the mean, and the sum of squared distances from it.
 // remaining_result: what the terms and residuals of `others` leave of `sum`, [pixels][channels]; `others.out` is
 // [blocks][pixels][16], surplus channels zero, and every term of it has all channels.
 // gradient_moments: per channel the sum of g, and of g * (p - mean).
-#define PNF_DECLARE(isa)                                                                                          \
-  namespace isa {                                                                                                 \
-  void cell_products(const CellTerm& term, const float* const* input, int next, float* filtered, float* products, \
-                     float* scratch);                                                                             \
-  void channel_moments(const ImageView& products, int channels, int pixels, double* mean, double* square);        \
-  void normalize_sum(const NormalizedSum& args);                                                                  \
-  void remaining_result(const NormalizedSum& others, const float* sum);                                           \
-  void gradient_moments(const CellTerm& term, const OutputGradient& gradient, const ImageView& products,          \
-                        const float* mean, double* sum, double* product_sum);                                     \
-  void cell_gradient(const CellTerm& term, const CellGradient& args, float* scratch);                             \
+#define PNF_DECLARE(isa, State)                                                                                     \
+  namespace isa {                                                                                                   \
+  void cell_products(const CellTerm& term, const State* const* input, int next, float* filtered, State* products,   \
+                     float* scratch);                                                                               \
+  void channel_moments(const ImageViewOf<State>& products, int channels, int pixels, double* mean, double* square); \
+  void normalize_sum(const NormalizedSumOf<State>& args);                                                           \
+  void remaining_result(const NormalizedSumOf<State>& others, const State* sum);                                    \
+  void gradient_moments(const CellTerm& term, const OutputGradientOf<State>& gradient,                              \
+                        const ImageViewOf<State>& products, const float* mean, double* sum, double* product_sum);   \
+  void cell_gradient(const CellTerm& term, const CellGradientOf<State>& args, float* scratch);                      \
   }
-PNF_DECLARE(scalar)
-PNF_DECLARE(avx2)
-PNF_DECLARE(avx512)
-PNF_DECLARE(neon)
+PNF_DECLARE(scalar, float)
+PNF_DECLARE(scalar, Bf16)
+PNF_DECLARE(avx2, float)
+PNF_DECLARE(avx2, Bf16)
+PNF_DECLARE(avx512, float)
+PNF_DECLARE(avx512, Bf16)
+PNF_DECLARE(avx512_bf16, Bf16)
+PNF_DECLARE(neon, float)
+PNF_DECLARE(neon, Bf16)
 #undef PNF_DECLARE
 
 }  // namespace pnf

@@ -12,6 +12,11 @@ using Two = __m512i;
 PNF_INLINE Two load_two(const Bf16* p) { return _mm512_loadu_si512(p); }
 PNF_INLINE void store_two(Bf16* p, Two x) { _mm512_storeu_si512(p, x); }
 
+PNF_INLINE Two load_each(const Bf16* first, const Bf16* second) {
+  const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)),
+                            1);
+}
 PNF_INLINE void store_each(Bf16* first, Bf16* second, Two x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(first), _mm512_castsi512_si256(x));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(second), _mm512_extracti64x4_epi64(x, 1));
@@ -41,6 +46,8 @@ PNF_INLINE __m512i in_turns(__m512i x) {
                                          5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(order, x);
 }
+// Words of both pixels, the first one in their lower halves.
+PNF_INLINE Vec across(Two x) { return _mm512_castsi512_ps(in_turns(x)); }
 PNF_INLINE Two prelu_two(Two x, const TwoSlopes& slopes) {
   const Vec even = mul(low_half(_mm512_castsi512_ps(x)), slopes.even);
   const Vec odd = mul(high_half(_mm512_castsi512_ps(x)), slopes.odd);

@@ -41,7 +41,7 @@ def _backward(ctx: Any, grads: list[Tensor | None], *_: Tensor | None) -> tuple[
     *tensors, mean, variance = ctx.saved_tensors
     states, parameters = tensors[: ctx.states], tensors[ctx.states :]
     # An empty tensor stands for a sum that nothing after the cell depends on.
-    given = [mean.new_empty(0, dtype=torch.float32) if grad is None else grad for grad in grads]
+    given = [mean.new_empty(0, dtype=states[0].dtype) if grad is None else grad for grad in grads]
     with autocast_to(ctx.product_dtype, mean.device.type):
         found = torch.ops.pocketnet_fast.cell_backward(
             given, states, parameters, mean, variance, ctx.structure, ctx.epsilon
@@ -79,10 +79,7 @@ def _fake(
         stride = operation.stride
         sums.append((reached, -(-height // stride), -(-width // stride)))
     like = inputs[0]
-    results = [
-        torch.empty((like.shape[0], *size), device=like.device, memory_format=torch.channels_last)
-        for size in sums
-    ]
+    results = [like.new_empty((like.shape[0], *size)).to(memory_format=torch.channels_last) for size in sums]
     mean = like.new_empty((normalized,), dtype=torch.float64)
     return results, mean, torch.empty_like(mean)
 

@@ -19,6 +19,11 @@ PNF_INLINE Two load_two(const Bf16* p) {
   for (int i = 0; i < 32; ++i) x.element[i] = reinterpret_cast<const LooseHalf*>(p)[i];
   return x;
 }
+PNF_INLINE Two load_each(const Bf16* first, const Bf16* second) {
+  Two x = {};
+  for (int i = 0; i < 32; ++i) x.element[i] = reinterpret_cast<const LooseHalf*>(i < 16 ? first : second)[i % 16];
+  return x;
+}
 PNF_INLINE void store_two(Bf16* p, const Two& x) { store_halves(p, x.element, 32); }
 PNF_INLINE void store_each(Bf16* first, Bf16* second, const Two& x) {
   store_halves(first, x.element, 16);
@@ -57,6 +62,11 @@ PNF_INLINE Two at_most_two(const Two& x, const Two& caps) {
   return result;
 }
 PNF_INLINE float word_of(std::uint32_t low, std::uint32_t high) { return __builtin_bit_cast(float, low | high << 16); }
+PNF_INLINE Vec across(const Two& x) {
+  Vec words = {};
+  for (int i = 0; i < kLanes; ++i) words[i] = word_of(x.element[i], x.element[kLanes + i]);
+  return words;
+}
 PNF_INLINE void store_pairs_of_two(float* out, const Two& low, const Two& high) {
   Vec first = {}, second = {};
   for (int i = 0; i < kLanes; ++i) {

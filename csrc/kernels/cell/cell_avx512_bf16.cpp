@@ -1,0 +1,3 @@
+#include "kernels/simd/avx512_bf16.h"
+#define PNF_ISA avx512_bf16
+#include "kernels/cell/cell_dot.inl"
