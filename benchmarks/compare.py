@@ -40,9 +40,6 @@ class ComparisonError(Exception):
     """What the user can mend."""
 
 
-# ---- what is timed: by what every version of the package calls the same ----
-
-
 def _inference(precision: str, batch: int) -> Call:
     import torch
 
@@ -151,9 +148,6 @@ def work(subject: str, threads: int) -> None:
         print(json.dumps(times), flush=True)
 
 
-# ---- the two versions ----
-
-
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -236,9 +230,6 @@ def build(name: str, commit: str, folder: Path) -> Path:
         end = "\n".join(done.stdout.strip().splitlines()[-30:])
         raise ComparisonError(f"{name} ({commit[:12]}) cannot be built:\n{end}")
     return python
-
-
-# ---- turns ----
 
 
 @dataclass(frozen=True)
