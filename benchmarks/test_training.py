@@ -31,7 +31,8 @@ def test_loss(benchmark, subject, classes):
 def test_training_step(benchmark, subject, network, batch):
     model, images = training_step.build(subject, network, batch)
     benchmark.group = f"training step, {network}, batch {batch}"
-    benchmark.pedantic(training_step.step, (model, images), rounds=5, warmup_rounds=1)
+    half = training_step.SUBJECTS[subject].half
+    benchmark.pedantic(training_step.step, (model, images, half), rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -202,8 +202,10 @@ def test_without_torch(
         rows = rows[rows[:, 15] == 0]
         found = without_torch(program, isa, picture, network, tmp_path, 3 if kind == "threads" else 1)
         assert len(found) == len(rows)
+        # Another set rounds otherwise, and where it looks again follows from what it saw.
+        pixels = 0.02 if isa in available_isas() else 0.1
         for (numbers, crop), row in zip(found, rows, strict=True):
-            np.testing.assert_allclose(numbers, row[:15], atol=0.02)
+            np.testing.assert_allclose(numbers, row[:15], atol=pixels)
             expected = align(picture, row[4:14].view(5, 2).numpy())
             assert np.abs(crop.astype(int) - expected).mean() < 0.5
 

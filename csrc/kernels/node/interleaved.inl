@@ -186,6 +186,7 @@ struct InterleavedTerm {
 template <typename Panels, typename State>
 void node_rows_interleaved(const NodeOf<State>& node, int row_begin, int row_end, float* scratch) {
   PNF_ASSERT(node.terms >= 0 && node.terms <= kMaxTerms);
+  if (row_begin == row_end) return;
   using Convolution = InterleavedTerm<Panels, State>;
   const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(node.width) * kBlock;
   Convolution convolutions[kMaxTerms];
