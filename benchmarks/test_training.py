@@ -13,7 +13,11 @@ NOT_HERE = ("compiled", "torch.compile")
 
 def in_process(subjects):
     """Those that need no environment of their own."""
-    return [n for n, s in subjects.items() if n not in NOT_HERE and not (isinstance(s, tuple) and s[0])]
+
+    def environment(subject):
+        return subject[0] if isinstance(subject, tuple) else getattr(subject, "environment", None)
+
+    return [n for n, s in subjects.items() if n not in NOT_HERE and not environment(s)]
 
 
 @pytest.mark.parametrize("classes", [10_000])
