@@ -19,8 +19,6 @@ from pathlib import Path
 
 import torch
 
-from pocketnet_fast.waiting import waiting_policy
-
 
 def _resident(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -51,6 +49,9 @@ def serve(step: Callable[[], None]) -> None:
 def _workers(
     script: str, subjects: Mapping[str, Mapping[str, str]], arguments: Sequence[str]
 ) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    # Here, as the processes may have another version of the package, which lacks it.
+    from pocketnet_fast.waiting import waiting_policy
+
     started = {}
     try:
         for name, environment in subjects.items():
