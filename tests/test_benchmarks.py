@@ -153,6 +153,7 @@ def test_the_suite_under_pytest_times_by_default(tmp_path: Path) -> None:
         ("test_inference", "eager"),
         ("test_loss", "chunked"),
         ("test_training_step", "fused"),
+        ("test_training_step", "fused, bf16"),
     ]
     later = tmp_path / "b.json"
     later.write_text(written.read_text())
