@@ -186,7 +186,7 @@ def test_waits_for_a_processor_are_seen() -> None:
         os.sched_setaffinity(0, {min(processors)})
         start.wait()
         # Outside the interpreter's lock, which only one thread holds.
-        for _ in range(4):
+        for _ in range(20):
             torch.mm(square, square)
 
     square = torch.rand(700, 700)
