@@ -94,8 +94,8 @@ def test_random_cells(given_cell: Problem, threads: int, isa: str) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        # Normalising a handful of values, again and again, magnifies the rounding of float32: where what is normalised
-        # already is, gradients cancel but for a few ten-thousandths.
+        # Normalising a handful of values, again and again, magnifies the rounding of float32: of what is
+        # normalised already, gradients cancel but for a few ten-thousandths.
         with forced_isa(isa):
             assert_agrees(given_cell, tolerance=5e-4)
     finally:

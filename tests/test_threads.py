@@ -188,9 +188,12 @@ def test_waits_for_a_processor_are_seen() -> None:
         # Outside the interpreter's lock, which only one thread holds.
         for _ in range(20):
             torch.mm(square, square)
+        done.wait()
+        # The system forgets what a thread waited for as soon as it has ended.
+        measured.wait()
 
     square = torch.rand(700, 700)
-    start = threading.Barrier(3)
+    start, done, measured = threading.Barrier(3), threading.Barrier(3), threading.Event()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -199,9 +202,9 @@ def test_waits_for_a_processor_are_seen() -> None:
             thread.start()
         with ProcessorWaits() as waits:
             start.wait()
-            while any(thread.is_alive() for thread in threads):
-                time.sleep(0.01)
+            done.wait()
     finally:
+        measured.set()
         torch.set_num_threads(before)
     for thread in threads:
         thread.join()
