@@ -58,7 +58,21 @@ inline MiddleKind middle_kind(const float* middle, int blocks) {
   return MiddleKind::kRelu;
 }
 
-// Each input pixel is loaded once per row and serves up to K outputs.
+// Adds to the sums of T neighbouring windows what they make of a row of pixels from `in` on and a row of K weights. Each
+// pixel is loaded once and serves up to K windows.
+template <int K, int S, int T, typename Product>
+PNF_INLINE void add_taps(const float* in, const Vec* w, Vec (&acc)[T], Product product) {
+#pragma GCC unroll 64
+  for (int i = 0; i < (T - 1) * S + K; ++i) {
+    const Vec value = load(in + i * kBlock);
+#pragma GCC unroll 8
+    for (int kx = 0; kx < K; ++kx) {
+      const int t = (i - kx) / S;
+      if (i >= kx && t < T && (i - kx) % S == 0) acc[t] = product(value, w[kx], acc[t]);
+    }
+  }
+}
+
 template <typename State, int K, int S, MiddleKind M, int T>
 PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_end, int x, const float* weights,
                                const float* middle, float* out) {
@@ -74,15 +88,7 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
       Vec w[K];
 #pragma GCC unroll 8
       for (int kx = 0; kx < K; ++kx) w[kx] = tap_weight<State, K>(weights, ky, kx, v * kLanes);
-#pragma GCC unroll 64
-      for (int i = 0; i < (T - 1) * S + K; ++i) {
-        const Vec value = load(in + i * kBlock);
-#pragma GCC unroll 8
-        for (int kx = 0; kx < K; ++kx) {
-          const int t = (i - kx) / S;
-          if (i >= kx && t < T && (i - kx) % S == 0) acc[t] = fma(value, w[kx], acc[t]);
-        }
-      }
+      add_taps<K, S>(in, w, acc, [](Vec a, Vec b, Vec c) { return fma(a, b, c); });
     }
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) store(out + (x + t) * kBlock + v * kLanes, between.finish(acc[t]));
@@ -102,15 +108,7 @@ PNF_INLINE void whole_window_tile(const float* const* rows, int x, const Vec (&w
 #pragma GCC unroll 8
   for (int ky = 0; ky < K; ++ky) {
     const float* const in = rows[ky] + x * S * kBlock;
-#pragma GCC unroll 64
-    for (int i = 0; i < (T - 1) * S + K; ++i) {
-      const Vec value = load(in + i * kBlock);
-#pragma GCC unroll 8
-      for (int kx = 0; kx < K; ++kx) {
-        const int t = (i - kx) / S;
-        if (i >= kx && t < T && (i - kx) % S == 0) acc[t] = fma(value, w[ky * K + kx], acc[t]);
-      }
-    }
+    add_taps<K, S>(in, w + ky * K, acc, [](Vec a, Vec b, Vec c) { return fma(a, b, c); });
   }
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) store(out + (x + t) * kBlock, between.finish(acc[t]));

@@ -156,13 +156,10 @@ struct InterleavedTerm {
   float* row_of(int y) const {
     return panels + (term->kind == TermKind::kPointwise && prepared ? y % 2 * term->blocks * panel : 0);
   }
-  const State* source(int block, int y) const {
-    const std::ptrdiff_t iy = static_cast<std::ptrdiff_t>(y) * term->stride + term->shift;
-    return term->input + block * term->block_stride + (iy * term->width + term->shift) * kBlock;
-  }
   void activate(int y, int width) const {
     for (int block = 0; block < term->blocks; ++block) {
-      Panels::activate(source(block, y), term->stride, width, activation_of(*term, block), row_of(y) + block * panel);
+      Panels::activate(pointwise_row(*term, block, y), term->stride, width, activation_of(*term, block),
+                       row_of(y) + block * panel);
     }
   }
   // Adds what row y reads beyond what is there, at most one for each block; the end of them.
@@ -177,7 +174,7 @@ struct InterleavedTerm {
       return aheads;
     }
     for (int block = 0; block < term->blocks; ++block) {
-      *aheads++ = {source(block, y), slopes + block * Panels::kSlopeFloats, row_of(y) + block * panel};
+      *aheads++ = {pointwise_row(*term, block, y), slopes + block * Panels::kSlopeFloats, row_of(y) + block * panel};
     }
     return aheads;
   }
@@ -188,7 +185,6 @@ void node_rows_interleaved(const NodeOf<State>& node, int row_begin, int row_end
   PNF_ASSERT(node.terms >= 0 && node.terms <= kMaxTerms);
   if (row_begin == row_end) return;
   using Convolution = InterleavedTerm<Panels, State>;
-  const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(node.width) * kBlock;
   Convolution convolutions[kMaxTerms];
   DepthwiseStage<State> alone[kMaxTerms];
   int count = 0;
@@ -233,14 +229,7 @@ void node_rows_interleaved(const NodeOf<State>& node, int row_begin, int row_end
     const Addends<State> addends = sum_addends(node, alone, y, 1, scratch);
     for (int block = 0; block < node.blocks;) {
       const int here = node.blocks - block < 2 ? 1 : 2;
-      const TileOutOf<State> out = {
-          node.bias + block * kBlock,
-          addends.sums == nullptr ? nullptr : addends.sums + block * addends.sums_stride,
-          addends.sums_stride,
-          addends.identity == nullptr ? nullptr : addends.identity + block * addends.identity_stride,
-          addends.identity_stride,
-          node.output + block * node.block_stride + y * row,
-          node.block_stride};
+      const TileOutOf<State> out = tile_out(node, addends, block, y);
       const auto multiply = here == 1 ? multiply_row<Panels, 1, State> : multiply_row<Panels, 2, State>;
       // The first outputs' product has as many panels as there is to prepare.
       multiply(runs, count, out, node.width / kChunk, aheads, block == 0 ? static_cast<int>(end - aheads) : 0);

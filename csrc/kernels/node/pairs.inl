@@ -96,15 +96,7 @@ PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, const float* middle
     Vec w[K];
 #pragma GCC unroll 8
     for (int kx = 0; kx < K; ++kx) w[kx] = load(taps.weights[j] + kx * kBlock);
-#pragma GCC unroll 64
-    for (int i = 0; i < (T - 1) * S + K; ++i) {
-      const Vec value = load(in + i * kBlock);
-#pragma GCC unroll 8
-      for (int kx = 0; kx < K; ++kx) {
-        const int t = (i - kx) / S;
-        if (i >= kx && t < T && (i - kx) % S == 0) acc[t] = dot(value, w[kx], acc[t]);
-      }
-    }
+    add_taps<K, S>(in, w, acc, [](Vec a, Vec b, Vec c) { return dot(a, b, c); });
   }
   if constexpr (HasMiddle) {
 #pragma GCC unroll 16
@@ -130,15 +122,7 @@ int whole_window_pair_row(const Taps& taps, int width, const float* middle, Bf16
 #pragma GCC unroll 8
     for (int j = 0; j < kPairs; ++j) {
       const float* const in = taps.rows[j] + x * S * kBlock;
-#pragma GCC unroll 64
-      for (int i = 0; i < (kDepthwisePixels - 1) * S + K; ++i) {
-        const Vec value = load(in + i * kBlock);
-#pragma GCC unroll 8
-        for (int kx = 0; kx < K; ++kx) {
-          const int t = (i - kx) / S;
-          if (i >= kx && t < kDepthwisePixels && (i - kx) % S == 0) acc[t] = dot(value, w[j * K + kx], acc[t]);
-        }
-      }
+      add_taps<K, S>(in, w + j * K, acc, [](Vec a, Vec b, Vec c) { return dot(a, b, c); });
     }
 #pragma GCC unroll 16
     for (int t = 0; t < kDepthwisePixels; ++t) acc[t] = between.finish(acc[t]);

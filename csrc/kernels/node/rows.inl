@@ -57,6 +57,25 @@ struct Addends {
   std::ptrdiff_t identity_stride;
 };
 
+// Where the blocks of outputs from `block` on begin in row y, and what is added to their products from there on.
+template <typename State>
+PNF_INLINE TileOutOf<State> tile_out(const NodeOf<State>& node, const Addends<State>& addends, int block, int y) {
+  return {node.bias + block * kBlock,
+          addends.sums == nullptr ? nullptr : addends.sums + block * addends.sums_stride,
+          addends.sums_stride,
+          addends.identity == nullptr ? nullptr : addends.identity + block * addends.identity_stride,
+          addends.identity_stride,
+          node.output + block * node.block_stride + static_cast<std::ptrdiff_t>(y) * node.width * kBlock,
+          node.block_stride};
+}
+
+// What row y of a pointwise term's output reads of a block of its input.
+template <typename State>
+PNF_INLINE const State* pointwise_row(const TermOf<State>& term, int block, int y) {
+  const std::ptrdiff_t iy = static_cast<std::ptrdiff_t>(y) * term.stride + term.shift;
+  return term.input + block * term.block_stride + (iy * term.width + term.shift) * kBlock;
+}
+
 // A row of a block of a term that has neither a product nor a convolution.
 template <typename State>
 void add_addend_row(const TermOf<State>& term, int block, int y, int width, bool accumulate, float* out) {
@@ -167,7 +186,6 @@ template <typename Panels, typename State>
 void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float* scratch) {
   PNF_ASSERT(node.terms >= 0 && node.terms <= kMaxTerms);
   const int band = band_rows(node);
-  const std::ptrdiff_t row_floats = static_cast<std::ptrdiff_t>(node.width) * kBlock;
   const std::ptrdiff_t row_words = static_cast<std::ptrdiff_t>(node.width) * Panels::kStep;
 
   Panels panels;
@@ -203,9 +221,8 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
           Panels::pooled_output_row(stages[t], y + r, node.width, panels.place[t], r * row_words);
           continue;
         }
-        const std::ptrdiff_t iy = static_cast<std::ptrdiff_t>(y + r) * term.stride + term.shift;
         for (int block = 0; block < term.blocks; ++block) {
-          const State* const in = term.input + block * term.block_stride + (iy * term.width + term.shift) * kBlock;
+          const State* const in = pointwise_row(term, block, y + r);
           float* const panel = panels.place[t].at(block) + r * row_words;
           const Activation activation = activation_of(term, block);
           if (term.kind == TermKind::kPooledPointwise) {
@@ -224,14 +241,7 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
       const int here = node.blocks - block < group ? 1 : group;
       Run runs[Panels::kMostRuns];
       const int n_runs = panels.runs(node, block, runs);
-      const TileOutOf<State> out = {
-          node.bias + block * kBlock,
-          addends.sums == nullptr ? nullptr : addends.sums + block * addends.sums_stride,
-          addends.sums_stride,
-          addends.identity == nullptr ? nullptr : addends.identity + block * addends.identity_stride,
-          addends.identity_stride,
-          node.output + block * node.block_stride + y * row_floats,
-          node.block_stride};
+      const TileOutOf<State> out = tile_out(node, addends, block, y);
       const int pixels = rows * node.width;
       if (here == 1) {
         panels.template multiply<1>(runs, n_runs, out, pixels);
