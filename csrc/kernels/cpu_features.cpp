@@ -34,7 +34,9 @@ bool request_tiles() {
 CpuFeatures detect() {
   CpuReport report;
   unsigned a, b, c, d;
+  if (__get_cpuid(0, &a, &b, &c, &d)) report.vendor_ebx = b;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return {};
+  report.leaf1_eax = a;
   report.leaf1_ecx = c;
   constexpr unsigned kOsxsave = 1u << 27;
   if (c & kOsxsave) report.saved_registers = saved_registers();
@@ -61,6 +63,14 @@ CpuFeatures detect() {
 CpuFeatures detect() { return {}; }
 #endif
 
+// Zen 4 is of AMD's family 0x19, Zen 5 of 0x1a. The family's upper part counts where the lower one is full.
+bool is_amd_before_zen5(const CpuReport& report) {
+  constexpr unsigned kAuthenticAmd = 0x68747541;  // the first of the three parts of the vendor's name
+  constexpr unsigned kZen5 = 0x1a;
+  const unsigned lower = report.leaf1_eax >> 8 & 0xf, upper = report.leaf1_eax >> 20 & 0xff;
+  return report.vendor_ebx == kAuthenticAmd && (lower == 0xf ? lower + upper : lower) < kZen5;
+}
+
 constexpr bool has(unsigned bits, unsigned wanted) { return (bits & wanted) == wanted; }
 
 }  // namespace
@@ -74,6 +84,7 @@ CpuFeatures features_of(const CpuReport& report, bool (*request_tiles)()) {
   CpuFeatures features;
   features.avx2_fma = has(saved, kYmm) && has(report.leaf1_ecx, kFma | kAvx) && has(report.leaf7_ebx, kAvx2);
   features.avx512 = features.avx2_fma && has(saved, kZmm) && has(report.leaf7_ebx, kAvx512);
+  features.wide_units = features.avx512 && !is_amd_before_zen5(report);
   features.avx512_bf16 = features.avx512 && has(report.leaf7_1_eax, kAvx512Bf16);
   const bool shapes = report.tiles >= 8 && report.tile_rows >= 16 && report.tile_bytes == 64;
   if (features.avx512_bf16 && has(report.leaf7_edx, kAmx) && shapes) {

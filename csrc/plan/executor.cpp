@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <type_traits>
 
+#include "kernels/cpu_features.h"
 #include "kernels/dispatch.h"
 #include "plan/resize.h"
 #include "plan/rolling.h"
@@ -186,6 +187,7 @@ class ImageRun {
       node.block_stride = target.block_stride;
       node.bias = weights_ + step.bias;
       node.terms = step.terms;
+      node.wide_units = cpu_features().wide_units;
       for (int t = 0; t < step.terms; ++t) node.term[t] = term(program_.terms[step.first_term + t], begin);
       set_.node_rows(node, begin, end, scratch_);
     }

@@ -116,6 +116,13 @@ void a_denied_request_leaves_the_next_set() {
 
 int requests = 0;
 
+// Whether a CPU of this signature, and of this vendor, is taken for one whose units are narrower than its registers.
+bool older_than_zen5(CpuReport report, unsigned signature, unsigned vendor = 0) {
+  report.leaf1_eax = signature;
+  report.vendor_ebx = vendor;
+  return !features_of(report, [] { return false; }).wide_units;
+}
+
 void features_follow_from_the_report() {
   const auto granted = [] { return ++requests > 0; };
   const auto refused = [] { return ++requests < 0; };
@@ -146,6 +153,9 @@ void features_follow_from_the_report() {
     const CpuFeatures found = features_of(none, granted);
     CHECK(found.avx512_bf16 && !found.amx_bf16 && !found.tiles_denied && requests == 2, "tiles of another kind");
   }
+  CHECK(all.wide_units && !older_than_zen5(report, 0x00a10f11) && older_than_zen5(report, 0x00a10f11, 0x68747541) &&
+            !older_than_zen5(report, 0x00b00f21, 0x68747541),
+        "the width of the units is mistaken");
   CpuReport older = report;
   older.saved_registers = 0x7;
   const CpuFeatures found = features_of(older, granted);

@@ -294,6 +294,7 @@ struct PackedTerm {
 struct Layout {
   bool misaligned;
   int surplus_rows;  // rows of other data between the blocks of the output
+  bool wide_units;
 };
 
 template <typename State>
@@ -326,6 +327,7 @@ void run_in(const NodeCase& test, std::vector<TermData> data, const std::vector<
   node.block_stride = block_stride;
   node.bias = packed_bias.get();
   node.terms = static_cast<int>(test.terms.size());
+  node.wide_units = layout.wide_units;
   for (int t = 0; t < node.terms; ++t) {
     const TermCase& c = test.terms[t];
     const PackedTerm<State>& p = packed[t];
@@ -420,7 +422,7 @@ void run(NodeCase test, Random& random) {
   std::vector<TermData> data;
   for (const TermCase& term : test.terms) data.push_back(draw(test, term, random));
   const std::vector<float> bias = random.reals(test.channels, -1.0f, 1.0f);
-  const Layout layout = {random.chance(2), random.integer(0, 2)};
+  const Layout layout = {random.chance(2), random.integer(0, 2), random.chance(2)};
   run(test, data, bias, layout, random);
 
   // One pixel that is no number reaches the outputs that read it, and no other.

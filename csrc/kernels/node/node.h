@@ -82,6 +82,7 @@ struct NodeOf {
   const float* bias;  // [blocks][16]
   int terms;
   TermOf<State> term[kMaxTerms];
+  bool wide_units = true;  // CpuFeatures::wide_units, by which the kernels choose among ways that are equally right
 };
 
 using Node = NodeOf<float>;

@@ -72,7 +72,9 @@ struct DotPanels : PairPanels<PanelsInTurn<Bf16, kBlock / 2>>, Dots {
 }  // namespace
 
 void node_rows(const NodeOf<Bf16>& node, int row_begin, int row_end, float* scratch) {
-  if (is_interleaved(node)) return node_rows_interleaved<DotPanels>(node, row_begin, row_end, scratch);
+  // One block of outputs keeps the loads busy; where a product takes two cycles, its own way costs more than it hides.
+  const bool pays = node.blocks > 1 || node.wide_units;
+  if (pays && is_interleaved(node)) return node_rows_interleaved<DotPanels>(node, row_begin, row_end, scratch);
   node_rows_with<DotPanels>(node, row_begin, row_end, scratch);
 }
 
