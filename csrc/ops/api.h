@@ -44,3 +44,7 @@ PNF_EXPORT double peak_gflops(bool half);
 PNF_EXPORT double read_gbs(std::size_t bytes);
 
 }  // namespace pnf::api
+
+// The same as compiled_isa, for programs that load the library and link nothing of it; empty after an error. The text
+// lives as long as the library.
+extern "C" PNF_EXPORT const char* pnf_compiled_isa(int half) noexcept;
