@@ -129,17 +129,46 @@ def thread_sanitizer_launcher() -> list[str]:
     pytest.skip(f"ThreadSanitizer does not run here{reason}")
 
 
-def cpp_host() -> Path:
-    """Build the example host against the installed package and torch; returns the program."""
+def needs_header(header: str, package: str) -> None:
+    """Skip the test if the compiler does not find a header of a Debian package."""
+    probe = f"#if !__has_include(<{header}>)\n#error\n#endif\n"
+    command = [tool("c++"), "-std=c++20", "-E", "-x", "c++", "-"]
+    if subprocess.run(command, input=probe, capture_output=True, text=True, check=False).returncode != 0:
+        pytest.skip(f"no <{header}>: apt install {package}")
+
+
+def host_build() -> Path:
+    """Build the example host and the tests' programs for its parts against the installed package and torch."""
     import torch
 
     from pocketnet_fast.cmake import prefix_path
 
+    needs_header("nlohmann/json.hpp", "nlohmann-json3-dev")
+    needs_header("CLI/CLI.hpp", "libcli11-dev")
     prefixes = f"{prefix_path()};{torch.utils.cmake_prefix_path}"
     # CMake remembers what it found, so another installation gets another folder.
     name = f"cpp-host-{hashlib.sha256(prefixes.encode()).hexdigest()[:8]}"
-    folder = cmake_build(name, ROOT / "examples" / "cpp_host", f"-DCMAKE_PREFIX_PATH={prefixes}")
-    return folder / "cpp_host"
+    options = (f"-DCMAKE_PREFIX_PATH={prefixes}", "-DPNF_HOSTING_TESTS=ON")
+    return cmake_build(name, ROOT / "examples" / "cpp_host", *options)
+
+
+def cpp_host() -> Path:
+    """The example host, built; see ``host_build``."""
+    return host_build() / "cpp_host"
+
+
+def images_build(*, sanitized: bool = False) -> Path:
+    """Build what reads images, without torch; returns the folder of ``read_images``.
+
+    Args:
+        sanitized: Under AddressSanitizer and UndefinedBehaviorSanitizer.
+    """
+    options = ["-DCPP_HOST_TORCH=OFF", "-DPNF_HOSTING_TESTS=ON"]
+    if sanitized:
+        flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -g1 -O1"
+        options += [f"-DCMAKE_CXX_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=Debug"]
+    name = "cpp-host-images-asan" if sanitized else "cpp-host-images"
+    return cmake_build(name, ROOT / "examples" / "cpp_host", *options)
 
 
 def network_command(

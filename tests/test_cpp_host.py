@@ -66,6 +66,22 @@ def check_refused(done: subprocess.CompletedProcess[str], code: int, message: st
     assert code == 2 or len(done.stderr.splitlines()) == 1
 
 
+def test_help(host: Path) -> None:
+    done = run(host, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(text in done.stdout for text in ("Usage: cpp_host", "--far", "--max-pixels", "--crops", "20"))
+
+
+def test_a_name_that_is_no_text(tmp_path: Path, host: Path, files: list[Path], model: EmbeddingModel) -> None:
+    """File names are bytes; what is printed is JSON all the same."""
+    path = export_torchscript(model, tmp_path / "m.pt", input="uint8").path
+    name = os.fsencode(tmp_path) + b"/\xe9 \"quoted\".png"
+    Path(os.fsdecode(name)).write_bytes(files[0].read_bytes())
+    done = subprocess.run([host, path, name, "--repeat", "1"], capture_output=True, check=True)
+    (entry,) = json.loads(done.stdout.decode())["embeddings"]
+    assert entry["file"] == f'{tmp_path}/\N{REPLACEMENT CHARACTER} "quoted".png'
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("input", ["float", "uint8"])
 @pytest.mark.parametrize("kernels", ["fused", "aten"])
@@ -133,12 +149,15 @@ def test_bad_input(tmp_path: Path, host: Path, files: list[Path], model: Embeddi
     plain = tmp_path / "plain.pt"
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), plain)
     for arguments, code, message in (
-        ((), 2, "usage: cpp_host"),
-        ((path, files[0], "--repeat", "many"), 2, "--repeat must be a whole number"),
-        ((path, files[0], "--frobnicate", 1), 2, "unknown option --frobnicate"),
-        ((path, files[0], "--frobnicate"), 2, "unknown option --frobnicate"),
-        ((path, files[0], "--repeat"), 2, "--repeat needs a value"),
-        ((path, files[0], "--max-pixels", "many"), 2, "--max-pixels must be a whole number"),
+        ((), 2, "MODEL is required"),
+        ((), 2, "Usage: cpp_host"),
+        ((path,), 2, "IMAGE, or --crops, is required"),
+        ((path, files[0], "--repeat", "many"), 2, "--repeat: must be a whole number of at least 1, got 'many'"),
+        ((path, files[0], "--frobnicate", 1), 2, "not expected: --frobnicate"),
+        ((path, files[0], "--frobnicate"), 2, "not expected: --frobnicate"),
+        ((path, files[0], "--repeat"), 2, "--repeat: 1 required"),
+        ((path, files[0], "--max-pixels", "many"), 2, "--max-pixels: must be a whole number"),
+        ((path, files[0], "--threads", 0), 2, "--threads: must be a whole number of at least 1, got '0'"),
         ((path, files[0], "--max-pixels", 12543), 1, "a.png: has 112x112 pixels; at most 12543 are read"),
         ((path, files[0], "--max-bytes", 1000), 1, "bytes; at most 1000 are read"),
         ((tmp_path / "none.pt", files[0]), 1, "none.pt: cannot be opened"),
@@ -254,10 +273,10 @@ def test_rates_that_the_file_does_not_carry(
         ((path, files[0], "--far", 1e-6), 1, "m.pt: the file carries no threshold for FAR 1e-06, only for "),
         ((path, files[0], "--far", 1e-6), 1, "only for 0.001, 0.0001, 1e-05"),
         ((plain, files[0], "--far", 1e-4), 1, "plain.pt: carries no threshold that --far could choose"),
-        ((path, files[0], "--far", 1), 2, "--far must be a rate above 0 and below 1, got '1'"),
-        ((path, files[0], "--far", "low"), 2, "--far must be a rate above 0 and below 1, got 'low'"),
-        ((path, files[0], "--far"), 2, "--far needs a value"),
-        ((path, "--crops", files[0], "--output", "x.npy", "--far", 0.1), 2, "--far belongs to images"),
+        ((path, files[0], "--far", 1), 2, "--far: must be a rate above 0 and below 1, got '1'"),
+        ((path, files[0], "--far", "low"), 2, "--far: must be a rate above 0 and below 1, got 'low'"),
+        ((path, files[0], "--far"), 2, "--far: 1 required"),
+        ((path, "--crops", files[0], "--output", "x.npy", "--far", 0.1), 2, "--far excludes --crops"),
     ):
         check_refused(run(host, *arguments), code, message)
 
@@ -347,10 +366,11 @@ def test_bad_files_of_crops(tmp_path: Path, host: Path, model: EmbeddingModel, f
     assert "no/out.npy: cannot be written" in nowhere.stderr
     assert output.read_bytes() == b"old"
     for arguments, message in (
-        ((path, "--crops", good), "--crops and --output belong together"),
-        ((path, files[0], "--flip"), "--flip belongs to --crops"),
-        ((path, files[0], "--crops", good, "--output", output), "either images or --crops"),
-        ((path, "--crops", good, "--output", output, "--batch", 0), "--batch must be a whole number"),
+        ((path, "--crops", good), "--crops requires --output"),
+        ((path, "--output", output), "--output requires --crops"),
+        ((path, files[0], "--flip"), "--flip requires --crops"),
+        ((path, files[0], "--crops", good, "--output", output), "IMAGE excludes --crops"),
+        ((path, "--crops", good, "--output", output, "--batch", 0), "--batch: must be a whole number"),
     ):
         done = run(host, *arguments)
         assert done.returncode == 2

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hostile_files import hostile
 from image_files import Readable, readable, refused
-from native import ROOT, cmake_build, cpp_host
+from native import cpp_host, images_build
 
 import pocketnet_fast
 from pocketnet_fast.data.images import decode_image, read_image
@@ -56,7 +56,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
         [*read, *bad], [*(c.data for c in READABLE), *(r[1] for r in REFUSED)], strict=True
     ):
         path.write_bytes(data)
-    return Table(folder, read, bad, listed(cpp_host().parent / "read_images", folder, [*read, *bad]))
+    return Table(folder, read, bad, listed(images_build() / "read_images", folder, [*read, *bad]))
 
 
 @pytest.mark.parametrize("number", range(len(READABLE)), ids=[case.name for case in READABLE])
@@ -104,9 +104,7 @@ def test_embeddings(table: Table, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_under_sanitizers(table: Table, tmp_path: Path) -> None:
-    flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -g1 -O1"
-    options = ("-DCPP_HOST_TORCH=OFF", f"-DCMAKE_CXX_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=Debug")
-    program = cmake_build("cpp-host-images-asan", ROOT / "examples" / "cpp_host", *options) / "read_images"
+    program = images_build(sanitized=True) / "read_images"
     bombs = []
     for number, data in enumerate(hostile().values()):
         bombs.append(tmp_path / f"{number}.bomb")

@@ -5,20 +5,21 @@
 #include <exception>
 #include <stdexcept>
 
-#include "json.h"
+namespace hosting = pocketnet::hosting;
 
-std::optional<Decider> decider(const std::string& file, const std::string& metadata, const std::optional<double>& far) {
-  const std::optional<Calibration> calibration = calibration_of(metadata);
-  if (!calibration && far) {
-    throw std::runtime_error(file + ": carries no threshold that --far could choose; calibrate the weights " +
-                             "(pocketnet calibrate) and export them again");
-  }
-  if (!calibration) return std::nullopt;
+std::optional<Decider> decider(const std::string& file, const hosting::Metadata& metadata,
+                               const std::optional<double>& far) {
   try {
-    return Decider{calibration->at(far), calibration->flip, far.has_value()};
+    const std::optional<hosting::Calibration> calibration = hosting::calibration_of(metadata);
+    if (calibration) return Decider{calibration->at(far), calibration->flip, far.has_value()};
   } catch (const std::exception& error) {
     throw std::runtime_error(file + ": " + error.what());
   }
+  if (far) {
+    throw std::runtime_error(file + ": carries no threshold that --far could choose; calibrate the weights " +
+                             "(pocketnet calibrate) and export them again");
+  }
+  return std::nullopt;
 }
 
 at::Tensor cosines(const at::Tensor& embedding) {
@@ -26,19 +27,20 @@ at::Tensor cosines(const at::Tensor& embedding) {
   return unit.mm(unit.t());
 }
 
-std::string decisions_as_json(const Decider& by, const at::Tensor& similarity, const std::vector<std::size_t>& names,
-                              const std::string& about) {
-  std::string out = "{\"threshold\": " + number(by.point.threshold) + ", \"far\": " + number(by.point.far) +
-                    ", \"far_source\": " + (by.chosen ? "\"option\"" : "\"calibration\"") +
-                    ", \"flip\": " + (by.flip ? "true" : "false") + ", \"cosines_of\": " + quoted(about) +
-                    ", \"pairs\": [";
+Json decisions(const Decider& by, const at::Tensor& similarity, const std::vector<std::size_t>& names,
+               const std::string& about) {
+  Json pairs = Json::array();
   for (std::int64_t a = 0; a < similarity.size(0); ++a) {
     for (std::int64_t b = a + 1; b < similarity.size(0); ++b) {
       const float cosine = similarity[a][b].item<float>();
-      out += (a == 0 && b == 1 ? "\n" : ",\n") + ("{\"a\": " + std::to_string(names[a])) +
-             ", \"b\": " + std::to_string(names[b]) + ", \"cosine\": " + number(cosine) +
-             ", \"same\": " + (cosine >= by.point.threshold ? "true" : "false") + "}";
+      pairs.push_back(
+          {{"a", names[a]}, {"b", names[b]}, {"cosine", shortest(cosine)}, {"same", cosine >= by.point.threshold}});
     }
   }
-  return out + "]}";
+  return {{"threshold", by.point.threshold},
+          {"far", by.point.far},
+          {"far_source", by.chosen ? "option" : "calibration"},
+          {"flip", by.flip},
+          {"cosines_of", about},
+          {"pairs", pairs}};
 }

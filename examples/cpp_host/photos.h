@@ -5,10 +5,11 @@
 #include <vector>
 
 #include "decisions.h"
-#include "image.h"
-#include "network.h"
+#include "hosting/exported_network.h"
+#include "images/image.h"
+#include "output.h"
 
-// As JSON: of each photo its faces, and of the most prominent faces of any two photos whether they are one person's.
-// Throws std::runtime_error when a photo cannot be read.
-std::string faces_as_json(Network& network, const std::vector<std::string>& photos, const ImageLimits& limits,
-                          const std::optional<Decider>& by);
+// What is printed: of each photo its faces, and of the most prominent faces of any two photos whether they are one
+// person's. Throws ImageError when a photo cannot be read.
+Json photos_report(pocketnet::hosting::ExportedNetwork& network, const std::vector<std::string>& photos,
+                   const pocketnet::images::ImageLimits& limits, const std::optional<Decider>& by);

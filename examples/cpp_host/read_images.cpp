@@ -7,7 +7,9 @@
 #include <fstream>
 #include <string>
 
-#include "image.h"
+#include "images/image.h"
+
+namespace images = pocketnet::images;
 
 namespace {
 
@@ -31,9 +33,9 @@ int main(int argc, char** argv) {
     const long before = peak_kilobytes();
     const auto start = std::chrono::steady_clock::now();
     std::string said = "ok";
-    Image image;
+    images::Image image;
     try {
-      image = read_image(argv[i], ImageLimits::from_environment());
+      image = images::read_image(argv[i], images::ImageLimits::from_environment());
     } catch (const std::exception& error) {
       said = error.what();
     }

@@ -2,7 +2,7 @@
 
 What AOTInductor compiles believes that its input is as the example was. Here a package for the CPU checks it
 in every host: one of fused kernels by our operator, one of ATen operators by ``_CheckedInput``. A package for
-CUDA is checked by ``load_package`` and by ``examples/cpp_host``; in another program only where
+CUDA is checked by ``load_package`` and by ``csrc/hosting``; in another program only where
 ``AOTI_RUNTIME_CHECK_INPUTS=1`` stands in the environment before the first call, which makes torch compare
 dtype, sizes, strides and device. The metadata say which it is, as ``input_checks``.
 """
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.archive import rewritten, without_folders
+from pocketnet_fast.export.check import CHECK_FILE, crop_check, photo_check
 from pocketnet_fast.export.source import (
     MAX_ERRORS,
     METADATA_FILE,
@@ -126,7 +127,7 @@ def export_aotinductor(
 
     A package holds machine code: it runs on the architecture, and with the torch version, that it was made on
     and for; the metadata name both. The file is loaded again and compared with ``model`` before it appears at
-    ``path``.
+    ``path``, and carries a check of itself (``pocketnet_fast_check.json``, see ``export.check``).
 
     Args:
         model: A network of this package; evaluation mode is used, the module is left as it was. Or a
@@ -170,7 +171,11 @@ def export_aotinductor(
         package = Path(folder) / "model.pt2"
         batch = torch.export.Dim("images", min=0, max=65536)
         example = check_images(source, input).to(device)
-        _compile(module, example, {0: batch}, package, json.dumps(metadata))
+        records = {
+            METADATA_FILE: json.dumps(metadata),
+            CHECK_FILE: crop_check(source, module, input, color, device),
+        }
+        _compile(module, example, {0: batch}, package, records)
         runner = load_package(package)
         error = checked_error(
             source, lambda x: runner(x.to(device)).cpu(), input, color, MAX_ERRORS[precision]
@@ -203,9 +208,9 @@ def _export_analyzer(
             for axis, name in enumerate(("height", "width"))
         }
         scene = torch.from_numpy(check_scene())
-        _compile(
-            analyzer.as_module(kernels=kernels, color=color), scene, sides, package, json.dumps(metadata)
-        )
+        module = analyzer.as_module(kernels=kernels, color=color)
+        records = {METADATA_FILE: json.dumps(metadata), CHECK_FILE: photo_check(module, color)}
+        _compile(module, scene, sides, package, records)
         runner = load_package(package)
         error = photo_error(analyzer, runner, color, MAX_ERRORS[metadata["precision"]])
         content = package.read_bytes()
@@ -318,9 +323,9 @@ def _without_traces(name: str, content: bytes) -> bytes:
 
 
 def _compile(
-    module: nn.Module, example: Tensor, any_size: dict[int, Any], package: Path, metadata: str
+    module: nn.Module, example: Tensor, any_size: dict[int, Any], package: Path, records: dict[str, str]
 ) -> None:
-    configs: dict[str, Any] = {"aot_inductor.metadata": {METADATA_FILE: metadata}}
+    configs: dict[str, Any] = {"aot_inductor.metadata": records}
     # Code for the CPU of this machine would not start on an older one. Older torch has no say in the first.
     portable = {"cpp.march": "", "cpp.simdlen": 1}
     known = torch._inductor.config.get_config_copy()

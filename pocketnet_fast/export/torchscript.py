@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.archive import rewritten
+from pocketnet_fast.export.check import CHECK_FILE, crop_check, photo_check
 from pocketnet_fast.export.source import (
     MAX_ERRORS,
     METADATA_FILE,
@@ -100,9 +101,10 @@ def export_torchscript(
 ) -> ExportReport:
     """Write a TorchScript file that loads on torch >= 2.10, in Python or C++.
 
-    The file is loaded again and compared with ``model`` before it appears at ``path``. A network's takes any
-    batch size; a ``FaceAnalyzer``'s takes a photo, uint8 H,W,3 of any size, and returns float32 boxes N,4,
-    landmarks N,5,2, scores N and embeddings N,D of length 1, see ``faces.photo_module.PhotoModule``.
+    The file is loaded again and compared with ``model`` before it appears at ``path``, and carries a check of
+    itself (``pocketnet_fast_check.json``, see ``export.check``). A network's takes any batch size; a
+    ``FaceAnalyzer``'s takes a photo, uint8 H,W,3 of any size, and returns float32 boxes N,4, landmarks N,5,2,
+    scores N and embeddings N,D of length 1, see ``faces.photo_module.PhotoModule``.
 
     Args:
         model: A network of this package; evaluation mode is used, the module is left as it was. Or a
@@ -134,18 +136,21 @@ def export_torchscript(
         needs = _LIBRARY if kernels == "fused" else "LibTorch alone"
         metadata = metadata_of(source, "torchscript", kernels, input, color, precision, needs)
         script = _scripted(source, kernels, input, color, precision)
-        content, reloaded = _saved(script, metadata)
+        content, reloaded = _saved(script, metadata, crop_check(source, script, input, color))
         error = checked_error(source, reloaded, input, color, MAX_ERRORS[precision])
     with atomic_write(path) as file:
         file.write(content)
     return ExportReport(Path(path), kernels, error, len(content), metadata)
 
 
-def _saved(script: torch.jit.ScriptModule, metadata: dict[str, Any]) -> tuple[bytes, torch.jit.ScriptModule]:
+def _saved(
+    script: torch.jit.ScriptModule, metadata: dict[str, Any], check: str
+) -> tuple[bytes, torch.jit.ScriptModule]:
     """A file's content, and what is loaded from it."""
     buffer = io.BytesIO()
+    records = {METADATA_FILE: json.dumps(metadata, indent=1), CHECK_FILE: check}
     with quiet_about_torchscript():
-        torch.jit.save(script, buffer, _extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
+        torch.jit.save(script, buffer, _extra_files=records)
         content = rewritten(buffer.getvalue(), _without_debug_records)
         return content, torch.jit.load(io.BytesIO(content))
 
@@ -158,11 +163,12 @@ def _export_analyzer(
     check_options(analyzer, kernels, input, color, precision)
     with in_evaluation(analyzer.model):
         metadata = photo_metadata(analyzer, "torchscript", kernels, color, _LIBRARY)
+        module = analyzer.as_module(kernels=kernels, color=color)
         with quiet_about_torchscript():
-            script = torch.jit.script(analyzer.as_module(kernels=kernels, color=color))
+            script = torch.jit.script(module)
             # Freezing folds each batch normalisation into the convolution before it.
-            script = torch.jit.freeze(script) if kernels == "aten" else script
-        content, reloaded = _saved(script, metadata)
+            script = torch.jit.freeze(script, preserved_attrs=["embed"]) if kernels == "aten" else script
+        content, reloaded = _saved(script, metadata, photo_check(script, color))
         error = photo_error(analyzer, reloaded, color, MAX_ERRORS[metadata["precision"]])
     with atomic_write(path) as file:
         file.write(content)

@@ -60,13 +60,25 @@ class PhotoModule(nn.Module):
         found = found[found[:, 15] == 0]
         landmarks = found[:, 4:14].reshape(found.size(0), 5, 2)
         crops: Tensor = torch.ops.pocketnet_fast.align_faces(photo, landmarks, self.side)
-        embeddings: Tensor = self.embedder(crops)
         return (
             found[:, :4].to(torch.float32),
             landmarks.to(torch.float32),
             found[:, 14].to(torch.float32),
-            functional.normalize(embeddings),
+            self.embed(crops),
         )
+
+    @torch.jit.export
+    def embed(self, crops: Tensor) -> Tensor:
+        """Embed aligned crops, as ``forward`` does with those that it cuts out of a photo.
+
+        Args:
+            crops: uint8 N,112,112,3, in the channel order of the photos.
+
+        Returns:
+            float32 N,D of length 1.
+        """
+        embeddings: Tensor = self.embedder(crops)
+        return functional.normalize(embeddings)
 
 
 class WithMirrorImage(nn.Module):

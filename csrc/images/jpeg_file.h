@@ -1,7 +1,9 @@
 // JPEG files: what is wrong with them and what viewers forgive. The Python package has the same rules in
 // data/jpeg_file.py.
 #pragma once
-#include "image_header.h"
+#include "images/parsing.h"
+
+namespace pocketnet::images {
 
 // A JPEG without what decoding does not need.
 struct JpegFile {
@@ -12,3 +14,5 @@ struct JpegFile {
 
 // Passes over bytes between segments and after the end marker, and supplies a missing end marker if all scans are there.
 JpegFile check_jpeg(View file);
+
+}  // namespace pocketnet::images

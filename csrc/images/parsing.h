@@ -1,12 +1,17 @@
-// What an image file says of itself in its first bytes. Nothing is decoded here, so a file that announces gigabytes is
-// known for it at the price of its header. The Python package has the same rules in data/image_header.py.
+// How the headers of this room read a file, and what they throw to each other; image.cpp makes whole sentences of it.
 #pragma once
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
+
+#include "images/image_header.h"
+
+namespace pocketnet::images {
 
 using Bytes = std::vector<std::uint8_t>;
 using View = std::span<const std::uint8_t>;
@@ -22,24 +27,9 @@ struct Damaged : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// What a file is instead of an image that is read, as in "is a GIF image".
+// What a file is instead of an image that is read, as in "a GIF image".
 struct Unread : std::runtime_error {
   using std::runtime_error::runtime_error;
-};
-
-enum class ImageKind { kJpeg, kPng, kWebp, kAvif, kTiff, kBmp, kPpm };
-
-const char* name_of(ImageKind kind);
-
-inline constexpr int kUnstated = -1;
-
-struct ImageHeader {
-  ImageKind kind = ImageKind::kJpeg;
-  std::uint64_t height = 0;  // as stored, before any orientation is applied
-  std::uint64_t width = 0;
-  int orientation = 1;  // as in EXIF; that of a JPEG or PNG stands further back
-  // TIFF: what the channel behind the colours is, 0 anything, 1 or 2 alpha, with colours multiplied by it or not.
-  int extra = kUnstated;
 };
 
 // Reads numbers of a view and throws Damaged where it ends.
@@ -62,11 +52,27 @@ class Reader {
   bool little_;
 };
 
-// Throws Unread for another kind of file, Damaged for a header that is cut or makes no sense.
-ImageHeader read_header(View data);
+// The first bytes of a file, at most so many.
+std::string_view text_of(View data, std::size_t most);
+bool starts(View data, std::string_view mark);
 
 // The kind by the first bytes, if it is one that is read.
 std::optional<ImageKind> image_kind(View data);
+
+// What a file of no such kind is, as in "a GIF image".
+std::string other_kind(View data);
+
+// As read_header(), but throws Unread or Damaged.
+ImageHeader parse_header(View data);
+
+ImageHeader sized(ImageKind kind, std::uint64_t height, std::uint64_t width, int orientation = 1);
+
+// Of an ISO base media file: the major brand and the compatible ones. Of another file nothing.
+std::vector<std::string_view> iso_brands(View data);
+ImageHeader avif_header(View data);
+
+bool is_little_endian_tiff(View data);
+ImageHeader tiff_header(View data);
 
 // The orientation in an EXIF block or the first directory of a TIFF; 1 if it makes no sense.
 int exif_orientation(View exif);
@@ -82,3 +88,5 @@ PpmHeader ppm_header(View data);
 
 // Where the next marker of a JPEG is, or the end of the file if there is none near by.
 std::size_t next_jpeg_marker(View data, std::size_t at);
+
+}  // namespace pocketnet::images

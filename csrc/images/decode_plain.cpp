@@ -1,7 +1,9 @@
 // BMP and PPM, which are hardly encoded.
 #include <algorithm>
 
-#include "decoders.h"
+#include "images/decoders.h"
+
+namespace pocketnet::images {
 
 Pixels decode_bmp(View file, const ImageHeader& header) {
   const Reader reader(file, "BMP", true);
@@ -46,3 +48,5 @@ Pixels decode_ppm(View file, const ImageHeader& header) {
   }
   return pixels;
 }
+
+}  // namespace pocketnet::images

@@ -5,8 +5,9 @@
 #include <csetjmp>
 #include <cstring>
 
-#include "decoders.h"
+#include "images/decoders.h"
 
+namespace pocketnet::images {
 namespace {
 
 [[noreturn]] void damaged(const std::string& why) { throw Damaged("the PNG " + why); }
@@ -114,3 +115,5 @@ Pixels decode_png(View bytes, const ImageHeader& header) {
   if (!done) damaged(std::string("cannot be decoded: ") + errors.message);
   return pixels;
 }
+
+}  // namespace pocketnet::images

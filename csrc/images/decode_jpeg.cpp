@@ -7,9 +7,10 @@
 
 #include <jerror.h>
 
-#include "decoders.h"
-#include "jpeg_file.h"
+#include "images/decoders.h"
+#include "images/jpeg_file.h"
 
+namespace pocketnet::images {
 namespace {
 
 struct Errors {
@@ -80,3 +81,5 @@ Pixels decode_jpeg(View bytes, const ImageHeader& header) {
   pixels.orientation = file.orientation;
   return pixels;
 }
+
+}  // namespace pocketnet::images

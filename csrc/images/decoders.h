@@ -3,7 +3,9 @@
 #pragma once
 #include <memory>
 
-#include "image_header.h"
+#include "images/parsing.h"
+
+namespace pocketnet::images {
 
 struct Pixels {
   int height = 0;
@@ -34,3 +36,5 @@ Pixels decode_avif(View file, const ImageHeader& header);
 Pixels decode_tiff(View file, const ImageHeader& header);
 Pixels decode_bmp(View file, const ImageHeader& header);
 Pixels decode_ppm(View file, const ImageHeader& header);
+
+}  // namespace pocketnet::images

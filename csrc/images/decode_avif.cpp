@@ -2,7 +2,9 @@
 
 #include <memory>
 
-#include "decoders.h"
+#include "images/decoders.h"
+
+namespace pocketnet::images {
 
 Pixels decode_avif(View file, const ImageHeader& header) {
   const std::unique_ptr<avifDecoder, decltype(&avifDecoderDestroy)> decoder(avifDecoderCreate(), avifDecoderDestroy);
@@ -32,3 +34,5 @@ Pixels decode_avif(View file, const ImageHeader& header) {
   check(avifImageYUVToRGB(decoder->image, &rgb));
   return pixels;
 }
+
+}  // namespace pocketnet::images

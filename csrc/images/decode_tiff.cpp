@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <mutex>
 
-#include "decoders.h"
+#include "images/decoders.h"
 
+namespace pocketnet::images {
 namespace {
 
 struct Source {
@@ -36,11 +38,19 @@ int close(thandle_t) { return 0; }
 
 toff_t size(thandle_t handle) { return source_of(handle).data.size(); }
 
+// The handlers are the whole process's, so they are set once, whatever other threads read.
+void silence() {
+  static std::once_flag done;
+  std::call_once(done, [] {
+    TIFFSetErrorHandler(nullptr);
+    TIFFSetWarningHandler(nullptr);
+  });
+}
+
 }  // namespace
 
 Pixels decode_tiff(View file, const ImageHeader& header) {
-  TIFFSetErrorHandler(nullptr);
-  TIFFSetWarningHandler(nullptr);
+  silence();
   Source source = {file};
   const std::unique_ptr<TIFF, decltype(&TIFFClose)> tiff(
       TIFFClientOpen("image", "rm", &source, read, write, seek, close, size, nullptr, nullptr), TIFFClose);
@@ -65,3 +75,5 @@ Pixels decode_tiff(View file, const ImageHeader& header) {
   }
   return pixels;
 }
+
+}  // namespace pocketnet::images

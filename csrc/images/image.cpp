@@ -1,4 +1,4 @@
-#include "image.h"
+#include "images/image.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -6,19 +6,14 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <new>
-#include <stdexcept>
 
-#include "decoders.h"
+#include "images/decoders.h"
 
+namespace pocketnet::images {
 namespace {
 
 constexpr std::size_t kHead = 65536;
-
-[[noreturn]] void fail(const std::string& path, const std::string& what) {
-  throw std::runtime_error(path + ": " + what);
-}
 
 std::uint64_t limit(const char* variable, std::uint64_t otherwise) {
   const char* text = std::getenv(variable);
@@ -32,20 +27,37 @@ std::uint64_t limit(const char* variable, std::uint64_t otherwise) {
   return value;
 }
 
-[[noreturn]] void too_many_bytes(const std::string& path, const std::string& size, std::uint64_t most) {
-  fail(path,
-       "has " + size + " bytes; at most " + std::to_string(most) + " are read (POCKETNET_MAX_BYTES changes that)");
+// What body() returns; what it throws of the file, as whole sentences.
+template <typename Body>
+auto told(Body body) {
+  try {
+    return body();
+  } catch (const Unread& error) {
+    throw ImageError(Refusal::kUnread, std::string("is ") + error.what() + "; expected " + readable_kinds());
+  } catch (const Damaged& error) {
+    throw ImageError(Refusal::kDamaged, std::string("is damaged: ") + error.what());
+  } catch (const std::bad_alloc&) {
+    throw ImageError(Refusal::kMemory, "needs more memory than there is");
+  }
+}
+
+// Refuses a file that is too large, of `size` bytes, by its first ones. Another kind of file is called that, however large
+// it is.
+[[noreturn]] void refuse_bytes(View file, const std::string& size, const ImageLimits& limits) {
+  if (!image_kind(file)) throw Unread(other_kind(file));
+  throw ImageError(Refusal::kTooManyBytes,
+                   "has " + size + " bytes; at most " + std::to_string(limits.bytes) + " are read");
 }
 
 Bytes read_file(const std::string& path, const ImageLimits& limits) {
   std::error_code error;
-  if (std::filesystem::is_directory(path, error)) fail(path, "is a folder, not an image file");
+  if (std::filesystem::is_directory(path, error)) throw ImageError(Refusal::kFile, "is a folder, not an image file");
   std::ifstream file(path, std::ios::binary);
-  if (!file) fail(path, "cannot be opened");
+  if (!file) throw ImageError(Refusal::kFile, "cannot be opened");
   const bool regular = std::filesystem::is_regular_file(path, error);
   const std::uint64_t size = regular ? std::filesystem::file_size(path, error) : 0;
   Bytes bytes;
-  std::uint64_t wanted = size > limits.bytes ? std::min<std::uint64_t>(kHead, size) : size;
+  const std::uint64_t wanted = size > limits.bytes ? std::min<std::uint64_t>(kHead, size) : size;
   // What has no size, such as a pipe, is read up to the limit, piece by piece.
   do {
     const std::size_t before = bytes.size();
@@ -54,42 +66,40 @@ Bytes read_file(const std::string& path, const ImageLimits& limits) {
     file.read(reinterpret_cast<char*>(bytes.data() + before), static_cast<std::streamsize>(piece));
     bytes.resize(before + static_cast<std::size_t>(file.gcount()));
   } while (!regular && file && bytes.size() <= limits.bytes);
-  if (file.bad()) fail(path, "cannot be read");
-  if (size > limits.bytes || bytes.size() > limits.bytes) {
-    if (!image_kind(bytes)) read_header(bytes);  // another kind of file is called that, however large it is
-    too_many_bytes(path, regular ? std::to_string(size) : "more", limits.bytes);
-  }
+  if (file.bad()) throw ImageError(Refusal::kFile, "cannot be read");
+  if (size > limits.bytes) refuse_bytes(bytes, std::to_string(size), limits);
+  if (bytes.size() > limits.bytes) refuse_bytes(bytes, "more", limits);
   return bytes;
 }
 
 Pixels decode(View file, const ImageHeader& header) {
   switch (header.kind) {
     case ImageKind::kJpeg:
-#ifdef CPP_HOST_JPEG
+#ifdef PNF_IMAGES_JPEG
       return decode_jpeg(file, header);
 #else
       break;
 #endif
     case ImageKind::kPng:
-#ifdef CPP_HOST_PNG
+#ifdef PNF_IMAGES_PNG
       return decode_png(file, header);
 #else
       break;
 #endif
     case ImageKind::kWebp:
-#ifdef CPP_HOST_WEBP
+#ifdef PNF_IMAGES_WEBP
       return decode_webp(file, header);
 #else
       break;
 #endif
     case ImageKind::kAvif:
-#ifdef CPP_HOST_AVIF
+#ifdef PNF_IMAGES_AVIF
       return decode_avif(file, header);
 #else
       break;
 #endif
     case ImageKind::kTiff:
-#ifdef CPP_HOST_TIFF
+#ifdef PNF_IMAGES_TIFF
       return decode_tiff(file, header);
 #else
       break;
@@ -154,40 +164,52 @@ ImageLimits ImageLimits::from_environment() {
 
 std::string readable_kinds() {
   std::string kinds;
-#ifdef CPP_HOST_JPEG
+#ifdef PNF_IMAGES_JPEG
   kinds += "JPEG, ";
 #endif
-#ifdef CPP_HOST_PNG
+#ifdef PNF_IMAGES_PNG
   kinds += "PNG, ";
 #endif
-#ifdef CPP_HOST_WEBP
+#ifdef PNF_IMAGES_WEBP
   kinds += "WebP, ";
 #endif
-#ifdef CPP_HOST_AVIF
+#ifdef PNF_IMAGES_AVIF
   kinds += "AVIF, ";
 #endif
-#ifdef CPP_HOST_TIFF
+#ifdef PNF_IMAGES_TIFF
   kinds += "TIFF, ";
 #endif
   return kinds + "BMP or binary PPM";
 }
 
-Image read_image(const std::string& path, const ImageLimits& limits) {
-  try {
-    const Bytes file = read_file(path, limits);
-    if (file.empty()) fail(path, "is empty; expected an image: " + readable_kinds());
-    const ImageHeader header = read_header(file);
+ImageHeader read_header(View file) {
+  return told([&] { return parse_header(file); });
+}
+
+Image decode_image(View file, const ImageLimits& limits) {
+  return told([&] {
+    if (file.empty()) throw ImageError(Refusal::kUnread, "is empty; expected an image: " + readable_kinds());
+    if (file.size() > limits.bytes) refuse_bytes(file, std::to_string(file.size()), limits);
+    const ImageHeader header = parse_header(file);
     if (header.height > limits.pixels / header.width) {
-      fail(path, "has " + std::to_string(header.width) + "x" + std::to_string(header.height) + " pixels; at most " +
-                     std::to_string(limits.pixels) + " are read (POCKETNET_MAX_PIXELS changes that)");
+      throw ImageError(Refusal::kTooManyPixels, "has " + std::to_string(header.width) + "x" +
+                                                    std::to_string(header.height) + " pixels; at most " +
+                                                    std::to_string(limits.pixels) + " are read");
     }
     const Pixels pixels = decode(file, header);
     return upright(pixels, on_white(pixels));
-  } catch (const Unread& error) {
-    fail(path, std::string("is ") + error.what() + "; expected " + readable_kinds());
-  } catch (const Damaged& error) {
-    fail(path, std::string("is damaged: ") + error.what());
-  } catch (const std::bad_alloc&) {
-    fail(path, "needs more memory than there is");
+  });
+}
+
+Image read_image(const std::string& path, const ImageLimits& limits) {
+  try {
+    return decode_image(told([&] { return read_file(path, limits); }), limits);
+  } catch (const ImageError& error) {
+    std::string remedy;
+    if (error.refusal() == Refusal::kTooManyPixels) remedy = " (POCKETNET_MAX_PIXELS changes that)";
+    if (error.refusal() == Refusal::kTooManyBytes) remedy = " (POCKETNET_MAX_BYTES changes that)";
+    throw ImageError(error.refusal(), path + ": " + error.what() + remedy);
   }
 }
+
+}  // namespace pocketnet::images

@@ -1,6 +1,8 @@
 #include <webp/decode.h>
 
-#include "decoders.h"
+#include "images/decoders.h"
+
+namespace pocketnet::images {
 
 Pixels decode_webp(View file, const ImageHeader& header) {
   Pixels pixels(header, 4);
@@ -9,3 +11,5 @@ Pixels decode_webp(View file, const ImageHeader& header) {
   }
   return pixels;
 }
+
+}  // namespace pocketnet::images

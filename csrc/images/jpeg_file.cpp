@@ -1,9 +1,10 @@
-#include "jpeg_file.h"
+#include "images/jpeg_file.h"
 
 #include <algorithm>
 #include <array>
 #include <map>
 
+namespace pocketnet::images {
 namespace {
 
 constexpr int kSoi = 0xd8, kEoi = 0xd9, kSos = 0xda, kApp0 = 0xe0, kApp1 = 0xe1, kApp14 = 0xee;
@@ -181,3 +182,5 @@ JpegFile check_jpeg(View file) {
   found.components = frames[0].components();
   return found;
 }
+
+}  // namespace pocketnet::images

@@ -1,0 +1,59 @@
+"""Every image body that is refused, and how: for whatever takes images from strangers.
+
+``bodies()`` has the files that are damaged or of another kind (``image_files.refused``) and those that are made
+to cost memory or time (``hostile_files.hostile``). Each must be refused with its own code, quickly, and leave the
+one who asked alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from hostile_files import hostile
+from image_files import refused
+
+Code = Literal["unread", "damaged", "pixels", "bytes"]
+"""``unread``: of a kind that is not read; ``damaged``; ``pixels``, ``bytes``: more than the limits allow."""
+
+# Words of the sentences of damaged files; those of all others say what they are instead.
+_OF_DAMAGE: Final = ("truncated", "is damaged", "fails its checksum", "makes no sense", "112x0 pixels")
+
+_HUGE: Final = {
+}  # fmt: skip
+
+_OF_OTHER_KINDS: Final = {
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Body:
+    """An image body that is refused.
+
+    Attributes:
+        name: Of the case.
+        data: The file.
+        code: How it is refused where the limits are the default ones.
+    """
+
+    name: str
+    data: bytes
+    code: Code
+
+
+def bodies() -> Iterator[Body]:
+    """Every body that is refused; names are unique."""
+    for name, data, words in refused():
+        yield Body(name, data, "damaged" if words.startswith(_OF_DAMAGE) else "unread")
+    for name, data in hostile().items():
+        code: Code = "pixels" if name in _HUGE else "unread" if name in _OF_OTHER_KINDS else "damaged"
+        yield Body(name, data, code)
+
+
+def code_of(sentence: str) -> Code:
+    """Which refusal a sentence of ``decode_image`` states, in Python or in C++."""
+    for words, code in (("pixels; at most ", "pixels"), ("bytes; at most ", "bytes"), ("is damaged: ", "damaged")):
+        if words in sentence:
+            return code
+    return "unread"
