@@ -89,6 +89,12 @@ class ScriptedNetwork final : public ExportedNetwork {
 
   bool embeds_crops() const override { return !takes_photos() || embed_.has_value(); }
 
+  void limit_faces(std::int64_t most) override {
+    if (!takes_photos() || !module_.hasattr("max_faces")) return;
+    const std::int64_t own = module_.attr("max_faces").toInt();
+    if (own == 0 || own > most) module_.setattr("max_faces", most);
+  }
+
  private:
   std::vector<at::Tensor> run(const at::Tensor& input) override {
     const c10::IValue result = module_.forward({input});
@@ -115,6 +121,8 @@ class PackagedNetwork final : public ExportedNetwork {
   }
 
   bool embeds_crops() const override { return !takes_photos(); }
+
+  void limit_faces(std::int64_t) override {}
 
  private:
   std::vector<at::Tensor> run(const at::Tensor& input) override {

@@ -53,6 +53,10 @@ class ExportedNetwork {
   // its metadata say so.
   at::Tensor embed_crops(const at::Tensor& rgb);
 
+  // Of a TorchScript file that takes photos and embeds all faces or more than `most`: embeds the most prominent ones alone.
+  // To be called before the first photo. Other files stay as they are.
+  virtual void limit_faces(std::int64_t most) = 0;
+
   // The faces of a photo uint8 RGB [H, W, 3], by a file that takes photos.
   FoundFaces faces(const at::Tensor& rgb);
 
