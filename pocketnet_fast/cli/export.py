@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -31,8 +31,19 @@ _SUFFIXES = {"torchscript": ".pt", "aotinductor": ".pt2", "onnx": ".onnx"}
 
 
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write: .pt, .pt2 or .onnx.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The file to write: .pt, .pt2 or .onnx.", show_default=False),
+    ] = None,
     *,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a file: a model repository of the Triton Inference Server, its configuration "
+            "around a TorchScript file that takes uint8 images.",
+            show_default=False,
+        ),
+    ] = None,
     model: ModelOption = None,
     weights: WeightsOption = None,
     untrained: UntrainedOption = False,
@@ -83,15 +94,10 @@ def export(
 
     Example: [bold]pocketnet export --input uint8 --far 1e-5 -o s128.pt[/bold], the whole way from photos
     [bold]pocketnet export --photos -o faces.pt[/bold], or for a GPU
-    [bold]pocketnet export --device cuda --precision bf16 -o s128.pt2[/bold]
+    [bold]pocketnet export --device cuda --precision bf16 -o s128.pt2[/bold]. For the Triton Inference Server
+    [bold]pocketnet export --triton models[/bold]
     """
-    kind = format or next((kind for kind, suffix in _SUFFIXES.items() if output.suffix == suffix), None)
-    if kind not in _SUFFIXES:
-        raise PocketNetError(
-            f"format is {format!r}; expected one of {', '.join(_SUFFIXES)}"
-            if format
-            else f"{output}: a name in {', '.join(_SUFFIXES.values())} says the format, or --format"
-        )
+    kind = _kind(output, triton, format)
     _check_options(kind, device, precision, kernels, photos=photos)
     if not photos and (detector is not None or not upright or not flip or max_faces is not None):
         raise PocketNetError("--detector, --no-upright, --no-flip and --max-faces belong to --photos")
@@ -113,7 +119,14 @@ def export(
             upright=upright,
             max_faces=max_faces,
         )
-    if kind == "onnx":
+    of_network = kernels or "fused"
+    if output is None:
+        from pocketnet_fast.export.triton import export_triton
+
+        report = export_triton(
+            source, cast(Path, triton), kernels=of_network, color=color, precision=precision
+        )
+    elif kind == "onnx":
         from pocketnet_fast.export.onnx import export_onnx
 
         report = export_onnx(network, output, input=input, color=color)
@@ -124,7 +137,7 @@ def export(
             report = export_aotinductor(
                 source,
                 output,
-                kernels=kernels or "fused",
+                kernels=of_network,
                 input=input,
                 color=color,
                 device=device,
@@ -134,13 +147,35 @@ def export(
         from pocketnet_fast.export.torchscript import export_torchscript
 
         report = export_torchscript(
-            source, output, kernels=kernels or "fused", input=input, color=color, precision=precision
+            source, output, kernels=of_network, input=input, color=color, precision=precision
         )
     if as_json:
         content = {"path": str(report.path), "error": report.error, "bytes": report.size}
         print_json({**content, "metadata": report.metadata}, indent=1)
     else:
         typer.echo(str(report))
+
+
+def _kind(output: Path | None, triton: Path | None, format: str | None) -> str:
+    """Return the format that is asked for.
+
+    Raises:
+        PocketNetError: If it is none, or not clear.
+    """
+    if format not in (None, *_SUFFIXES):
+        raise PocketNetError(f"format is {format!r}; expected one of {', '.join(_SUFFIXES)}")
+    if (output is None) == (triton is None):
+        raise PocketNetError("name either a file to write with -o, or a model repository with --triton")
+    if output is None:
+        if format not in (None, "torchscript"):
+            raise PocketNetError(f"--triton writes TorchScript; --format {format} is for files")
+        return "torchscript"
+    kind = format or next((kind for kind, suffix in _SUFFIXES.items() if output.suffix == suffix), None)
+    if kind is None:
+        raise PocketNetError(
+            f"{output}: a name in {', '.join(_SUFFIXES.values())} says the format, or --format"
+        )
+    return kind
 
 
 def _check_options(kind: str, device: str, precision: str, kernels: str | None, *, photos: bool) -> None:

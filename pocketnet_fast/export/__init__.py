@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from pocketnet_fast.export.exported import load_exported as load_exported
     from pocketnet_fast.export.onnx import export_onnx as export_onnx
     from pocketnet_fast.export.torchscript import export_torchscript as export_torchscript
+    from pocketnet_fast.export.triton import export_triton as export_triton
 
 _NAMES = {
     "export_aotinductor": "pocketnet_fast.export.aotinductor",
     "export_onnx": "pocketnet_fast.export.onnx",
     "export_torchscript": "pocketnet_fast.export.torchscript",
+    "export_triton": "pocketnet_fast.export.triton",
     "load_exported": "pocketnet_fast.export.exported",
     "load_package": "pocketnet_fast.export.aotinductor",
 }
@@ -26,6 +28,7 @@ __all__ = [
     "export_aotinductor",
     "export_onnx",
     "export_torchscript",
+    "export_triton",
     "load_exported",
     "load_package",
 ]
