@@ -1,4 +1,4 @@
-"""The document of the service's interface: valid, complete in itself, and its examples are what it describes."""
+"""The document of the service's interface: valid, complete in itself, with examples of what it describes."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def test_operations_state_what_all_have_in_common(document: dict[str, Any]) -> N
         assert ("401" in operation["responses"]) == (path not in OPEN), path
         assert {"431", "500"} <= set(operation["responses"]), path
         for status, response in operation["responses"].items():
-            response = resolved(document, response)
-            assert "X-Request-Id" in response["headers"], (path, status)
-            assert ("application/problem+json" in response.get("content", {})) == (int(status) >= 400)
+            described = resolved(document, response)
+            assert "X-Request-Id" in described["headers"], (path, status)
+            assert ("application/problem+json" in described.get("content", {})) == (int(status) >= 400)
 
 
 def test_answers_allow_nothing_else(document: dict[str, Any]) -> None:
