@@ -10,7 +10,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,12 @@ class Service:
 
 
 @contextlib.contextmanager
-def running(model: Path, *options: object) -> Iterator[Service]:
-    """Start the service with a model and options on a free port; SIGTERM ends it, and it must end with 0."""
-    command = [program(), "--model", model, "--port", 0, *options]
+def running(model: Path, *options: object, before: Sequence[object] = ()) -> Iterator[Service]:
+    """Start the service with a model and options on a free port; SIGTERM ends it, and it must end with 0.
+
+    ``before`` is put before the command.
+    """
+    command = [*before, program(), "--model", model, "--port", 0, *options]
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("POCKETNET_", "PNF_"))
     }
