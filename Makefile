@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
-.PHONY: demo check quick test lint bench clean
+.PHONY: demo check quick test lint bench server serve clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -42,10 +42,23 @@ lint: $(VENV)/.installed-test,lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'examples/*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'examples/*.h' 'examples/*.cpp' 'server/*.h' 'server/*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/run.py
+
+# The service takes LibTorch and the operators from the environment; docs/server.md names the Debian packages.
+server: $(VENV)/.installed-serve
+	$(BIN)/cmake -S server -B build/server -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -DCMAKE_PREFIX_PATH="$$($(BIN)/python -m pocketnet_fast.cmake);$$($(BIN)/python -c 'import torch; print(torch.utils.cmake_prefix_path)')"
+	$(BIN)/cmake --build build/server
+
+build/server/faces.pt: $(VENV)/.installed-serve
+	mkdir -p build/server
+	$(BIN)/pocketnet export --photos -o $@
+
+serve: server build/server/faces.pt
+	build/server/pocketnet_server --model build/server/faces.pt
 
 clean:
 	rm -rf build dist $(VENV)/.installed-*
