@@ -13,10 +13,10 @@ namespace pocketnet::server {
 
 struct ConnectionLimits {
   std::size_t header_bytes = 32 << 10;  // of one request, its first line among them
-  std::chrono::milliseconds headers{10'000};
-  std::chrono::milliseconds body{60'000};
-  std::chrono::milliseconds answer{60'000};  // for writing it
-  std::chrono::milliseconds idle{15'000};    // between two requests
+  std::chrono::seconds headers{10};
+  std::chrono::seconds body{60};
+  std::chrono::seconds answer{60};  // for writing it
+  std::chrono::seconds idle{15};    // between two requests
 };
 
 class Connection final : public httplib::Stream {

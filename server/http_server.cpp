@@ -88,7 +88,7 @@ HttpServer::HttpServer(HttpOptions options, Router router, Recorder recorder)
   if (stopping_ < 0) throw std::runtime_error("the system gives no file descriptor");
   new_task_queue = [this] { return new ConnectionThreads(options_.connections); };
   set_keep_alive_max_count(kRequestsOfAConnection);
-  set_keep_alive_timeout(std::chrono::ceil<std::chrono::seconds>(options_.connection.idle).count());
+  set_keep_alive_timeout(options_.connection.idle.count());
   // Another server's port is not shared, which httplib's own default would do.
   set_socket_options([](socket_t socket) {
     const int on = 1;
@@ -140,7 +140,7 @@ bool HttpServer::process_and_close_socket(socket_t socket) {
 
 void HttpServer::serve_connection(Connection& connection) {
   for (std::size_t count = 1; connection.wait_for_request(stopping_, kLastRequests); ++count) {
-    progress = {};
+    progress = {.request_id = new_request_id(), .route = {}, .stages = {}};
     bool closed = false;
     const bool last = drains_ || count == kRequestsOfAConnection;
     const bool answered = process_request(connection, last, closed, [](httplib::Request& request) {
@@ -182,10 +182,8 @@ Router::Found HttpServer::admitted(const httplib::Request& request) const {
 
 httplib::Server::HandlerResponse HttpServer::route(const httplib::Request& request, httplib::Response& response) {
   Connection& connection = *Connection::current();
-  if (progress.request_id.empty()) {
-    const std::string given = request.get_header_value("X-Request-Id");
-    progress.request_id = is_request_id(given) ? given : new_request_id();
-  }
+  const std::string given = request.get_header_value("X-Request-Id");
+  if (is_request_id(given)) progress.request_id = given;
   try {
     const Router::Found found = admitted(request);
     progress.route = found.route->pattern;
@@ -249,7 +247,6 @@ void HttpServer::answer(const Router::Found& found, const httplib::Request& requ
 // What every answer has.
 void HttpServer::complete(const httplib::Request&, httplib::Response& response) {
   Connection& connection = *Connection::current();
-  if (progress.request_id.empty()) progress.request_id = new_request_id();
   response.set_header("X-Request-Id", progress.request_id);
   response.set_header("X-Content-Type-Options", "nosniff");
   if (!response.has_header("Cache-Control")) response.set_header("Cache-Control", "no-store");

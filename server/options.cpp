@@ -88,6 +88,13 @@ class Parser {
     add("--connections", options_.http.connections, "Connections at a time; more are refused")
         ->check(CLI::Range(1, 100'000))
         ->capture_default_str();
+    const auto seconds = [this](const char* name, int& value, const char* help) {
+      add(name, value, help)->check(CLI::Range(1, 3600))->capture_default_str();
+    };
+    seconds("--header-seconds", header_seconds_, "Seconds for the headers of a request");
+    seconds("--body-seconds", body_seconds_, "Seconds for its body");
+    seconds("--answer-seconds", answer_seconds_, "Seconds for a client to take the answer");
+    seconds("--idle-seconds", idle_seconds_, "Seconds that a connection stays open without a request");
     add("--tokens", options_.tokens, "File of bearer tokens, one a line, that clients must show");
     CLI::Option* certificate = add("--tls-certificate", options_.http.tls_certificate, "Certificate chain in PEM");
     CLI::Option* key = add("--tls-key", options_.http.tls_key, "Its private key in PEM");
@@ -144,6 +151,10 @@ class Parser {
     }
     if (!options_.tokens.empty()) options_.http.tokens = BearerTokens::read(options_.tokens);
     options_.http.deadline = std::chrono::milliseconds(deadline_);
+    options_.http.connection.headers = std::chrono::seconds(header_seconds_);
+    options_.http.connection.body = std::chrono::seconds(body_seconds_);
+    options_.http.connection.answer = std::chrono::seconds(answer_seconds_);
+    options_.http.connection.idle = std::chrono::seconds(idle_seconds_);
     options_.http.body.parts = static_cast<std::size_t>(options_.limits.crops) + 16;
     options_.http.memory = std::max(options_.http.memory, options_.http.body.bytes);
     options_.engine.batch_delay = std::chrono::microseconds(batch_delay_);
@@ -156,6 +167,10 @@ class Parser {
   CLI::App app_;
   Options options_;
   std::int64_t max_faces_ = 256;
+  int header_seconds_ = 10;
+  int body_seconds_ = 60;
+  int answer_seconds_ = 60;
+  int idle_seconds_ = 15;
   int batch_delay_ = 500;
   int deadline_ = 10'000;
 };
