@@ -1,8 +1,8 @@
 """Every image body that is refused, and how: for whatever takes images from strangers.
 
-``bodies()`` has the files that are damaged or of another kind (``image_files.refused``) and those that are made
-to cost memory or time (``hostile_files.hostile``). Each must be refused with its own code, quickly, and leave the
-one who asked alive.
+``bodies()`` has the files that are damaged or of another kind (``image_files.refused``) and those that are
+made to cost memory or time (``hostile_files.hostile``). Each must be refused with its own code, quickly, and
+leave the program that was sent it alive.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ Code = Literal["unread", "damaged", "pixels", "bytes"]
 _OF_DAMAGE: Final = ("truncated", "is damaged", "fails its checksum", "makes no sense", "112x0 pixels")
 
 _HUGE: Final = {
+    "png huge", "png of the most", "png beyond the most", "png one row", "png 16 bit interlaced", "jpeg huge",
+    "jpeg progressive huge", "webp huge", "webp lossless huge", "avif huge", "avif of the most",
 }  # fmt: skip
 
 _OF_OTHER_KINDS: Final = {
+    "gif huge", "gif frames", "jpeg 2000 huge", "heic huge", "heic boxes in boxes", "bmp large run lengths",
+    "svg entities", "webp frames", "png frames", "zip bomb", "gzip bomb", "zip named png",
 }  # fmt: skip
 
 
@@ -35,17 +39,19 @@ class Body:
         name: Of the case.
         data: The file.
         code: How it is refused where the limits are the default ones.
+        words: Of the sentence that says why, if it matters which of that code it is.
     """
 
     name: str
     data: bytes
     code: Code
+    words: str = ""
 
 
 def bodies() -> Iterator[Body]:
     """Every body that is refused; names are unique."""
     for name, data, words in refused():
-        yield Body(name, data, "damaged" if words.startswith(_OF_DAMAGE) else "unread")
+        yield Body(name, data, "damaged" if words.startswith(_OF_DAMAGE) else "unread", words)
     for name, data in hostile().items():
         code: Code = "pixels" if name in _HUGE else "unread" if name in _OF_OTHER_KINDS else "damaged"
         yield Body(name, data, code)
@@ -53,7 +59,9 @@ def bodies() -> Iterator[Body]:
 
 def code_of(sentence: str) -> Code:
     """Which refusal a sentence of ``decode_image`` states, in Python or in C++."""
-    for words, code in (("pixels; at most ", "pixels"), ("bytes; at most ", "bytes"), ("is damaged: ", "damaged")):
-        if words in sentence:
-            return code
-    return "unread"
+    signs: tuple[tuple[str, Code], ...] = (
+        ("pixels; at most ", "pixels"),
+        ("bytes; at most ", "bytes"),
+        ("is damaged: ", "damaged"),
+    )
+    return next((code for words, code in signs if words in sentence), "unread")

@@ -138,7 +138,7 @@ def needs_header(header: str, package: str) -> None:
 
 
 def host_build() -> Path:
-    """Build the example host and the tests' programs for its parts against the installed package and torch."""
+    """Build the example host, and programs that test its parts, against the installed package and torch."""
     import torch
 
     from pocketnet_fast.cmake import prefix_path

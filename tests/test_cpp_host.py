@@ -75,7 +75,7 @@ def test_help(host: Path) -> None:
 def test_a_name_that_is_no_text(tmp_path: Path, host: Path, files: list[Path], model: EmbeddingModel) -> None:
     """File names are bytes; what is printed is JSON all the same."""
     path = export_torchscript(model, tmp_path / "m.pt", input="uint8").path
-    name = os.fsencode(tmp_path) + b"/\xe9 \"quoted\".png"
+    name = os.fsencode(tmp_path) + b'/\xe9 "quoted".png'
     Path(os.fsdecode(name)).write_bytes(files[0].read_bytes())
     done = subprocess.run([host, path, name, "--repeat", "1"], capture_output=True, check=True)
     (entry,) = json.loads(done.stdout.decode())["embeddings"]
@@ -152,7 +152,11 @@ def test_bad_input(tmp_path: Path, host: Path, files: list[Path], model: Embeddi
         ((), 2, "MODEL is required"),
         ((), 2, "Usage: cpp_host"),
         ((path,), 2, "IMAGE, or --crops, is required"),
-        ((path, files[0], "--repeat", "many"), 2, "--repeat: must be a whole number of at least 1, got 'many'"),
+        (
+            (path, files[0], "--repeat", "many"),
+            2,
+            "--repeat: must be a whole number of at least 1, got 'many'",
+        ),
         ((path, files[0], "--frobnicate", 1), 2, "not expected: --frobnicate"),
         ((path, files[0], "--frobnicate"), 2, "not expected: --frobnicate"),
         ((path, files[0], "--repeat"), 2, "--repeat: 1 required"),

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hostile_files import hostile
-from image_files import Readable, readable, refused
+from hostile_images import bodies, code_of
+from image_files import Readable, readable
 from native import cpp_host, images_build
 
 import pocketnet_fast
@@ -21,7 +21,7 @@ from pocketnet_fast.export.torchscript import export_torchscript
 from pocketnet_fast.ops.native import library_path
 
 READABLE = readable()
-REFUSED = refused()
+REFUSED = list(bodies())
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ def listed(program: Path, folder: Path, paths: list[Path], **environment: str) -
 def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     folder = tmp_path_factory.mktemp("kinds")
     read = [folder / f"{number} {case.name}".replace("/", "-") for number, case in enumerate(READABLE)]
-    bad = [folder / f"refused {name}" for name, _, _ in REFUSED]
+    bad = [folder / f"refused {body.name}" for body in REFUSED]
     for path, data in zip(
-        [*read, *bad], [*(c.data for c in READABLE), *(r[1] for r in REFUSED)], strict=True
+        [*read, *bad], [*(c.data for c in READABLE), *(body.data for body in REFUSED)], strict=True
     ):
         path.write_bytes(data)
     return Table(folder, read, bad, listed(images_build() / "read_images", folder, [*read, *bad]))
@@ -76,15 +76,17 @@ def test_what_is_read(table: Table, number: int, capfd: pytest.CaptureFixture[st
     assert np.abs(pixels.astype(int) - theirs.astype(int)).max() <= (4 if "avif" in case.name else 1)
 
 
-@pytest.mark.parametrize("number", range(len(REFUSED)), ids=[name for name, _, _ in REFUSED])
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=[body.name for body in REFUSED])
 def test_what_is_refused(table: Table, number: int, capfd: pytest.CaptureFixture[str]) -> None:
-    name, data, words = REFUSED[number]
+    body = REFUSED[number]
     with pytest.raises(PocketNetError) as error:
-        decode_image(data, name)
+        decode_image(body.data, body.name)
     assert capfd.readouterr().err == ""
     for said in (str(error.value), table.of(table.refused[number])):
-        assert words in said or "built without a decoder" in said
         assert "\n" not in said
+        if "built without a decoder" not in said:
+            assert body.words in said
+            assert code_of(said) == body.code
 
 
 @pytest.mark.slow
@@ -105,10 +107,4 @@ def test_embeddings(table: Table, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_under_sanitizers(table: Table, tmp_path: Path) -> None:
     program = images_build(sanitized=True) / "read_images"
-    bombs = []
-    for number, data in enumerate(hostile().values()):
-        bombs.append(tmp_path / f"{number}.bomb")
-        bombs[-1].write_bytes(data)
-    said = listed(program, tmp_path, [*table.read, *table.refused, *bombs])
-    assert said[: len(table.said)] == table.said
-    assert not any(text == "ok" for text in said[len(table.said) :])
+    assert listed(program, tmp_path, [*table.read, *table.refused]) == table.said

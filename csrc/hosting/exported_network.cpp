@@ -181,8 +181,8 @@ at::Tensor ExportedNetwork::input_of(const at::Tensor& rgb) const {
 at::Tensor ExportedNetwork::embed_crops(const at::Tensor& rgb) {
   if (!embeds_crops()) {
     throw std::runtime_error(
-        "the file is a package that takes photos; its embedder cannot be called alone, that of a "
-        "TorchScript file (.pt) can");
+        "the file takes photos, and its embedder cannot be called alone; that of a TorchScript file (.pt) of photos "
+        "can");
   }
   const c10::InferenceMode guard;
   const at::Tensor input = input_of(rgb);

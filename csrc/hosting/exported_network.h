@@ -72,8 +72,8 @@ class ExportedNetwork {
   std::optional<Check> check_;
 };
 
-// Loads a TorchScript file, or by its name (.pt2) an AOTInductor package, of which `callers` threads can be inside at
-// once, while others wait. Throws std::runtime_error, naming the file: it cannot be opened, is none of pocketnet_fast, is
+// Loads a TorchScript file, which takes any number of calls at once, or by its name (.pt2) an AOTInductor package, which
+// takes `callers` at once and lets others wait. Throws std::runtime_error, naming the file: it cannot be opened, is none of pocketnet_fast, is
 // damaged, or needs operators that are not loaded (operators.h).
 std::unique_ptr<ExportedNetwork> load_network(const std::string& path, std::size_t callers = 1);
 

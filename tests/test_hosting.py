@@ -1,4 +1,4 @@
-"""The check that exported files carry: what is in it, and that Python and C++ find the embedding that it states."""
+"""The check that exported files carry, and what ``csrc/hosting`` makes of files and of crops, against Python."""
 
 from __future__ import annotations
 
@@ -43,11 +43,6 @@ def model() -> PocketNet:
     return randomize_(PocketNet(random_genotype(11), 8, 4, 32), 11)
 
 
-@pytest.fixture(scope="module")
-def analyzer() -> FaceAnalyzer:
-    return FaceAnalyzer()
-
-
 def carried(path: Path) -> dict[str, Any]:
     """The check of a file of either format."""
     with zipfile.ZipFile(path) as archive:
@@ -80,7 +75,8 @@ def test_crops(tmp_path: Path, model: PocketNet, kernels: str, input: str, color
     assert json.loads(extra[CHECK_FILE]) == carried(path)
 
 
-def test_photos(tmp_path: Path, analyzer: FaceAnalyzer) -> None:
+def test_photos(tmp_path: Path, model: PocketNet) -> None:
+    analyzer = FaceAnalyzer(model=model)
     (face,) = analyzer.analyze(check_photo())
     assert face.embedding is not None
     for color in ("rgb", "bgr"):
@@ -88,10 +84,12 @@ def test_photos(tmp_path: Path, analyzer: FaceAnalyzer) -> None:
         check_content(carried(path), check_photo(), face.embedding)
 
 
-def test_an_analyzer_that_finds_no_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_analyzer_that_finds_no_face(
+    tmp_path: Path, model: PocketNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pocketnet_fast.export.check.check_crop", lambda: np.zeros((112, 112, 3), np.uint8))
     with pytest.raises(PocketNetError, match="finds 0 faces in the photo of the file's check"):
-        export_torchscript(FaceAnalyzer(), tmp_path / "faces.pt")
+        export_torchscript(FaceAnalyzer(model=model), tmp_path / "faces.pt")
     assert not list(tmp_path.iterdir())
 
 
@@ -118,7 +116,9 @@ def hosted(program: Path, path: Path, crops: list[Path], *, operators: bool = Tr
 
 def check_hosted(found: dict[str, Any], expected: np.ndarray) -> None:
     embeddings = np.array(found["embeddings"])
-    np.testing.assert_allclose(embeddings, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=2e-5)
+    np.testing.assert_allclose(
+        embeddings, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=2e-5
+    )
     assert found["none"] == [0, expected.shape[1]]
     assert found["wrong"] == {"error": "aligned crops are uint8 [N, 112, 112, 3] on the CPU"}
     assert found["cosine"] > 1 - 1e-5
@@ -148,9 +148,9 @@ def test_hosted_with_another_normalisation(tmp_path: Path, program: Path, crops:
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize(("kernels", "color"), [("fused", "rgb"), ("fused", "bgr"), ("aten", "bgr")])
 def test_hosted_photos(
-    tmp_path: Path, program: Path, crops: list[Path], kernels: str, color: str, flip: bool
+    tmp_path: Path, program: Path, crops: list[Path], model: PocketNet, kernels: str, color: str, flip: bool
 ) -> None:
-    analyzer = FaceAnalyzer(flip=flip)
+    analyzer = FaceAnalyzer(model=model, flip=flip)
     path = export_torchscript(analyzer, tmp_path / "faces.pt", kernels=kernels, color=color).path
     found = hosted(program, path, crops)
     check_hosted(found, analyzer.embedder(np.stack([crop(number) for number in range(3)])))
@@ -159,14 +159,13 @@ def test_hosted_photos(
 
 
 @pytest.mark.slow
-def test_hosted_packages(
-    tmp_path: Path, program: Path, crops: list[Path], model: PocketNet, analyzer: FaceAnalyzer
-) -> None:
+def test_hosted_packages(tmp_path: Path, program: Path, crops: list[Path], model: PocketNet) -> None:
     path = export_aotinductor(model, tmp_path / "m.pt2", input="uint8", color="bgr").path
     expected = Embedder(model, engine="eager")(np.stack([crop(number) for number in range(3)]))
     check_content(carried(path), check_crop(), Embedder(model, engine="eager")(check_crop()[None])[0])
     check_hosted(hosted(program, path, crops), expected)
 
+    analyzer = FaceAnalyzer(model=model)
     path = export_aotinductor(analyzer, tmp_path / "faces.pt2").path
     (face,) = analyzer.analyze(check_photo())
     assert face.embedding is not None
