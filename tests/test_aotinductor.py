@@ -15,15 +15,18 @@ import torch
 from batches import SmallNetwork, fitting, others
 from exported_files import traces
 from helpers import random_genotype, randomize_, relative_error
+from hosting import carried, check_content, hosted
 from native import cpp_host
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import pocketnet_fast
 from pocketnet_fast.cli.main import app
+from pocketnet_fast.data.images import encode_image
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.aotinductor import export_aotinductor, load_package, read_package_metadata
 from pocketnet_fast.export.archive import rewritten
+from pocketnet_fast.export.check import check_crop
 from pocketnet_fast.export.source import ExportReport
 from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.pocketnet import PocketNet
@@ -196,6 +199,27 @@ def test_the_cpp_host_agrees(
     run = load_package(reports[kernels].path)
     images = pixels.flip(-1) if kernels == "fused" else model.input_spec.normalize(pixels)
     assert relative_error(found, run(images)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernels", ["fused", "aten"])
+def test_the_check_in_a_package(
+    model: PocketNet, reports: dict[str, ExportReport], pixels: Tensor, tmp_path: Path, kernels: str
+) -> None:
+    def unit(crops: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return torch.nn.functional.normalize(
+                model(model.input_spec.normalize(torch.from_numpy(crops)))
+            ).numpy()
+
+    path = reports[kernels].path
+    check_content(carried(path), check_crop(), unit(check_crop()[None])[0])
+    file = tmp_path / "0.png"
+    file.write_bytes(encode_image(pixels[0].numpy(), ".png"))
+    found = hosted(path, [file], operators=kernels == "fused")
+    np.testing.assert_allclose(found["embeddings"], unit(pixels[:1].numpy()), atol=2e-5)
+    assert (found["embeds_crops"], found["takes_photos"]) == (True, False)
+    assert found["cosine"] > 1 - 1e-5
 
 
 @pytest.mark.slow

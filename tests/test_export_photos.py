@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hosting import carried, check_content, hosted
 from native import cpp_host
 from torch import Tensor
 from typer.testing import CliRunner, Result
@@ -23,6 +24,7 @@ from pocketnet_fast.cli.main import app
 from pocketnet_fast.data.images import ImageArray, encode_image
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export import export_aotinductor, export_torchscript, load_exported, load_package
+from pocketnet_fast.export.check import check_crop, check_photo
 from pocketnet_fast.export.photos import check_scene
 from pocketnet_fast.export.torchscript import read_metadata
 from pocketnet_fast.faces import Face
@@ -238,6 +240,17 @@ def test_the_host_on_photos(
     ]
     assert analyzer.calibration is not None
     assert decisions["threshold"] == pytest.approx(analyzer.calibration.threshold)
+
+
+def test_the_check_in_a_package(package: Path, analyzer: FaceAnalyzer, tmp_path: Path) -> None:
+    (face,) = analyzer.analyze(check_photo())
+    assert face.embedding is not None
+    check_content(carried(package), check_photo(), face.embedding)
+    (tmp_path / "crop.png").write_bytes(encode_image(check_crop(), ".png"))
+    found = hosted(package, [tmp_path / "crop.png"])
+    assert (found["takes_photos"], found["embeds_crops"]) == (True, False)
+    assert "its embedder cannot be called alone" in found["embeddings"]["error"]
+    assert found["cosine"] > 1 - 1e-5
 
 
 def test_the_host_decides_by_calibrated_embeddings_only(host: Path, tmp_path: Path) -> None:

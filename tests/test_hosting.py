@@ -1,10 +1,8 @@
-"""The check that exported files carry, and what ``csrc/hosting`` makes of files and of crops, against Python."""
+"""The check that exported files carry, and what ``csrc/hosting`` makes of files and of crops."""
 
 from __future__ import annotations
 
-import base64
 import json
-import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,20 +13,16 @@ import pytest
 import torch
 from faces import crop
 from helpers import random_genotype, randomize_
-from native import host_build
+from hosting import carried, check_content, hosted
 
 from pocketnet_fast import FaceAnalyzer
-from pocketnet_fast.data.images import decode_image
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.export.aotinductor import export_aotinductor
-from pocketnet_fast.export.check import CHECK_FILE, LEAST_COSINE, check_crop, check_photo
+from pocketnet_fast.export.check import CHECK_FILE, check_crop, check_photo
 from pocketnet_fast.export.exported import load_exported
 from pocketnet_fast.export.source import METADATA_FILE
 from pocketnet_fast.export.torchscript import export_torchscript
 from pocketnet_fast.faces.pipeline import Embedder
-from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
-from pocketnet_fast.ops.native import library_path
 
 FORMS = [
     ("fused", "float", "rgb"),
@@ -41,27 +35,6 @@ FORMS = [
 @pytest.fixture(scope="module")
 def model() -> PocketNet:
     return randomize_(PocketNet(random_genotype(11), 8, 4, 32), 11)
-
-
-def carried(path: Path) -> dict[str, Any]:
-    """The check of a file of either format."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith(f"/extra/{CHECK_FILE}"):
-                return dict(json.loads(archive.read(name)))
-            if name.endswith("_metadata.json") and CHECK_FILE in (stated := json.loads(archive.read(name))):
-                return dict(json.loads(stated[CHECK_FILE]))
-    raise AssertionError(f"{path} carries no check")
-
-
-def check_content(check: dict[str, Any], picture: np.ndarray, expected: np.ndarray) -> None:
-    assert set(check) == {"image", "embedding", "least_cosine"}
-    assert check["least_cosine"] == LEAST_COSINE == 0.999
-    assert np.array_equal(decode_image(base64.b64decode(check["image"], validate=True)), picture)
-    embedding = np.array(check["embedding"])
-    assert embedding.shape == expected.shape
-    assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
-    assert embedding @ expected / np.linalg.norm(expected) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(("kernels", "input", "color"), FORMS)
@@ -94,24 +67,12 @@ def test_an_analyzer_that_finds_no_face(
 
 
 @pytest.fixture(scope="module")
-def program() -> Path:
-    return host_build() / "hosting" / "run_exported"
-
-
-@pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("crops")
     paths = [folder / f"{number}.png" for number in range(3)]
     for number, path in enumerate(paths):
         assert cv2.imwrite(str(path), crop(number)[..., ::-1])
     return paths
-
-
-def hosted(program: Path, path: Path, crops: list[Path], *, operators: bool = True) -> dict[str, Any]:
-    """What csrc/hosting makes of a file and of crops."""
-    command = [program, path, library_path() if operators else "-", *crops]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
 
 
 def check_hosted(found: dict[str, Any], expected: np.ndarray) -> None:
@@ -128,52 +89,28 @@ def check_hosted(found: dict[str, Any], expected: np.ndarray) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kernels", "input", "color"), FORMS)
 def test_hosted_crops(
-    tmp_path: Path, program: Path, crops: list[Path], model: PocketNet, kernels: str, input: str, color: str
+    tmp_path: Path, crops: list[Path], model: PocketNet, kernels: str, input: str, color: str
 ) -> None:
     path = export_torchscript(model, tmp_path / "m.pt", kernels=kernels, input=input, color=color).path
-    found = hosted(program, path, crops, operators=kernels == "fused")
+    found = hosted(path, crops, operators=kernels == "fused")
     check_hosted(found, Embedder(model, engine="eager")(np.stack([crop(number) for number in range(3)])))
     assert (found["takes_photos"], found["embeds_crops"], found["check"]) == (False, True, True)
     assert found["faces"] == {"error": "the network takes aligned crops, and finds no faces"}
 
 
-def test_hosted_with_another_normalisation(tmp_path: Path, program: Path, crops: list[Path]) -> None:
-    network = randomize_(MobileFaceNet(), 1)
-    path = export_torchscript(network, tmp_path / "m.pt", kernels="aten").path
-    expected = Embedder(network, engine="eager")(np.stack([crop(number) for number in range(3)]))
-    check_hosted(hosted(program, path, crops, operators=False), expected)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("flip", [True, False])
-@pytest.mark.parametrize(("kernels", "color"), [("fused", "rgb"), ("fused", "bgr"), ("aten", "bgr")])
+@pytest.mark.parametrize(
+    ("kernels", "color", "flip"), [("fused", "rgb", True), ("fused", "bgr", False), ("aten", "bgr", True)]
+)
 def test_hosted_photos(
-    tmp_path: Path, program: Path, crops: list[Path], model: PocketNet, kernels: str, color: str, flip: bool
+    tmp_path: Path, crops: list[Path], model: PocketNet, kernels: str, color: str, flip: bool
 ) -> None:
     analyzer = FaceAnalyzer(model=model, flip=flip)
     path = export_torchscript(analyzer, tmp_path / "faces.pt", kernels=kernels, color=color).path
-    found = hosted(program, path, crops)
+    found = hosted(path, crops)
     check_hosted(found, analyzer.embedder(np.stack([crop(number) for number in range(3)])))
     assert (found["takes_photos"], found["embeds_crops"], found["check"]) == (True, True, True)
     assert found["forward"] == {"error": "the file takes photos, and finds their faces itself"}
-
-
-@pytest.mark.slow
-def test_hosted_packages(tmp_path: Path, program: Path, crops: list[Path], model: PocketNet) -> None:
-    path = export_aotinductor(model, tmp_path / "m.pt2", input="uint8", color="bgr").path
-    expected = Embedder(model, engine="eager")(np.stack([crop(number) for number in range(3)]))
-    check_content(carried(path), check_crop(), Embedder(model, engine="eager")(check_crop()[None])[0])
-    check_hosted(hosted(program, path, crops), expected)
-
-    analyzer = FaceAnalyzer(model=model)
-    path = export_aotinductor(analyzer, tmp_path / "faces.pt2").path
-    (face,) = analyzer.analyze(check_photo())
-    assert face.embedding is not None
-    check_content(carried(path), check_photo(), face.embedding)
-    found = hosted(program, path, crops)
-    assert (found["takes_photos"], found["embeds_crops"], found["check"]) == (True, False, True)
-    assert "its embedder cannot be called alone" in found["embeddings"]["error"]
-    assert found["cosine"] > 1 - 1e-5
 
 
 def changed(path: Path, target: Path, **records: str | None) -> Path:
@@ -190,14 +127,15 @@ def changed(path: Path, target: Path, **records: str | None) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_hosted_files_that_are_not_as_they_should_be(
-    tmp_path: Path, program: Path, crops: list[Path], model: PocketNet
+    tmp_path: Path, crops: list[Path], model: PocketNet
 ) -> None:
-    report = export_torchscript(model, tmp_path / "m.pt", kernels="aten", input="uint8")
+    report = export_torchscript(model, tmp_path / "m.pt", input="uint8")
     other = tmp_path / "other.pt"
 
     def said(**records: str | None) -> dict[str, Any]:
-        return hosted(program, changed(report.path, other, **records), crops, operators=False)
+        return hosted(changed(report.path, other, **records), crops)
 
     without = said(check=None)
     assert (without["check"], without["least_cosine"]) == (False, None)

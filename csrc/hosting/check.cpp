@@ -1,6 +1,7 @@
 #include "hosting/check.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/tensor.h>
 
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -67,8 +68,8 @@ double check_cosine(ExportedNetwork& network) {
     throw std::runtime_error("the file's embeddings have " + std::to_string(found.numel()) + " numbers, its check's " +
                              std::to_string(stated.numel()));
   }
-  const at::Tensor lengths = found.norm() * stated.norm();
-  return (found.dot(stated) / lengths.clamp_min(1e-12)).item<double>();
+  const at::Tensor lengths = found.norm().mul(stated.norm()).clamp_min(1e-12);
+  return found.dot(stated).div(lengths).item<double>();
 }
 
 }  // namespace pocketnet::hosting

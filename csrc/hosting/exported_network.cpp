@@ -1,6 +1,6 @@
 #include "hosting/exported_network.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/tensor.h>
 #include <caffe2/serialize/inline_container.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/script.h>

@@ -1,6 +1,7 @@
 // What csrc/hosting makes of an exported file, as JSON: run_exported MODEL OPERATORS|- IMAGE.... The images are aligned
 // crops. tests/test_hosting.py compares.
-#include <ATen/ATen.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/stack.h>
 
 #include <cstdio>
 #include <exception>

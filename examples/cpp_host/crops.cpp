@@ -1,6 +1,8 @@
 #include "crops.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/stack.h>
 
 #include <chrono>
 #include <numeric>
@@ -40,7 +42,7 @@ Json crops_decisions(hosting::ExportedNetwork& network, const at::Tensor& rgb, c
 
 at::Tensor embed(hosting::ExportedNetwork& network, const at::Tensor& rgb, bool flip) {
   at::Tensor embedding = network.forward(network.input_of(rgb));
-  if (flip) embedding = embedding + network.forward(network.input_of(rgb.flip({2})));
+  if (flip) embedding = embedding.add(network.forward(network.input_of(rgb.flip({2}))));
   return embedding.contiguous();
 }
 

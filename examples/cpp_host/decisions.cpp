@@ -1,7 +1,5 @@
 #include "decisions.h"
 
-#include <ATen/ATen.h>
-
 #include <exception>
 #include <stdexcept>
 
@@ -23,7 +21,7 @@ std::optional<Decider> decider(const std::string& file, const hosting::Metadata&
 }
 
 at::Tensor cosines(const at::Tensor& embedding) {
-  const at::Tensor unit = embedding / embedding.norm(2, {1}, true).clamp_min(1e-12);
+  const at::Tensor unit = embedding.div(embedding.norm(2, {1}, true).clamp_min(1e-12));
   return unit.mm(unit.t());
 }
 

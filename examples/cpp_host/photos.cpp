@@ -1,6 +1,7 @@
 #include "photos.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/stack.h>
 
 #include <chrono>
 #include <cmath>
@@ -13,7 +14,7 @@ namespace {
 
 // 0, 90, 180 or 270: clockwise degrees by which the photo must be turned to be upright, by the landmarks [5, 2].
 int turn_of(const at::Tensor& landmarks) {
-  const at::Tensor down = landmarks.slice(0, 3, 5).mean(0) - landmarks.slice(0, 0, 2).mean(0);
+  const at::Tensor down = landmarks.slice(0, 3, 5).mean(0).sub(landmarks.slice(0, 0, 2).mean(0));
   const double tilt = std::atan2(-down[0].item<float>(), down[1].item<float>()) * 180 / std::numbers::pi;
   return (static_cast<int>(std::lround(-tilt / 90)) % 4 + 4) % 4 * 90;
 }

@@ -1,7 +1,5 @@
 #include "timing.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <chrono>
 #include <thread>
@@ -27,7 +25,7 @@ bool callers_agree(ExportedNetwork& network, const at::Tensor& input, const at::
   for (int caller = 0; caller < callers; ++caller) {
     threads.emplace_back([&, caller] {
       bool all = true;
-      for (int i = 0; i < 10; ++i) all = all && at::equal(network.forward(input), expected);
+      for (int i = 0; i < 10; ++i) all = all && network.forward(input).equal(expected);
       same[caller] = all;
     });
   }
