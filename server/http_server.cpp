@@ -247,6 +247,7 @@ void HttpServer::answer(const Router::Found& found, const httplib::Request& requ
 // What every answer has.
 void HttpServer::complete(const httplib::Request&, httplib::Response& response) {
   Connection& connection = *Connection::current();
+  if (drains_) connection.close_after_answer();
   response.set_header("X-Request-Id", progress.request_id);
   response.set_header("X-Content-Type-Options", "nosniff");
   if (!response.has_header("Cache-Control")) response.set_header("Cache-Control", "no-store");

@@ -104,7 +104,11 @@ ModelPointer ModelSlot::reload(const Objection& objection) {
   try {
     loaded = load_model(options_);
   } catch (const std::exception& error) {
-    throw Problem(ProblemKind::kUnreadable, std::string("The model in use stays: ") + error.what());
+    // Where the file lies is nothing for clients.
+    std::string why = error.what();
+    const std::string place = options_.path + ": ";
+    if (why.starts_with(place)) why.erase(0, place.size());
+    throw Problem(ProblemKind::kUnreadable, "The model in use stays; the file " + why + ".");
   }
   if (const std::optional<std::string> reason = objection(loaded->space)) {
     throw Problem(ProblemKind::kConflict, "The model in use stays: " + *reason);

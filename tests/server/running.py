@@ -83,7 +83,9 @@ def running(model: Path, *options: object, before: Sequence[object] = ()) -> Ite
     try:
         yield service
     finally:
-        process.send_signal(signal.SIGTERM)
+        # A second signal would end it at once.
+        if all(line["event"] != "draining" for line in service.log):
+            process.send_signal(signal.SIGTERM)
         try:
             code = process.wait(timeout=60)
         except subprocess.TimeoutExpired:

@@ -73,13 +73,13 @@ def test_the_same_faces_as_in_python(service: Service, analyzer: FaceAnalyzer, p
 def test_embeddings_of_crops(service: Service, analyzer: FaceAnalyzer) -> None:
     crops = np.stack([face.crop for face in analyzer.analyze(check_scene())])
     truth = np.stack([face.embedding for face in analyzer.analyze(check_scene())])
-    status, headers, raw = service.ask(
-        "/v1/embed", crops.tobytes(), {"Accept": "application/octet-stream"}
-    )
+    status, headers, raw = service.ask("/v1/embed", crops.tobytes(), {"Accept": "application/octet-stream"})
     assert status == 200 and headers["X-Embedding-Dimensions"] == "128"
     np.testing.assert_allclose(np.frombuffer(raw, "<f4").reshape(2, 128), truth, atol=1e-5)
     _, _, body = service.ask("/v1/embed", crops.tobytes())
-    np.testing.assert_array_equal(np.float32(json.loads(body)["embeddings"]).ravel(), np.frombuffer(raw, "<f4"))
+    np.testing.assert_array_equal(
+        np.float32(json.loads(body)["embeddings"]).ravel(), np.frombuffer(raw, "<f4")
+    )
 
 
 @pytest.mark.parametrize("body", list(bodies()), ids=lambda body: body.name)
@@ -138,7 +138,8 @@ def test_chunks_beyond_the_limit(service: Service) -> None:
 
 def test_chunks_within_the_limit(service: Service, photo: bytes) -> None:
     chunks = b"".join(
-        b"%x\r\n%b\r\n" % (len(photo[i : i + 7_000]), photo[i : i + 7_000]) for i in range(0, len(photo), 7_000)
+        b"%x\r\n%b\r\n" % (len(photo[i : i + 7_000]), photo[i : i + 7_000])
+        for i in range(0, len(photo), 7_000)
     )
     answer = ask(service, post("/v1/faces", "Transfer-Encoding: chunked", body=chunks + b"0\r\n\r\n"))
     assert answer.status == 200 and len(json.loads(answer.body)["faces"]) == 2
