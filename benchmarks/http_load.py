@@ -10,7 +10,7 @@ import contextlib
 import selectors
 import socket
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -53,18 +53,26 @@ class Outcome:
 class _Connection:
     """One client: sends a request, reads the answer."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int], selector: selectors.BaseSelector) -> None:
+        self.selector = selector
         self.socket = socket.create_connection(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
+        selector.register(self.socket, selectors.EVENT_READ, self)
         self.unsent = memoryview(b"")
         self.answer = b""
         self.missing = -1  # bytes of the answer's body; -1: its headers are not complete
         self.begun = 0.0
 
+    def close(self) -> None:
+        self.selector.unregister(self.socket)
+        self.socket.close()
+
     def send(self, request: bytes, begun: float) -> None:
         self.unsent, self.answer, self.missing, self.begun = memoryview(request), b"", -1, begun
         self.push()
+        if self.unsent:
+            self.selector.modify(self.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
 
     def push(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -74,7 +82,7 @@ class _Connection:
         """The status, once the answer is complete."""
         data = self.socket.recv(1 << 20)
         if not data:
-            raise ConnectionError("the service closed a connection in the middle of a request")
+            raise ConnectionError("the service closes connections in the middle of requests")
         if self.missing >= 0:
             self.missing -= len(data)
         else:
@@ -100,29 +108,26 @@ def _run(
     Latencies are counted from then, or where requests are not ``on_time`` from when they are sent.
     """
     outcome = Outcome()
-    connections = [_Connection(address) for _ in range(clients)]
-    idle = deque(connections)
-    busy = 0
-    sent = 0
+    idle: list[_Connection] = []
+    busy = sent = 0
     with selectors.DefaultSelector() as selector:
-        for connection in connections:
-            selector.register(connection.socket, selectors.EVENT_READ, connection)
         start, used = time.perf_counter(), time.process_time()
         begin = next_begin(0.0)
         while begin is not None or busy:
             now = time.perf_counter() - start
-            while begin is not None and begin <= now and idle:
-                connection = idle.popleft()
+            while begin is not None and begin <= now and busy < clients:
+                # The one that was used last, as services close those that say nothing for long.
+                connection = idle.pop() if idle else _Connection(address, selector)
                 connection.send(requests[sent % len(requests)], begin if on_time else now)
-                if connection.unsent:
-                    selector.modify(
-                        connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection
-                    )
                 sent, busy = sent + 1, busy + 1
                 begin = next_begin(now)
-            wait = None if begin is None or not idle else max(0.0, begin - now)
+            wait = None if begin is None or busy == clients else max(0.0, begin - now)
             for key, events in selector.select(wait):
                 connection = key.data
+                if connection in idle:
+                    idle.remove(connection)
+                    connection.close()
+                    continue
                 if events & selectors.EVENT_WRITE:
                     connection.push()
                     if not connection.unsent:
@@ -134,8 +139,8 @@ def _run(
                     busy -= 1
         outcome.seconds = time.perf_counter() - start
         outcome.generator_seconds = time.process_time() - used
-    for connection in connections:
-        connection.socket.close()
+        for connection in idle:
+            connection.close()
     return outcome
 
 

@@ -227,15 +227,16 @@ def idle_percent(served: Served, seconds: float) -> float:
 
 def latencies(served: Served, kind: str, a_second: float, arguments: argparse.Namespace) -> dict[str, float]:
     """Of requests at random moments, at a part of the throughput."""
+    rate = LOAD * a_second
     outcome = open_loop(
         served.address,
         served.requests[kind],
-        rate=LOAD * a_second,
+        rate=rate,
         clients=128,
-        seconds=arguments.latency_seconds,
+        seconds=max(arguments.latency_seconds, 10 / rate),
     )
     _all_answered(outcome)
-    return {"rate": LOAD * a_second, "p50": outcome.milliseconds(50), "p99": outcome.milliseconds(99)}
+    return {"rate": rate, "p50": outcome.milliseconds(50), "p99": outcome.milliseconds(99)}
 
 
 def _all_answered(outcome: Outcome) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import http.client
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,8 +21,16 @@ from pathlib import Path
 
 import pytest
 from fake_service import FakeService
+from forms import multipart
+from gallery_files import empty_gallery
+from running import running
 
-pytestmark = pytest.mark.slow(seconds=6)
+from pocketnet_fast import FaceAnalyzer
+from pocketnet_fast.data.images import encode_image
+from pocketnet_fast.export import export_torchscript
+from pocketnet_fast.export.photos import check_scene
+
+pytestmark = pytest.mark.slow(seconds=12)
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "server" / "deploy" / "nginx.conf"
 MOST = 64 << 20
@@ -54,39 +65,45 @@ def replicas() -> Iterator[list[FakeService]]:
         yield [one, two]
 
 
-@pytest.fixture
-def proxy(replicas: list[FakeService], tmp_path: Path) -> Iterator[Proxy]:
+@contextlib.contextmanager
+def proxied(ports: list[int], folder: Path) -> Iterator[Proxy]:
     """The example as it stands, but for the ports and the place of the log."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         pytest.skip("no nginx; `apt install nginx-light`")
-    port, log = free_port(), tmp_path / "access.log"
+    port, log = free_port(), folder / "access.log"
     text = EXAMPLE.read_text()
     changes = {
         "listen 8080;": f"listen 127.0.0.1:{port};",
-        "127.0.0.1:8081": f"127.0.0.1:{replicas[0].port}",
-        "127.0.0.1:8082": f"127.0.0.1:{replicas[1].port}",
+        "127.0.0.1:8081": f"127.0.0.1:{ports[0]}",
+        "127.0.0.1:8082": f"127.0.0.1:{ports[1]}",
         "/var/log/nginx/pocketnet.log": str(log),
     }
     for old, new in changes.items():
         assert text.count(old) == 1, old
         text = text.replace(old, new)
-    (tmp_path / "pocketnet.conf").write_text(text)
+    (folder / "pocketnet.conf").write_text(text)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    folders = "".join(f"  {kind}_temp_path {tmp_path}/{kind};\n" for kind in kinds)
+    folders = "".join(f"  {kind}_temp_path {folder}/{kind};\n" for kind in kinds)
     # Workers of nginx started by root would be another user, whom pytest's folders are closed to.
     user = f"user {getpass.getuser()};\n" if os.geteuid() == 0 else ""
-    whole = f"{user}events {{}}\nhttp {{\n{folders}  include {tmp_path}/pocketnet.conf;\n}}\n"
-    (tmp_path / "nginx.conf").write_text(whole)
-    command = [program, "-p", tmp_path, "-c", tmp_path / "nginx.conf", "-e", tmp_path / "error.log"]
-    command += ["-g", f"daemon off; pid {tmp_path}/pid;"]
+    whole = f"{user}events {{}}\nhttp {{\n{folders}  include {folder}/pocketnet.conf;\n}}\n"
+    (folder / "nginx.conf").write_text(whole)
+    command = [program, "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
+    command += ["-g", f"daemon off; pid {folder}/pid;"]
     process = subprocess.Popen([*map(str, command)])
     try:
-        _wait_for(port, process, tmp_path / "error.log")
+        _wait_for(port, process, folder / "error.log")
         yield Proxy(port, log)
     finally:
         process.terminate()
         process.wait(timeout=10)
+
+
+@pytest.fixture
+def proxy(replicas: list[FakeService], tmp_path: Path) -> Iterator[Proxy]:
+    with proxied([replica.port for replica in replicas], tmp_path) as proxy:
+        yield proxy
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -175,3 +192,44 @@ def test_log_names_no_path(proxy: Proxy, replicas: list[FakeService]) -> None:
     text = proxy.log.read_text()
     assert "in-the-log GET 404 " in text
     assert "somebody" not in text
+
+
+def test_two_services(tmp_path: Path) -> None:
+    """One gallery, which one of them writes, seen by both; one ends under load, and no client hears of it."""
+    model = export_torchscript(FaceAnalyzer(), tmp_path / "faces.pt").path
+    galleries = empty_gallery(tmp_path / "galleries", "staff", model).parent
+    photo = encode_image(check_scene(), ".jpg")
+    options = ("--galleries", galleries, "--workers", 1)
+    with running(model, *options) as one, running(model, *options, "--galleries-read-only") as two:
+        form, kind = multipart({"name": b"Ada", "photo": photo})
+        assert one.ask("/v1/galleries/staff/people", form, {"Content-Type": kind})[0] == 201
+        ports = [int(service.url.rsplit(":", 1)[1]) for service in (one, two)]
+        with proxied(ports, tmp_path) as proxy:
+            answers: list[tuple[int, bytes]] = []
+            ended = threading.Event()
+
+            def ask() -> None:
+                while not ended.is_set():
+                    for path in ("/v1/faces", "/v1/galleries/staff:search"):
+                        status, _, body = proxy.ask("POST", path, photo, {"Content-Type": "image/jpeg"})
+                        answers.append((status, body))
+
+            clients = [threading.Thread(target=ask) for _ in range(4)]
+            for client in clients:
+                client.start()
+            while len(answers) < 20:
+                time.sleep(0.01)
+            one.process.send_signal(signal.SIGTERM)
+            assert one.process.wait(timeout=30) == 0
+            enough = len(answers) + 20
+            while len(answers) < enough:
+                time.sleep(0.01)
+            ended.set()
+            for client in clients:
+                client.join()
+        for service in (one, two):
+            routes = {line["route"] for line in service.log if line["event"] == "request"}
+            assert {"/v1/faces", "/v1/galleries/{gallery}:search"} <= routes
+    assert {status for status, _ in answers} == {200}, [body for status, body in answers if status != 200][:2]
+    names = {match["name"] for _, body in answers for match in json.loads(body).get("matches", [])}
+    assert names == {"Ada"}

@@ -11,20 +11,23 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import cv2
 import numpy as np
 import pytest
 from fake_service import FakeService, faces_of
+from forms import multipart
+from running import Service, running
 
+from pocketnet_fast import FaceAnalyzer
 from pocketnet_fast.data.images import decode_image, encode_image
+from pocketnet_fast.export import export_torchscript
 from pocketnet_fast.export.photos import check_scene
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.slow(seconds=20)
+pytestmark = pytest.mark.slow(seconds=25)
 
 WEB = Path(__file__).resolve().parents[2] / "server" / "web"
 COMPARED = np.array([0x36, 0xE0, 0xCF])
@@ -50,10 +53,17 @@ def fake() -> Iterator[FakeService]:
         yield service
 
 
-@pytest.fixture
-def server_url(fake: FakeService) -> str:
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    model = export_torchscript(FaceAnalyzer(), tmp_path_factory.mktemp("model") / "faces.pt").path
+    with running(model) as service:
+        yield service
+
+
+@pytest.fixture(params=["stand-in", "service"])
+def server_url(request: pytest.FixtureRequest, fake: FakeService) -> str:
     """Where the page and what it asks for are; no test that takes this knows who answers."""
-    return fake.url
+    return fake.url if request.param == "stand-in" else request.getfixturevalue("service").url
 
 
 @pytest.fixture
@@ -102,17 +112,8 @@ def canvas_pixels(page: Page, which: int) -> np.ndarray:
 
 def asked_directly(url: str, file: dict[str, Any], far: str) -> dict[str, Any]:
     """What the service says of a photo and itself."""
-    mark = uuid4().hex
-    parts = [
-        f'--{mark}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n'
-        "Content-Type: image/png\r\n\r\n".encode()
-        + file["buffer"]
-        + b"\r\n"
-        for name in "ab"
-    ]
-    body = b"".join(parts) + f"--{mark}--\r\n".encode()
-    headers = {"Content-Type": f"multipart/form-data; boundary={mark}"}
-    request = urllib.request.Request(f"{url}/v1/verify?far={far}", body, headers)
+    body, kind = multipart({"a": file["buffer"], "b": file["buffer"]})
+    request = urllib.request.Request(f"{url}/v1/verify?far={far}", body, {"Content-Type": kind})
     with urllib.request.urlopen(request, timeout=30) as response:
         return json.load(response)
 
