@@ -6,8 +6,12 @@
 #include <bit>
 #include <cstring>
 #include <numeric>
+#include <set>
+#include <string_view>
 #include <unordered_set>
 #include <utility>
+
+#include "embedded_files.h"
 
 namespace pocketnet::server {
 namespace {
@@ -28,6 +32,20 @@ std::unique_ptr<SqliteDatabase> open_read_only(const std::string& path) {
   }
   return std::make_unique<SqliteDatabase>("file:" + path + "?immutable=1",
                                           SQLITE_OPEN_READONLY | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_URI);
+}
+
+// The statements that make a gallery, as SQLite keeps them: one by one, without the semicolons that end them.
+std::set<std::string> schema_statements() {
+  constexpr std::string_view kBetween = ";\n\nCREATE ";
+  std::string_view text = embedded::kGallerySchema;
+  text = text.substr(0, text.find_last_of(';'));
+  std::set<std::string> statements;
+  for (std::size_t end = text.find(kBetween); end != std::string_view::npos; end = text.find(kBetween)) {
+    statements.emplace(text.substr(0, end));
+    text.remove_prefix(end + 3);
+  }
+  statements.emplace(text);
+  return statements;
 }
 
 }  // namespace
@@ -53,6 +71,12 @@ void GalleryFile::check() {
     throw std::runtime_error(path_ + ": a gallery of version " + std::to_string(version) + "; this program reads " +
                              std::to_string(kSchemaVersion));
   }
+  // A trigger that a gallery does not have is somebody's program.
+  std::set<std::string> found;
+  SqliteStatement rows =
+      database_->prepare("SELECT sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'");
+  while (rows.step()) found.insert(rows.text(0));
+  if (found != schema_statements()) throw std::runtime_error(path_ + ": has not the tables and triggers of a gallery");
 }
 
 void GalleryFile::read_space() {

@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -140,8 +139,9 @@ def test_tokens(crops_pt: Path, tmp_path: Path) -> None:
 def test_tls(crops_pt: Path, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
-        [tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        [tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes",
+         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", key, "-out", certificate],
         check=True, capture_output=True,
     )  # fmt: skip
     with running(
@@ -352,8 +352,8 @@ def test_the_log_tells_nothing_of_the_clients(faces_pt: Path, photo: bytes) -> N
     assert first["request_id"] == "seen" and first["route"] == "/v1/faces"
     assert first["bytes_in"] > len(photo) and set(first["stages"]) == {"queue", "decode", "faces"}
     assert set().union(*requests) == {
-        "time", "level", "event", "request_id", "method", "route", "status", "bytes_in", "bytes_out", "milliseconds",
-        "stages",
+        "time", "level", "event", "request_id", "method", "route", "status", "bytes_in", "bytes_out",
+        "milliseconds", "stages",
     }  # fmt: skip
 
 

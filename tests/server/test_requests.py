@@ -117,7 +117,7 @@ def test_hostile_images(service: Service, body: Body) -> None:
         (post("/v1/verify", body=b"x"), 400, "bad-request"),
         (b"NONSENSE\r\n\r\n", 400, "bad-request"),
         (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 400, "bad-request"),
-        (b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(10_000)) + b"\r\n", 431, "headers-too-large"),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10_000 + b"\r\n", 431, "headers-too-large"),
         (b"GET /healthz HTTP/1.1\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", 431, "headers-too-large"),
     ],
 )  # fmt: skip

@@ -123,17 +123,17 @@ def test_too_many_connections(crops_pt: Path) -> None:
 
 
 def test_bodies_beyond_the_memory_for_them(crops_pt: Path) -> None:
-    with running(crops_pt, "--max-body-bytes", 1_000_000, "--max-memory-bytes", 1_500_000) as service:
-        with Wire(service.url) as first, Wire(service.url) as second:
-            first.send(post("/v1/embed", body=bytes(900_000), length=1_000_000))
-            answer: Answer | None = None
-            until = time.monotonic() + 10
-            while answer is None or answer.status != 429:
-                assert time.monotonic() < until
-                with Wire(service.url) as second:
-                    second.send(post("/v1/embed", body=bytes(900_000)))
-                    answer = second.answer()
-            assert code_of(answer) == "queue-full"
+    limits = ("--max-body-bytes", 1_000_000, "--max-memory-bytes", 1_500_000)
+    with running(crops_pt, *limits) as service, Wire(service.url) as first:
+        first.send(post("/v1/embed", body=bytes(900_000), length=1_000_000))
+        answer: Answer | None = None
+        until = time.monotonic() + 10
+        while answer is None or answer.status != 429:
+            assert time.monotonic() < until
+            with Wire(service.url) as second:
+                second.send(post("/v1/embed", body=bytes(900_000)))
+                answer = second.answer()
+        assert code_of(answer) == "queue-full"
 
 
 def test_idle_costs_no_time(crops_pt: Path) -> None:
