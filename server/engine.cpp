@@ -106,7 +106,8 @@ std::shared_ptr<Job> Engine::pop() {
       return job;
     }
     metrics_.add_dropped(late ? "deadline" : "gone");
-    job->finish(std::make_exception_ptr(Problem(ProblemKind::kDeadline, "Nobody waits for the answer any more.")));
+    const ProblemKind kind = late ? ProblemKind::kDeadline : ProblemKind::kGone;
+    job->finish(std::make_exception_ptr(Problem(kind, "Nobody waits for the answer any more.")));
   }
   return nullptr;
 }

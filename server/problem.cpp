@@ -27,6 +27,7 @@ constexpr std::array kRows{
     Row{ProblemKind::kNoFace, 422, "no-face", "There is no face in the photo"},
     Row{ProblemKind::kQueueFull, 429, "queue-full", "More work than is taken at a time"},
     Row{ProblemKind::kHeadersTooLarge, 431, "headers-too-large", "The headers are too large"},
+    Row{ProblemKind::kGone, 499, "gone", "The client has closed the connection"},  // seen in logs alone
     Row{ProblemKind::kInternal, 500, "internal", "An error of the service"},
     Row{ProblemKind::kUnavailable, 501, "unavailable", "The model in use cannot do this"},
     Row{ProblemKind::kDraining, 503, "draining", "The service takes no requests now"},

@@ -21,6 +21,7 @@ enum class ProblemKind {
   kNoFace,
   kQueueFull,
   kHeadersTooLarge,
+  kGone,
   kInternal,
   kUnavailable,
   kDraining,
