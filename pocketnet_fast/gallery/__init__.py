@@ -1,4 +1,4 @@
-"""Many embeddings on disk, and the best matches among them.
+"""People with names and faces in one file, and who a face looks most like.
 
 The names below are loaded on first use.
 """
@@ -8,20 +8,35 @@ from typing import TYPE_CHECKING
 from pocketnet_fast.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from pocketnet_fast.gallery.manifest import EmbeddingSpace as EmbeddingSpace
-    from pocketnet_fast.gallery.store import Gallery as Gallery
-    from pocketnet_fast.gallery.store import Match as Match
+    from pocketnet_fast.gallery.checking import Checked as Checked
+    from pocketnet_fast.gallery.checking import Stats as Stats
+    from pocketnet_fast.gallery.gallery import Gallery as Gallery
+    from pocketnet_fast.gallery.people import FaceEntry as FaceEntry
+    from pocketnet_fast.gallery.people import Person as Person
+    from pocketnet_fast.gallery.search import Claim as Claim
+    from pocketnet_fast.gallery.search import Match as Match
+    from pocketnet_fast.gallery.space import EmbeddingSpace as EmbeddingSpace
 
 _NAMES = {
-    "EmbeddingSpace": "pocketnet_fast.gallery.manifest",
-    "Gallery": "pocketnet_fast.gallery.store",
-    "Match": "pocketnet_fast.gallery.store",
+    "Checked": "pocketnet_fast.gallery.checking",
+    "Claim": "pocketnet_fast.gallery.search",
+    "EmbeddingSpace": "pocketnet_fast.gallery.space",
+    "FaceEntry": "pocketnet_fast.gallery.people",
+    "Gallery": "pocketnet_fast.gallery.gallery",
+    "Match": "pocketnet_fast.gallery.search",
+    "Person": "pocketnet_fast.gallery.people",
+    "Stats": "pocketnet_fast.gallery.checking",
 }
 
 __all__ = [
+    "Checked",
+    "Claim",
     "EmbeddingSpace",
+    "FaceEntry",
     "Gallery",
     "Match",
+    "Person",
+    "Stats",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

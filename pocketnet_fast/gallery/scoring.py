@@ -102,6 +102,82 @@ class BestPerQuery:
         self.scores[touched], self.rows[touched] = score[kept], row[kept]
 
 
+class BestPerOwner:
+    """The highest scores of each query, one of each owner of rows, and where they are.
+
+    Equal scores are ordered by row, the lower one first.
+
+    Args:
+        queries: Q.
+        top: K.
+        owners: Gives the owners of rows, int64; rows whose owner is below 0 are left out.
+
+    Attributes:
+        scores: Q x K float32, falling; -inf where there are fewer than K owners.
+        rows: Q x K int64; -1 there.
+    """
+
+    def __init__(self, queries: int, top: int, owners: Callable[[Indices], Indices]) -> None:
+        self.scores: Scores = np.full((queries, top), -np.inf, np.float32)
+        self.rows: Indices = np.full((queries, top), -1, np.int64)
+        self._owners = owners
+
+    def add(self, scores: Tensor, highest: Tensor, first_query: int, first_row: int) -> None:  # noqa: D102
+        lowest = torch.from_numpy(self.scores[first_query : first_query + len(highest), -1])
+        better = (highest > lowest).nonzero().squeeze(1)
+        if len(better) == 0:
+            return
+        found = scores[better]
+        needed = found > lowest[better].unsqueeze(1)
+        if int(needed.count_nonzero()) > 8 * self.scores.shape[1] * len(found):
+            # As at the start, when all are. What a block has K better owners than is not needed either.
+            needed &= found >= self._limits(found, first_row)
+        query, row = needed.nonzero(as_tuple=True)
+        rows = row.numpy() + first_row
+        self._insert((better[query] + first_query).numpy(), found[query, row].numpy(), rows)
+
+    def merge(self, other: BestPerOwner) -> None:  # noqa: D102
+        query, place = np.nonzero(other.rows >= 0)
+        self._insert(query, other.scores[query, place], other.rows[query, place])
+
+    def _limits(self, scores: Tensor, first_row: int) -> Tensor:
+        """A score that K owners reach, for each query; -inf where the best rows belong to fewer."""
+        top = self.scores.shape[1]
+        values, rows = scores.topk(min(4 * top, scores.shape[1]))
+        owners = self._owners(rows.numpy().ravel() + first_row).reshape(rows.shape)
+        earlier = np.tril(np.ones((owners.shape[1],) * 2, bool), -1)
+        new = (owners >= 0) & ~((owners[:, :, None] == owners[:, None, :]) & earlier).any(2)
+        reached = new.cumsum(1) >= top
+        limits = np.where(reached.any(1), values.numpy()[np.arange(len(owners)), reached.argmax(1)], -np.inf)
+        return torch.from_numpy(limits.astype(np.float32)).unsqueeze(1)
+
+    def _insert(self, query: Indices, score: Scores, row: Indices) -> None:
+        owner = self._owners(row)
+        query, score, row, owner = (part[owner >= 0] for part in (query, score, row, owner))
+        if len(query) == 0:
+            return
+        top = self.scores.shape[1]
+        touched = np.unique(query)
+        kept_rows = self.rows[touched].ravel()
+        # Places without a row are of nobody, and each of another one.
+        kept_owners = np.where(kept_rows < 0, -2 - np.arange(len(kept_rows)), 0)
+        kept_owners[kept_rows >= 0] = self._owners(kept_rows[kept_rows >= 0])
+        query = np.concatenate([np.repeat(touched, top), query])
+        score = np.concatenate([self.scores[touched].ravel(), score])
+        row = np.concatenate([kept_rows, row])
+        owner = np.concatenate([kept_owners, owner])
+        order = np.lexsort((row, -score, query))
+        query, score, row, owner = query[order], score[order], row[order], owner[order]
+        by_owner = np.lexsort((owner, query))
+        first = np.ones(len(by_owner), bool)
+        same_query = query[by_owner][1:] == query[by_owner][:-1]
+        first[1:] = ~(same_query & (owner[by_owner][1:] == owner[by_owner][:-1]))
+        best = np.sort(by_owner[first])
+        starts = np.searchsorted(query[best], touched)
+        kept = best[starts[:, None] + np.arange(top)]
+        self.scores[touched], self.rows[touched] = score[kept], row[kept]
+
+
 class BestOverall:
     """The highest of all scores, whichever query they belong to.
 

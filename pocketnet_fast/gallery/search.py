@@ -1,0 +1,167 @@
+"""Whom a face looks most like, and whether it is a certain person."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.gallery.people import PersonKey, embeddings_of, faces_of, the_person
+from pocketnet_fast.gallery.scoring import BestPerOwner, scan
+from pocketnet_fast.gallery.vectors import Vectors
+
+Embeddings = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+SEARCHED_BY: Final = ("person", "face")
+
+
+@dataclass(frozen=True)
+class Match:
+    """A face found for a query.
+
+    Attributes:
+        person: Whose it is, an id.
+        name: Who it is.
+        face: Its id.
+        photo: The photo it was made of, as it was given; may be empty.
+        score: Cosine similarity.
+        margin: By how much this score exceeds the best one of the next person in the order; None for the last
+            person of the gallery, and where faces are searched.
+    """
+
+    person: int
+    name: str
+    face: int
+    photo: str
+    score: float
+    margin: float | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a face says to the claim that it is a certain person.
+
+    Attributes:
+        person: The id of that person.
+        name: The name of that person.
+        face: That of this person's faces which is most similar, an id; None if there are none.
+        score: Its cosine similarity; None if there are none.
+        threshold: The least score that is accepted.
+        accepted: Whether ``score`` reaches it.
+    """
+
+    person: int
+    name: str
+    face: int | None
+    score: float | None
+    threshold: float
+    accepted: bool
+
+
+def check_search(top: int, by: str, margin: float | None) -> None:
+    """Refuse options that no search has.
+
+    Raises:
+        PocketNetError: Saying which.
+    """
+    if top < 1:
+        raise PocketNetError(f"the number of matches must be positive, got {top}")
+    if by not in SEARCHED_BY:
+        raise PocketNetError(f"unknown by={by!r}; expected one of {', '.join(map(repr, SEARCHED_BY))}")
+    if margin is not None and by != "person":
+        raise PocketNetError("a margin is one between two persons; search by person")
+
+
+def best_rows(
+    queries: Embeddings, vectors: Vectors, top: int, *, by: str, threads: int | None
+) -> tuple[Embeddings, Indices]:
+    """The best rows of each query, exactly.
+
+    Args:
+        queries: Q x D of length 1.
+        vectors: Where to search.
+        top: K.
+        by: "person" for one row of each person, "face" for all.
+        threads: Threads; None for as many as PyTorch uses.
+
+    Returns:
+        Q x K scores, falling, -inf where there are fewer, and Q x K rows, -1 there.
+
+    Raises:
+        PocketNetError: See ``scan``.
+    """
+    width = max(min(top, len(vectors)), 1)
+    owners = vectors.people_of if by == "person" else vectors.rows_that_are
+    kept = BestPerOwner(len(queries), width, owners)
+    for first, rows in vectors.parts:
+        if len(rows):
+            kept.merge(
+                scan(
+                    queries,
+                    rows,
+                    lambda: BestPerOwner(len(queries), width, owners),
+                    threads=threads,
+                    first_row=first,
+                )
+            )
+    return kept.scores, kept.rows
+
+
+def named(
+    connection: sqlite3.Connection,
+    vectors: Vectors,
+    scores: Embeddings,
+    rows: Indices,
+    *,
+    top: int,
+    by: str,
+    threshold: float | None,
+    margin: float | None,
+) -> list[list[Match]]:
+    """Give rows their names, and leave out what is below the threshold; see ``Gallery.search``."""
+    faces = np.where(rows >= 0, vectors.faces_of(np.maximum(rows, 0)), -1) if len(vectors) else rows
+    # Rounding makes the cosine of equal embeddings up to 1e-6 more than 1.
+    scores = np.clip(scores, -1, 1, where=rows >= 0, out=scores.copy())
+    results = []
+    for of_query, found in zip(scores.tolist(), faces.tolist(), strict=True):
+        count = sum(face >= 0 for face in found)
+        leads = [
+            of_query[place] - of_query[place + 1] if by == "person" and place + 1 < count else None
+            for place in range(count)
+        ]
+        unclear = margin is not None and count > 1 and (leads[0] or 0.0) < margin
+        results.append(
+            [
+                _match(connection, face, score, lead)
+                for face, score, lead in zip(found[:count], of_query, leads, strict=False)
+                if threshold is None or score >= threshold
+            ][: 0 if unclear else top]
+        )
+    return results
+
+
+def claim(
+    connection: sqlite3.Connection, query: Embeddings, key: PersonKey, threshold: float, where: object
+) -> Claim:
+    """Compare a face with one person's; see ``Gallery.claim``."""
+    person = the_person(connection, key, where)
+    rows = embeddings_of(connection, person.id, query.shape[-1])
+    if len(rows) == 0:
+        return Claim(person.id, person.name, None, None, threshold, accepted=False)
+    scores = rows @ query
+    best = int(scores.argmax())
+    score = float(np.clip(scores[best], -1, 1))
+    face = faces_of(connection, person.id)[best].id
+    return Claim(person.id, person.name, face, score, threshold, accepted=score >= threshold)
+
+
+def _match(connection: sqlite3.Connection, face: int, score: float, margin: float | None) -> Match:
+    person, name, photo = connection.execute(
+        "SELECT p.id, p.name, f.photo FROM face AS f JOIN person AS p ON p.id = f.person WHERE f.id = ?", (face,)
+    ).fetchone()
+    return Match(person, name, face, photo, score, margin)
