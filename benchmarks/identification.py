@@ -38,8 +38,8 @@ from pocketnet_fast.evaluation import megaface
 from pocketnet_fast.evaluation.ijb import Templates, verify
 from pocketnet_fast.evaluation.ijb_files import IjbFiles
 from pocketnet_fast.evaluation.templates import TemplatePool
-from pocketnet_fast.gallery.manifest import EmbeddingSpace
-from pocketnet_fast.gallery.store import Gallery
+from pocketnet_fast.gallery.gallery import Gallery
+from pocketnet_fast.gallery.space import EmbeddingSpace
 from pocketnet_fast.machine import processor_name
 
 Embeddings = npt.NDArray[np.float32]

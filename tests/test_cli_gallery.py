@@ -14,7 +14,7 @@ from faces import crop
 from helpers import randomize_
 
 from pocketnet_fast.data.images import encode_image
-from pocketnet_fast.gallery.store import Gallery
+from pocketnet_fast.gallery.gallery import Gallery
 from pocketnet_fast.models.genotypes import SOFTMAX_CASIA
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import save_weights, weights_sha256

@@ -17,8 +17,8 @@ import pytest
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery import store
-from pocketnet_fast.gallery.manifest import MANIFEST, EmbeddingSpace
-from pocketnet_fast.gallery.store import Gallery
+from pocketnet_fast.gallery.gallery import Gallery
+from pocketnet_fast.gallery.space import MANIFEST, EmbeddingSpace
 
 SPACE = EmbeddingSpace("pocketnet_s128", "ab" * 32, True, 8)
 

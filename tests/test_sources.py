@@ -16,7 +16,7 @@ from pocketnet_fast.evaluation.feature_file import read_features
 from pocketnet_fast.faces.analyzer import FaceAnalyzer
 from pocketnet_fast.faces.pipeline import Embedder
 from pocketnet_fast.faces.sources import FaceSource
-from pocketnet_fast.gallery.store import Gallery
+from pocketnet_fast.gallery.gallery import Gallery
 
 cv2 = pytest.importorskip("cv2")
 

@@ -6,6 +6,7 @@ import inspect
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,14 @@ PANELS: Final = {
 _WORDS: Final = {Path: "PATH", str: "TEXT", int: "INTEGER", float: "NUMBER", bool: ""}
 
 
-class OrderedGroup(TyperGroup):
+class _Group(TyperGroup):
+    """A group whose options are described by ``_worded``."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _worded(super().get_params(ctx), self.callback)
+
+
+class OrderedGroup(_Group):
     """Lists its commands in the order of ``PANELS``."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -30,10 +38,6 @@ class OrderedGroup(TyperGroup):
         order = [name for names in PANELS.values() for name in names]
         named = super().list_commands(ctx)
         return sorted(named, key=lambda name: order.index(name) if name in order else len(order))
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Its options, with words for their kinds."""
-        return _worded(super().get_params(ctx), self.callback)
 
 
 class _Command(TyperCommand):
@@ -68,19 +72,19 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def dress(app: typer.Typer) -> None:
-    """Give all commands of an application their help's form."""
-    panel_of = {name: panel for panel, names in PANELS.items() for name in names}
+def dress(app: typer.Typer, panels: Mapping[str, tuple[str, ...]] = PANELS) -> None:
+    """Give all commands of an application their help's form, and put them into panels."""
+    panel_of = {name: panel for panel, names in panels.items() for name in names}
     for command in app.registered_commands:
         command.cls = _Command
         command.help = _flowed((command.callback and command.callback.__doc__) or "")
         command.rich_help_panel = panel_of.get(command.name or "", command.rich_help_panel)
     for group in app.registered_groups:
-        group.cls = OrderedGroup
+        group.cls = _Group
         if isinstance(group.name, str):
             group.rich_help_panel = panel_of.get(group.name, group.rich_help_panel)
         if group.typer_instance is not None:
-            dress(group.typer_instance)
+            dress(group.typer_instance, {})
 
 
 def _flowed(text: str) -> str:

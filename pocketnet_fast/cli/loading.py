@@ -10,12 +10,16 @@ import typer
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
+    from pocketnet_fast.data.image_folder import ImagesBelow
     from pocketnet_fast.export.exported import ExportedModel
     from pocketnet_fast.faces.pipeline import Embedder
     from pocketnet_fast.faces.sources import EmbeddedFace, FaceSource
     from pocketnet_fast.models.base import EmbeddingModel
 
 DEFAULT_MODEL: Final = "pocketnet_s128"
+
+# Files that a remark names.
+_SHOWN: Final = 5
 
 ModelOption = Annotated[
     str | None,
@@ -101,26 +105,49 @@ class SeveralFaces:
 
 
 def photos_below(folder: Path) -> list[Path]:
-    """All images in a folder and the folders in it, sorted.
+    """All images in a folder and the folders in it, sorted; says which files were passed over.
 
     Raises:
         PocketNetError: there is none.
     """
-    from pocketnet_fast.data.folder import IMAGE_SUFFIXES
-
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise PocketNetError(f"{folder} holds no image; expected files {', '.join(IMAGE_SUFFIXES)}")
-    return found
+    return _found_below(folder).images
 
 
-def all_photos(given: list[Path]) -> list[Path]:
+def all_photos(given: list[Path], passed_over: list[tuple[Path, str]] | None = None) -> list[Path]:
     """The files among what was given, and for each folder the images in it.
+
+    Args:
+        given: Files and folders.
+        passed_over: Takes the files of folders that are no images that are read, with what they are.
 
     Raises:
         PocketNetError: a folder holds none.
     """
-    return [path for one in given for path in (photos_below(one) if one.is_dir() else [one])]
+    photos = []
+    for one in given:
+        if not one.is_dir():
+            photos.append(one)
+            continue
+        found = _found_below(one)
+        photos += found.images
+        if passed_over is not None:
+            passed_over += found.others
+    return photos
+
+
+def _found_below(folder: Path) -> ImagesBelow:
+    from pocketnet_fast.data.folder import IMAGE_SUFFIXES
+    from pocketnet_fast.data.image_folder import images_below
+
+    found = images_below(folder)
+    if found.others:
+        named = [f"{path.relative_to(folder)} ({kind})" for path, kind in found.others[:_SHOWN]]
+        more = f" and {len(found.others) - _SHOWN:,} more" if len(found.others) > _SHOWN else ""
+        files = "1 file" if len(found.others) == 1 else f"{len(found.others):,} files"
+        note(f"{folder}: passed over {files}: {', '.join(named)}{more}")
+    if not found.images:
+        raise PocketNetError(f"{folder} holds no image; expected files {', '.join(IMAGE_SUFFIXES)}")
+    return found
 
 
 def weight_file(weights: Path) -> Path:

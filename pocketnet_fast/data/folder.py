@@ -12,7 +12,8 @@ from pocketnet_fast.data.dataset import FaceDataset, decode_crop
 from pocketnet_fast.data.images import ImageArray, read_bytes
 from pocketnet_fast.errors import PocketNetError
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".pgm", ".ppm")
+"""Of the kinds of images that are read, in lower case."""
 
 
 class FolderDataset(FaceDataset):
@@ -20,7 +21,7 @@ class FolderDataset(FaceDataset):
 
     Identities are numbered in the order of their folders' names, images follow each other by name. Names that
     start with a dot, files beside the identities' folders, and files in them that are no images by their
-    suffix (.jpg, .jpeg, .png, .webp, .bmp) are passed over.
+    suffix (``IMAGE_SUFFIXES``) are passed over.
 
     Args:
         path: The folder.

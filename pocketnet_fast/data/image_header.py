@@ -144,6 +144,11 @@ def image_kind(data: bytes) -> str | None:
     return "AVIF" if b"avif" in _brands(data) else None
 
 
+def what_is(data: bytes) -> str | None:
+    """Say what a file is by its first bytes, as in "a HEIC image"; None if it is an image that is read."""
+    return None if image_kind(data) is not None else _other_kind(data)
+
+
 def exif_orientation(exif: bytes) -> int:
     """Return the orientation in an EXIF block or the first directory of a TIFF; 1 if it makes no sense."""
     place, form = _orientation_entry(exif)

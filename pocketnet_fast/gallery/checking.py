@@ -76,7 +76,8 @@ def stats_of(database: Database) -> Stats:
         uuid = connection.execute("SELECT uuid FROM gallery").fetchone()[0]
         people = connection.execute("SELECT count(*) FROM person").fetchone()[0]
         with_faces, most = connection.execute(
-            "SELECT count(*), coalesce(max(faces), 0) FROM (SELECT count(*) AS faces FROM face GROUP BY person)"
+            "SELECT count(*), coalesce(max(faces), 0) FROM "
+            "(SELECT count(*) AS faces FROM face GROUP BY person)"
         ).fetchone()
         faces, lowest, first, last = connection.execute(
             "SELECT count(*), min(quality), min(added), max(added) FROM face"
@@ -88,7 +89,18 @@ def stats_of(database: Database) -> Stats:
         )
     sizes = [_size(database.path.with_name(f"{database.path.name}-wal")), _size(cache_path(database.path))]
     return Stats(
-        uuid, people, people - with_faces, faces, most, lowest, first, last, changes, page * pages, page * free, *sizes
+        uuid,
+        people,
+        people - with_faces,
+        faces,
+        most,
+        lowest,
+        first,
+        last,
+        changes,
+        page * pages,
+        page * free,
+        *sizes,
     )
 
 
@@ -148,7 +160,9 @@ def _check_faces(
             off = np.abs(np.linalg.norm(rows, axis=1) - 1)
         wrong = np.flatnonzero(~(off <= LENGTH_TOLERANCE))
         if len(wrong):
-            raise PocketNetError(f"{where}: damaged: the embedding of face {batch[wrong[0]][0]} has no length of 1")
+            raise PocketNetError(
+                f"{where}: damaged: the embedding of face {batch[wrong[0]][0]} has no length of 1"
+            )
         count += len(batch)
         on_faces(len(batch))
     return count
@@ -157,13 +171,16 @@ def _check_faces(
 def _check_changes(connection: sqlite3.Connection, where: Path) -> None:
     for kind in ("face", "person"):
         missing = connection.execute(
-            f"SELECT id FROM {kind} WHERE id NOT IN (SELECT {kind} FROM change WHERE {kind} IS NOT NULL) LIMIT 1"
+            f"SELECT id FROM {kind} WHERE id NOT IN "
+            f"(SELECT {kind} FROM change WHERE {kind} IS NOT NULL) LIMIT 1"
         ).fetchone()
         if missing is not None:
             raise PocketNetError(f"{where}: damaged: no change tells of {kind} {missing[0]}")
     count, newest = connection.execute("SELECT count(*), coalesce(max(number), 0) FROM change").fetchone()
     if count != newest:
-        raise PocketNetError(f"{where}: damaged: {count} changes are there, and the newest has number {newest}")
+        raise PocketNetError(
+            f"{where}: damaged: {count} changes are there, and the newest has number {newest}"
+        )
 
 
 def _size(path: Path) -> int:

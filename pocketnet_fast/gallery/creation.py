@@ -19,7 +19,7 @@ def fill_new(
     name_by: str,
     *,
     overwrite: bool,
-    fill: Callable[[sqlite3.Connection], None],
+    fill: Callable[[sqlite3.Connection], object],
     timeout: float,
 ) -> None:
     """Make a gallery and fill it; see ``Gallery.create``.
@@ -41,7 +41,7 @@ def _make(
     space: EmbeddingSpace,
     name_by: str,
     overwrite: bool,
-    fill: Callable[[sqlite3.Connection], None],
+    fill: Callable[[sqlite3.Connection], object],
     timeout: float,
 ) -> None:
     was_there = path.exists()

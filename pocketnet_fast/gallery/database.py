@@ -26,10 +26,10 @@ TIMEOUT: Final = 30.0
 _CONNECTIONS: Final = 8
 # What SQLite itself waits: readers wait for nobody but who repairs the journal after a crash.
 _BUSY_MS: Final = 2000
-# Seconds between two tries to begin writing, at most. Random, so that each of many writers has the same chance.
+# Seconds between two tries to begin writing, at most. Random, so that all writers have the same chance.
 _PAUSE: Final = 0.005
-# Pages of the journal above which a writer waits for readers, so that it starts anew; else readers that follow
-# each other without a gap would let it grow for ever.
+# Pages of the journal above which a writer waits for readers, so that it starts anew; else readers that
+# follow each other without a gap would let it grow for ever.
 _JOURNAL_PAGES: Final = 16_384
 
 
@@ -201,6 +201,7 @@ class Database:
         Raises:
             PocketNetError: They do not within ``timeout``.
         """
+
         def done() -> bool:
             try:
                 connection.execute(statement)
@@ -217,8 +218,8 @@ class Database:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        # What was committed soon lies in the file itself, and not in its journal alone. That others hold it up
-        # is no error: whoever writes next does it.
+        # What was committed soon lies in the file itself, and not in its journal alone. That others hold it
+        # up is no error: whoever writes next does it.
         pages = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
         if pages > _JOURNAL_PAGES:
             connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
@@ -281,8 +282,8 @@ class Database:
         return connection
 
 
-# Files that this process has open, and those that its parent had when it was forked: SQLite's state of them came
-# along, without the locks that it stands for. Connections that came along may not even be closed.
+# Files that this process has open, and those that its parent had when it was forked: SQLite's state of them
+# came along, without the locks that it stands for. Connections that came along may not even be closed.
 _open: Counter[tuple[int, int]] = Counter()
 _inherited: set[tuple[int, int]] = set()
 _never_closed: list[sqlite3.Connection] = []
@@ -298,8 +299,8 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _forked(path: Path) -> str:
     return (
-        f"{path} was open when this process was forked, and SQLite's locks do not survive that; open it after "
-        "the fork only, or start processes by spawn"
+        f"{path} was open when this process was forked, and SQLite's locks do not survive that; open it "
+        "after the fork only, or start processes by spawn"
     )
 
 
@@ -321,18 +322,17 @@ def _is_busy(error: sqlite3.Error) -> bool:
     return "locked" in str(error)
 
 
+_WORDS: Final = {
+    "locked": "busy: another process is writing to it",
+    "readonly": "cannot be written: {}",
+    "unable to open": "cannot be written, or read: {}",
+    "full": "cannot be written: {}",
+    "disk I/O": "cannot be written, or read: {}",
+    "not a database": "no gallery: it is no SQLite database",
+    "malformed": "damaged: {}",
+}
+
+
 def _in_words(error: sqlite3.Error) -> str:
     text = str(error)
-    if isinstance(error, sqlite3.OperationalError):
-        if _is_busy(error):
-            return "busy: another process is writing to it"
-        if "readonly" in text or "unable to open" in text:
-            return f"cannot be written: {text}"
-        if "full" in text or "disk I/O" in text:
-            return f"cannot be written, or read: {text}"
-        return text
-    if "not a database" in text:
-        return "no gallery: it is no SQLite database"
-    if "malformed" in text:
-        return f"damaged: {text}"
-    return text
+    return next((words for part, words in _WORDS.items() if part in text), "{}").format(text)

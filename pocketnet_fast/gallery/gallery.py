@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,17 @@ from pocketnet_fast.gallery.compaction import compact
 from pocketnet_fast.gallery.creation import fill_new
 from pocketnet_fast.gallery.database import TIMEOUT, Database
 from pocketnet_fast.gallery.people import Box, FaceEntry, Person, PersonKey, new_faces
-from pocketnet_fast.gallery.search import Claim, Match, best_rows, check_search, claim, named
+from pocketnet_fast.gallery.search import (
+    Claim,
+    Match,
+    best_rows,
+    best_rows_of_bytes,
+    check_search,
+    claim,
+    named,
+)
 from pocketnet_fast.gallery.space import EmbeddingSpace, unit_rows
-from pocketnet_fast.gallery.vectors import VectorsOfGallery
+from pocketnet_fast.gallery.vectors import VectorsOfGallery, newest_state
 
 Embeddings = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -63,7 +71,7 @@ class Gallery:
         *,
         name_by: str = "",
         overwrite: bool = False,
-        fill: Callable[[Any], None] = lambda connection: None,
+        fill: Callable[[sqlite3.Connection], object] = lambda connection: None,
         timeout: float = TIMEOUT,
     ) -> Gallery:
         """Make a gallery, and its folder if need be: whole, or after an error or a kill not at all.
@@ -98,13 +106,30 @@ class Gallery:
             return len(vectors)
 
     @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection within a read transaction, for questions that this class has no answer to."""
+        with self._database.reading() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The same within a write transaction, which is committed if the block ends without an exception.
+
+        Raises:
+            PocketNetError: The gallery cannot be written.
+        """
+        with self._database.writing() as connection:
+            newest_state(connection, self.space, self.path)
+            yield connection
+
+    @contextlib.contextmanager
     def snapshot(self) -> Iterator[Gallery]:
         """Within the block this thread's answers are all of one state, whoever writes meanwhile."""
         with self._vectors.reading():
             yield self
 
     def refresh(self) -> int:
-        """Bring the vectors up to date now rather than at the next search; returns the newest change's number.
+        """Bring the vectors up to date now rather than at the next search; returns the number of changes.
 
         A number that has not changed says that nothing has.
         """
@@ -199,33 +224,36 @@ class Gallery:
             The ids of the faces.
 
         Raises:
-            PocketNetError: The numbers or dimensions do not fit, an embedding is not finite or zero, a name is
-                none, there is no person with an id, or the gallery cannot be written.
+            PocketNetError: The numbers or dimensions do not fit, an embedding is not finite or zero, a name
+                is none, there is no person with an id, or the gallery cannot be written.
         """
         unit = unit_rows(embeddings, self.space.dimensions, photos or people)
         new = new_faces(people, unit, photos, boxes, qualities)
-        with self._database.writing() as connection:
-            self._require_same_space(connection)
+        with self.writing() as connection:
             return statements.insert_faces(connection, new, self.path)
 
     def rename(self, key: PersonKey, name: str) -> None:
-        """Give a person another name.
+        """Give a person another name; see ``change``."""
+        self.change(key, name=name)
+
+    def change(self, key: PersonKey, *, name: str | None = None, notes: str | None = None) -> None:
+        """Replace a person's name or notes, or both in one step.
+
+        Args:
+            key: The person, by name or id.
+            name: The new name; None to keep it.
+            notes: The new notes; None to keep them.
 
         Raises:
             PocketNetError: There is no such person, the name is none, somebody else has it, or the gallery
                 cannot be written.
         """
-        with self._database.writing() as connection:
-            statements.rename(connection, key, name, self.path)
-
-    def set_notes(self, key: PersonKey, notes: str) -> None:
-        """Replace a person's notes.
-
-        Raises:
-            PocketNetError: There is no such person, or the gallery cannot be written.
-        """
-        with self._database.writing() as connection:
-            statements.set_notes(connection, key, notes, self.path)
+        with self.writing() as connection:
+            person = statements.the_person(connection, key, self.path)
+            if name is not None:
+                statements.rename(connection, person.id, name, self.path)
+            if notes is not None:
+                statements.set_notes(connection, person.id, notes, self.path)
 
     def merge(self, source: PersonKey, into: PersonKey) -> Person:
         """Give all faces of one person to another, and delete the first; notes are joined.
@@ -236,7 +264,7 @@ class Gallery:
         Raises:
             PocketNetError: One of them is not there, they are the same, or the gallery cannot be written.
         """
-        with self._database.writing() as connection:
+        with self.writing() as connection:
             return statements.merge(connection, source, into, self.path)
 
     def move(self, face: int, to: PersonKey) -> None:
@@ -245,7 +273,7 @@ class Gallery:
         Raises:
             PocketNetError: There is no such face or person, or the gallery cannot be written.
         """
-        with self._database.writing() as connection:
+        with self.writing() as connection:
             statements.move_face(connection, face, to, self.path)
 
     def delete_face(self, face: int) -> None:
@@ -254,7 +282,7 @@ class Gallery:
         Raises:
             PocketNetError: There is no such face, or the gallery cannot be written.
         """
-        with self._database.writing() as connection:
+        with self.writing() as connection:
             statements.delete_face(connection, face, self.path)
 
     def delete_person(self, key: PersonKey) -> Person:
@@ -266,7 +294,7 @@ class Gallery:
         Raises:
             PocketNetError: There is no such person, or the gallery cannot be written.
         """
-        with self._database.writing() as connection:
+        with self.writing() as connection:
             return statements.delete_person(connection, key, self.path)
 
     # Answers
@@ -279,9 +307,10 @@ class Gallery:
         threshold: float | None = None,
         margin: float | None = None,
         by: str = "person",
+        precision: str = "fp32",
         threads: int | None = None,
     ) -> list[list[Match]]:
-        """Find the people most similar to each query, each by the best of their faces; exactly.
+        """Find the people most similar to each query, each by the best of their faces.
 
         Args:
             queries: Q x D embeddings of any length but 0, of the gallery's space (see ``EmbeddingSpace``).
@@ -290,22 +319,27 @@ class Gallery:
             margin: By how much the best person must exceed the second; where it is less, the query has no
                 matches, because it is not clear who it is. None for no limit.
             by: "person", or "face" for the most similar faces, whoever they are.
+            precision: "fp32" searches exactly. "int8" (extra ``int8``) searches in bytes and scores the best
+                candidates exactly: quicker in large galleries; the first search makes the bytes.
             threads: Threads; None for as many as PyTorch uses.
 
         Returns:
             For each query its matches, best first; equal ones in the order of their faces.
 
         Raises:
-            PocketNetError: ``top`` or ``by`` is none, the queries do not fit, or an embedding is damaged.
+            PocketNetError: An option is none, the queries do not fit, an embedding is damaged, or NumKong is
+                not installed.
         """
-        check_search(top, by, margin)
+        check_search(top, by, margin, precision)
         unit = unit_rows(queries, self.space.dimensions)
         with self._vectors.reading() as (connection, vectors):
             # One more than is asked for tells by how much the last one leads.
-            scores, rows = best_rows(unit, vectors, top + 1, by=by, threads=threads)
-            return named(
-                connection, vectors, scores, rows, top=top, by=by, threshold=threshold, margin=margin
-            )
+            if precision == "int8":
+                base = self._vectors.quantized(vectors)
+                best = best_rows_of_bytes(connection, unit, vectors, base, top + 1, by=by, threads=threads)
+            else:
+                best = best_rows(unit, vectors, top + 1, by=by, threads=threads)
+            return named(connection, vectors, best, top=top, by=by, threshold=threshold, margin=margin)
 
     def claim(self, query: npt.ArrayLike, key: PersonKey, *, threshold: float) -> Claim:
         """Answer whether a face is that of a certain person.
@@ -346,8 +380,3 @@ class Gallery:
             PocketNetError: The database is damaged; the message says where.
         """
         return check_gallery(self._database, self.space, on_faces)
-
-    def _require_same_space(self, connection: Any) -> None:
-        from pocketnet_fast.gallery.vectors import newest_state
-
-        newest_state(connection, self.space, self.path)

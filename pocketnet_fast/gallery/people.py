@@ -177,8 +177,8 @@ def the_person(connection: sqlite3.Connection, key: PersonKey, where: object) ->
     if isinstance(key, str):
         check_name(key)
     found = connection.execute(
-        "SELECT p.id, p.name, p.notes, (SELECT count(*) FROM face AS f WHERE f.person = p.id) FROM person AS p "
-        f"WHERE p.{column} = ?",
+        "SELECT p.id, p.name, p.notes, (SELECT count(*) FROM face AS f WHERE f.person = p.id) "
+        f"FROM person AS p WHERE p.{column} = ?",
         (key,),
     ).fetchone()
     if found is None:
@@ -263,7 +263,9 @@ def set_notes(connection: sqlite3.Connection, key: PersonKey, notes: str, where:
         PocketNetError: There is no such person.
     """
     check_text(notes, "notes")
-    connection.execute("UPDATE person SET notes = ? WHERE id = ?", (notes, the_person(connection, key, where).id))
+    connection.execute(
+        "UPDATE person SET notes = ? WHERE id = ?", (notes, the_person(connection, key, where).id)
+    )
 
 
 def merge(connection: sqlite3.Connection, source: PersonKey, into: PersonKey, where: object) -> Person:

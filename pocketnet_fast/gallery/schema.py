@@ -60,7 +60,8 @@ def make_tables(connection: sqlite3.Connection, space: EmbeddingSpace, name_by: 
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute(
-        "INSERT INTO gallery (id, uuid, model, weights_sha256, flip, dimensions, name_by) VALUES (1,?,?,?,?,?,?)",
+        "INSERT INTO gallery (id, uuid, model, weights_sha256, flip, dimensions, name_by) "
+        "VALUES (1,?,?,?,?,?,?)",
         (str(uuid.uuid4()), space.model, space.weights_sha256, int(space.flip), space.dimensions, name_by),
     )
 
@@ -83,16 +84,16 @@ def require_gallery(connection: sqlite3.Connection, where: object) -> None:
         raise PocketNetError(f"{where}: a database, but no gallery (its application_id is {application:#x})")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != VERSION:
-        raise PocketNetError(
-            f"{where}: a gallery of version {version}; this program knows version {VERSION}"
-        )
+        raise PocketNetError(f"{where}: a gallery of version {version}; this program knows version {VERSION}")
     held = {
         sql for name, sql in connection.execute("SELECT name, sql FROM sqlite_schema") if not _of_sqlite(name)
     }
     expected = set(statements())
     if held != expected:
         odd = sorted(map(str, held ^ expected))[0]
-        raise PocketNetError(f"{where}: damaged, or changed by another program: its schema differs in {odd!r}")
+        raise PocketNetError(
+            f"{where}: damaged, or changed by another program: its schema differs in {odd!r}"
+        )
 
 
 def _of_sqlite(name: str) -> bool:

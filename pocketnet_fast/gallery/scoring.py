@@ -7,7 +7,7 @@ the scores is kept by a ``Keeper``; each thread fills one of its own, and they a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -31,6 +31,8 @@ _ROWS: Final = 512
 # a product with the gallery on the left, and 100 with the queries on the left.
 _FEW_QUERIES: Final = 16
 _SCORES_FOR_FEW: Final = 1 << 16
+# Scores that wait for their place, for each place.
+_WAITING: Final = 12
 
 
 class Keeper(Protocol):
@@ -49,6 +51,10 @@ class Keeper(Protocol):
     def merge(self, other: Any) -> None:
         """Take what another thread's keeper holds; the rows of the two are disjoint."""
 
+
+Scorer = Callable[[int], Iterator[tuple[int, Tensor, Tensor]]]
+"""Yields the scores of a block of rows: the number of the first query, q x r float32, which may be used again
+afterwards, and the largest one of each query."""
 
 KeeperT = TypeVar("KeeperT", bound=Keeper)
 FirstT = TypeVar("FirstT", bound=Keeper)
@@ -112,58 +118,90 @@ class BestPerOwner:
         top: K.
         owners: Gives the owners of rows, int64; rows whose owner is below 0 are left out.
 
-    Attributes:
-        scores: Q x K float32, falling; -inf where there are fewer than K owners.
-        rows: Q x K int64; -1 there.
     """
 
     def __init__(self, queries: int, top: int, owners: Callable[[Indices], Indices]) -> None:
-        self.scores: Scores = np.full((queries, top), -np.inf, np.float32)
-        self.rows: Indices = np.full((queries, top), -1, np.int64)
+        self._scores: Scores = np.full((queries, top), -np.inf, np.float32)
+        self._rows: Indices = np.full((queries, top), -1, np.int64)
         self._owners = owners
+        # Putting scores in their places takes longer than finding them, so it is done for many at a time.
+        self._waiting: list[tuple[Indices, Scores, Indices]] = []
+        self._count = 0
+        self._full = False
+
+    @property
+    def scores(self) -> Scores:
+        """Q x K float32, falling; -inf where there are fewer than K owners."""
+        self._place()
+        return self._scores
+
+    @property
+    def rows(self) -> Indices:
+        """Q x K int64; -1 where there are fewer than K owners."""
+        self._place()
+        return self._rows
 
     def add(self, scores: Tensor, highest: Tensor, first_query: int, first_row: int) -> None:  # noqa: D102
-        lowest = torch.from_numpy(self.scores[first_query : first_query + len(highest), -1])
+        lowest = torch.from_numpy(self._scores[first_query : first_query + len(highest), -1])
         better = (highest > lowest).nonzero().squeeze(1)
         if len(better) == 0:
             return
-        found = scores[better]
-        needed = found > lowest[better].unsqueeze(1)
-        if int(needed.count_nonzero()) > 8 * self.scores.shape[1] * len(found):
-            # As at the start, when all are. What a block has K better owners than is not needed either.
-            needed &= found >= self._limits(found, first_row)
-        query, row = needed.nonzero(as_tuple=True)
-        rows = row.numpy() + first_row
-        self._insert((better[query] + first_query).numpy(), found[query, row].numpy(), rows)
+        found, least = scores[better], lowest[better].unsqueeze(1)
+        # The best of a block are found in less time than all that are better than the worst one kept.
+        values, places = found.topk(min(4 * self._scores.shape[1], found.shape[1]))
+        if values.shape[1] == found.shape[1] or bool((values[:, -1:] <= least).all()):
+            query, place = (values > least).nonzero(as_tuple=True)
+            score, row = values[query, place], places[query, place]
+        else:
+            # What a block has K better owners than is not needed either.
+            limits = self._limits(values.numpy(), places.numpy() + first_row)
+            query, row = ((found > least) & (found >= limits)).nonzero(as_tuple=True)
+            score = found[query, row]
+        self.insert((better[query] + first_query).numpy(), score.numpy(), row.numpy() + first_row)
 
     def merge(self, other: BestPerOwner) -> None:  # noqa: D102
         query, place = np.nonzero(other.rows >= 0)
-        self._insert(query, other.scores[query, place], other.rows[query, place])
+        self.insert(query, other.scores[query, place], other.rows[query, place])
 
-    def _limits(self, scores: Tensor, first_row: int) -> Tensor:
-        """A score that K owners reach, for each query; -inf where the best rows belong to fewer."""
-        top = self.scores.shape[1]
-        values, rows = scores.topk(min(4 * top, scores.shape[1]))
-        owners = self._owners(rows.numpy().ravel() + first_row).reshape(rows.shape)
-        earlier = np.tril(np.ones((owners.shape[1],) * 2, bool), -1)
+    def _limits(self, scores: Scores, rows: Indices) -> Tensor:
+        """A score that K owners reach among the best, for each query; -inf where these belong to fewer."""
+        owners: Indices = self._owners(rows.ravel()).reshape(rows.shape)
+        earlier = np.tri(rows.shape[1], k=-1) > 0
         new = (owners >= 0) & ~((owners[:, :, None] == owners[:, None, :]) & earlier).any(2)
-        reached = new.cumsum(1) >= top
-        limits = np.where(reached.any(1), values.numpy()[np.arange(len(owners)), reached.argmax(1)], -np.inf)
+        reached = new.cumsum(1) >= self._scores.shape[1]
+        limits = np.where(reached.any(1), scores[np.arange(len(owners)), reached.argmax(1)], -np.inf)
         return torch.from_numpy(limits.astype(np.float32)).unsqueeze(1)
 
-    def _insert(self, query: Indices, score: Scores, row: Indices) -> None:
+    def copy(self) -> BestPerOwner:
+        """Another one that begins with what this one holds."""
+        made = BestPerOwner(len(self._scores), self._scores.shape[1], self._owners)
+        made._scores, made._rows, made._full = self.scores.copy(), self.rows.copy(), self._full
+        return made
+
+    def insert(self, query: Indices, score: Scores, row: Indices) -> None:
+        """Take single scores, each with the numbers of its query and of its row."""
+        self._waiting.append((query, score, row))
+        self._count += len(query)
+        if self._count > _WAITING * self._scores.size or not self._full:
+            self._place()
+
+    def _place(self) -> None:
+        if not self._waiting:
+            return
+        query, score, row = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting, self._count = [], 0
         owner = self._owners(row)
         query, score, row, owner = (part[owner >= 0] for part in (query, score, row, owner))
         if len(query) == 0:
             return
-        top = self.scores.shape[1]
+        top = self._scores.shape[1]
         touched = np.unique(query)
-        kept_rows = self.rows[touched].ravel()
+        kept_rows = self._rows[touched].ravel()
         # Places without a row are of nobody, and each of another one.
         kept_owners = np.where(kept_rows < 0, -2 - np.arange(len(kept_rows)), 0)
         kept_owners[kept_rows >= 0] = self._owners(kept_rows[kept_rows >= 0])
         query = np.concatenate([np.repeat(touched, top), query])
-        score = np.concatenate([self.scores[touched].ravel(), score])
+        score = np.concatenate([self._scores[touched].ravel(), score])
         row = np.concatenate([kept_rows, row])
         owner = np.concatenate([kept_owners, owner])
         order = np.lexsort((row, -score, query))
@@ -175,7 +213,8 @@ class BestPerOwner:
         best = np.sort(by_owner[first])
         starts = np.searchsorted(query[best], touched)
         kept = best[starts[:, None] + np.arange(top)]
-        self.scores[touched], self.rows[touched] = score[kept], row[kept]
+        self._scores[touched], self._rows[touched] = score[kept], row[kept]
+        self._full = bool((self._rows[:, -1] >= 0).all())
 
 
 class BestOverall:
@@ -272,13 +311,55 @@ def scan(
         wrong = int(np.flatnonzero(~np.isfinite(queries).all(1))[0])
         raise PocketNetError(f"query {wrong} is not finite")
     asked = torch.from_numpy(np.array(queries, np.float32, order="C"))
-    kept = make_keeper()
     if len(asked) == 0 or len(gallery) == 0:
-        return kept
+        return make_keeper()
     few = len(asked) <= _FEW_QUERIES
     rows = _SCORES_FOR_FEW // len(asked) if few else _ROWS
     width = len(asked) if few else min(len(asked), _QUERIES)
-    starts = iter(range(0, len(gallery), rows))
+    block = _few_block if few else _block
+
+    def scorer() -> Scorer:
+        buffer = torch.empty(rows * width)
+
+        def scores_of(start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+            part = torch.from_numpy(np.ascontiguousarray(gallery[start : start + rows], np.float32))
+            for first in range(0, len(asked), width):
+                scores = block(asked[first : first + width], part, buffer)
+                highest = scores.amax(1)
+                if not bool(highest.isfinite().all()):
+                    _refuse_row(gallery, start, rows, first_row)
+                yield first, scores, highest
+
+        return scores_of
+
+    return scan_blocks(
+        len(gallery), rows, scorer, make_keeper, threads=threads, first_row=first_row, on_rows=on_rows
+    )
+
+
+def scan_blocks(
+    count: int,
+    rows: int,
+    scorer: Callable[[], Scorer],
+    make_keeper: Callable[[], KeeperT],
+    *,
+    threads: int | None,
+    first_row: int = 0,
+    on_rows: Callable[[int], None] | None = None,
+) -> KeeperT:
+    """Let threads score block after block, however that is done; see ``scan``.
+
+    Args:
+        count: N.
+        rows: Rows of a block.
+        scorer: Makes what one thread calls with the number of a block's first row.
+        make_keeper: As in ``scan``, like those that follow.
+        threads: Likewise.
+        first_row: Likewise.
+        on_rows: Likewise.
+    """
+    kept = make_keeper()
+    starts = iter(range(0, count, rows))
     lock = threading.Lock()
     stop = threading.Event()
 
@@ -291,28 +372,22 @@ def scan(
         return keeper
 
     def fill(keeper: KeeperT) -> None:
-        buffer = torch.empty(rows * width)
+        scores_of = scorer()
         while not stop.is_set():
             with lock:
                 start = next(starts, None)
             if start is None:
                 return
-            part = torch.from_numpy(np.ascontiguousarray(gallery[start : start + rows], np.float32))
-            for first in range(0, len(asked), width):
-                block = _few_block if few else _block
-                scores = block(asked[first : first + width], part, buffer)
-                highest = scores.amax(1)
-                if not bool(highest.isfinite().all()):
-                    _refuse_row(gallery, start, rows, first_row)
+            for first, scores, highest in scores_of(start):
                 keeper.add(scores, highest, first, first_row + start)
             if on_rows is not None:
                 with lock:
-                    on_rows(len(part))
+                    on_rows(min(rows, count - start))
 
-    count = usable_threads(threads)
-    with ThreadPoolExecutor(count, initializer=torch_on_this_thread_alone) as pool:
+    workers = min(usable_threads(threads), -(-count // rows))
+    with ThreadPoolExecutor(workers, initializer=torch_on_this_thread_alone) as pool:
         try:
-            keepers = list(pool.map(work, [make_keeper() for _ in range(count)]))
+            keepers = list(pool.map(work, [make_keeper() for _ in range(workers)]))
         finally:
             stop.set()  # an interrupt of the caller's thread ends the others too
     for keeper in keepers:

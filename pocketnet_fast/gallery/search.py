@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery.people import PersonKey, embeddings_of, faces_of, the_person
+from pocketnet_fast.gallery.quantized import QuantizedRows
 from pocketnet_fast.gallery.scoring import BestPerOwner, scan
 from pocketnet_fast.gallery.vectors import Vectors
 
@@ -18,6 +19,9 @@ Embeddings = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 SEARCHED_BY: Final = ("person", "face")
+PRECISIONS: Final = ("fp32", "int8")
+# Candidates of a search in bytes beyond twice those that are asked for.
+_CANDIDATES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Claim:
     accepted: bool
 
 
-def check_search(top: int, by: str, margin: float | None) -> None:
+def check_search(top: int, by: str, margin: float | None, precision: str) -> None:
     """Refuse options that no search has.
 
     Raises:
@@ -73,50 +77,93 @@ def check_search(top: int, by: str, margin: float | None) -> None:
         raise PocketNetError(f"the number of matches must be positive, got {top}")
     if by not in SEARCHED_BY:
         raise PocketNetError(f"unknown by={by!r}; expected one of {', '.join(map(repr, SEARCHED_BY))}")
+    if precision not in PRECISIONS:
+        raise PocketNetError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if margin is not None and by != "person":
         raise PocketNetError("a margin is one between two persons; search by person")
 
 
 def best_rows(
     queries: Embeddings, vectors: Vectors, top: int, *, by: str, threads: int | None
-) -> tuple[Embeddings, Indices]:
+) -> BestPerOwner:
     """The best rows of each query, exactly.
 
     Args:
         queries: Q x D of length 1.
         vectors: Where to search.
-        top: K.
+        top: How many.
         by: "person" for one row of each person, "face" for all.
         threads: Threads; None for as many as PyTorch uses.
-
-    Returns:
-        Q x K scores, falling, -inf where there are fewer, and Q x K rows, -1 there.
 
     Raises:
         PocketNetError: See ``scan``.
     """
-    width = max(min(top, len(vectors)), 1)
-    owners = vectors.people_of if by == "person" else vectors.rows_that_are
-    kept = BestPerOwner(len(queries), width, owners)
+    kept = _keeper(queries, vectors, top, by)
     for first, rows in vectors.parts:
         if len(rows):
-            kept.merge(
-                scan(
-                    queries,
-                    rows,
-                    lambda: BestPerOwner(len(queries), width, owners),
-                    threads=threads,
-                    first_row=first,
-                )
-            )
-    return kept.scores, kept.rows
+            kept = scan(queries, rows, kept.copy, threads=threads, first_row=first)
+    return kept
+
+
+def best_rows_of_bytes(
+    connection: sqlite3.Connection,
+    queries: Embeddings,
+    vectors: Vectors,
+    base: QuantizedRows,
+    top: int,
+    *,
+    by: str,
+    threads: int | None,
+) -> BestPerOwner:
+    """The best rows of each query among the candidates of a search in bytes, these scored exactly.
+
+    Args:
+        connection: Of the transaction that sees the state of ``vectors``.
+        queries: Q x D of length 1.
+        vectors: Where to search.
+        base: The base of ``vectors`` in bytes. What has been added since is scored exactly.
+        top: How many.
+        by: See ``best_rows``.
+        threads: Likewise.
+
+    Raises:
+        PocketNetError: See ``scan``.
+    """
+    kept = _keeper(queries, vectors, top, by)
+    owners = vectors.people_of if by == "person" else vectors.rows_that_are
+    found = base.best(queries, 2 * top + _CANDIDATES, owners, threads=threads)
+    for query, candidates in enumerate(found.rows):
+        rows = candidates[candidates >= 0]
+        if by == "person":
+            # Which of a person's faces is best is not sure either.
+            rows = _rows_of_people(connection, vectors, vectors.people_of(rows))
+        scores = vectors.base.rows[rows] @ queries[query]
+        kept.insert(np.full(len(rows), query), scores, rows)
+    split = len(vectors.base.ids)
+    if len(vectors.rows):
+        kept = scan(queries, vectors.rows, kept.copy, threads=threads, first_row=split)
+    return kept
+
+
+def _keeper(queries: Embeddings, vectors: Vectors, top: int, by: str) -> BestPerOwner:
+    width = max(min(top, len(vectors)), 1)
+    return BestPerOwner(len(queries), width, vectors.people_of if by == "person" else vectors.rows_that_are)
+
+
+def _rows_of_people(connection: sqlite3.Connection, vectors: Vectors, people: Indices) -> Indices:
+    faces = [
+        row[0]
+        for person in people.tolist()
+        for row in connection.execute("SELECT id FROM face WHERE person = ?", (person,))
+    ]
+    rows = vectors.row_of(np.array(faces, np.int64))
+    return np.sort(rows[(rows >= 0) & (rows < len(vectors.base.ids))])
 
 
 def named(
     connection: sqlite3.Connection,
     vectors: Vectors,
-    scores: Embeddings,
-    rows: Indices,
+    best: BestPerOwner,
     *,
     top: int,
     by: str,
@@ -124,9 +171,10 @@ def named(
     margin: float | None,
 ) -> list[list[Match]]:
     """Give rows their names, and leave out what is below the threshold; see ``Gallery.search``."""
+    rows = best.rows
     faces = np.where(rows >= 0, vectors.faces_of(np.maximum(rows, 0)), -1) if len(vectors) else rows
     # Rounding makes the cosine of equal embeddings up to 1e-6 more than 1.
-    scores = np.clip(scores, -1, 1, where=rows >= 0, out=scores.copy())
+    scores = np.clip(best.scores, -1, 1, where=rows >= 0, out=best.scores.copy())
     results = []
     for of_query, found in zip(scores.tolist(), faces.tolist(), strict=True):
         count = sum(face >= 0 for face in found)
@@ -162,6 +210,7 @@ def claim(
 
 def _match(connection: sqlite3.Connection, face: int, score: float, margin: float | None) -> Match:
     person, name, photo = connection.execute(
-        "SELECT p.id, p.name, f.photo FROM face AS f JOIN person AS p ON p.id = f.person WHERE f.id = ?", (face,)
+        "SELECT p.id, p.name, f.photo FROM face AS f JOIN person AS p ON p.id = f.person WHERE f.id = ?",
+        (face,),
     ).fetchone()
     return Match(person, name, face, photo, score, margin)

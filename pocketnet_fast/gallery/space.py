@@ -56,7 +56,9 @@ class EmbeddingSpace:
         raise PocketNetError(f"{where}: its embeddings are {found}; the two cannot be compared")
 
 
-def unit_rows(embeddings: npt.ArrayLike, dimensions: int, labels: Sequence[object] | None = None) -> Embeddings:
+def unit_rows(
+    embeddings: npt.ArrayLike, dimensions: int, labels: Sequence[object] | None = None
+) -> Embeddings:
     """Scale embeddings to length 1; those that have it up to rounding are kept bit for bit.
 
     Args:

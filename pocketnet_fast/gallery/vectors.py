@@ -14,6 +14,7 @@ import numpy as np
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery.database import Database
+from pocketnet_fast.gallery.quantized import QuantizedRows
 from pocketnet_fast.gallery.space import EmbeddingSpace
 from pocketnet_fast.gallery.vectors_cache import (
     CachedVectors,
@@ -130,6 +131,8 @@ class VectorsOfGallery:
         self._local = threading.local()
         self._newest: Vectors | None = None
         self._retry_at = 0.0
+        self._quantizing = threading.Lock()
+        self._quantized: tuple[CachedVectors, QuantizedRows] | None = None
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[tuple[sqlite3.Connection, Vectors]]:
@@ -155,6 +158,19 @@ class VectorsOfGallery:
             yield connection, vectors
         if not nested and self._wants_cache(vectors):
             self._renew_cache()
+
+    def quantized(self, vectors: Vectors) -> QuantizedRows:
+        """The base of the vectors in bytes, made when it is first asked for.
+
+        Raises:
+            PocketNetError: NumKong is not installed.
+        """
+        with self._quantizing:
+            of, made = self._quantized or (None, None)
+            if made is None or of is not vectors.base:
+                made = QuantizedRows(vectors.base.rows)
+                self._quantized = vectors.base, made
+            return made
 
     def _refreshed(self, connection: sqlite3.Connection) -> Vectors:
         state = newest_state(connection, self._space, self._database.path)
@@ -197,8 +213,8 @@ class VectorsOfGallery:
         if vectors.state == state:
             return vectors
         found = connection.execute(
-            "SELECT c.face, f.person, f.embedding FROM (SELECT DISTINCT face FROM change WHERE number > ? AND "
-            "face IS NOT NULL) AS c LEFT JOIN face AS f ON f.id = c.face ORDER BY c.face",
+            "SELECT c.face, f.person, f.embedding FROM (SELECT DISTINCT face FROM change WHERE number > ? "
+            "AND face IS NOT NULL) AS c LEFT JOIN face AS f ON f.id = c.face ORDER BY c.face",
             (vectors.state.number,),
         ).fetchall()
         faces = np.array([row[0] for row in found], np.int64)
@@ -217,7 +233,8 @@ class VectorsOfGallery:
         for blob, face in zip(blobs, faces.tolist(), strict=True):
             if len(blob) != size:
                 raise PocketNetError(
-                    f"{self._database.path}: damaged: the embedding of face {face} has {len(blob)} bytes, not {size}"
+                    f"{self._database.path}: damaged: the embedding of face {face} has {len(blob)} bytes, "
+                    f"not {size}"
                 )
         return np.frombuffer(b"".join(blobs), "<f4").reshape(-1, self._space.dimensions)
 
@@ -287,7 +304,9 @@ class _Growing:
         if end > len(self._ids):
             room = max(2 * len(self._ids), end, 64)
             self._ids, self._people, self._rows = (
-                np.concatenate([old[: self._count], np.zeros((room - self._count, *old.shape[1:]), old.dtype)])
+                np.concatenate(
+                    [old[: self._count], np.zeros((room - self._count, *old.shape[1:]), old.dtype)]
+                )
                 for old in (self._ids, self._people, self._rows)
             )
         if len(ids):

@@ -1,11 +1,12 @@
 """The vectors of a gallery in a file that is mapped: made from the database, and thrown away at any time.
 
-``people.gallery-vectors`` begins with a page of facts and goes on with three arrays, each from a page's border:
-the ids of the faces, rising (int64); their people (int64); their embeddings (float32, N x D). All numbers are
-little-endian. The facts say of which state of which gallery it is and carry the checksums of the arrays; their
-own checksum and the file's size are compared whenever it is opened, the others by ``check``.
+``people.gallery-vectors`` begins with a page of facts and goes on with three arrays, each from a page's
+border: the ids of the faces, rising (int64); their people (int64); their embeddings (float32, N x D). All
+numbers are little-endian. The facts say of which state of which gallery it is and carry the checksums of the
+arrays; their own checksum and the file's size are compared whenever it is opened, the others by ``check``.
 
-A file is never changed: a new one is written beside it and renamed, so whoever has mapped the old one reads on.
+A file is never changed: a new one is written beside it and renamed, so whoever has mapped the old one reads
+on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -155,8 +156,12 @@ def damage_of_cache(
         return None
     except (OSError, ValueError) as error:
         return str(error)
-    arrays = {"ids": cached.ids, "people": cached.people, "embeddings": cached.rows}
-    for (name, array), stated in zip(arrays.items(), sums, strict=True):
+    arrays: list[tuple[str, npt.NDArray[Any]]] = [
+        ("ids", cached.ids),
+        ("people", cached.people),
+        ("embeddings", cached.rows),
+    ]
+    for (name, array), stated in zip(arrays, sums, strict=True):
         if _crc(array, on_bytes) != stated:
             return f"the checksum of its {name} does not match"
     return None
@@ -230,7 +235,9 @@ def _mapped(path: Path, dimensions: int, uuid: str) -> tuple[CachedVectors, tupl
         if size != _border(rows_at + 4 * width * count):
             raise ValueError(f"it has {size} bytes, which do not fit the {count} faces that it states")
         # Copy on write: PyTorch warns of arrays that cannot be written, and the file must stay as it is.
-        content = mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        content = mmap.mmap(
+            file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
     ids = np.frombuffer(content, "<i8", count, ids_at)
     if count and not (ids[0] > 0 and bool((ids[1:] > ids[:-1]).all())):
         raise ValueError("its ids are not in order")
@@ -272,19 +279,19 @@ def _border(at: int) -> int:
     return -(-at // _PAGE) * _PAGE
 
 
-def _bytes(array: npt.NDArray[np.generic]) -> memoryview:
+def _bytes(array: npt.NDArray[Any]) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _write(descriptor: int, at: int, data: bytes | memoryview) -> int:
     left = memoryview(data)
-    while len(left):
+    while left:
         written = os.pwrite(descriptor, left[:_CHUNK], at)
         left, at = left[written:], at + written
     return at
 
 
-def _crc(array: npt.NDArray[np.generic], on_bytes: Callable[[int], None]) -> int:
+def _crc(array: npt.NDArray[Any], on_bytes: Callable[[int], None]) -> int:
     crc = 0
     data = _bytes(array)
     for first in range(0, len(data), _CHUNK):

@@ -1,0 +1,58 @@
+"""What the commands about galleries share: options, who is meant, and how names are shown."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from pocketnet_fast.faces.pipeline import Embedder
+    from pocketnet_fast.gallery.people import FaceEntry, PersonKey
+    from pocketnet_fast.gallery.space import EmbeddingSpace
+
+Where = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's file.")]
+Who = Annotated[
+    str, typer.Argument(metavar="PERSON", help="The name of a person, or id:N, as `gallery list` shows it.")
+]
+GalleryFlip = Annotated[
+    bool,
+    typer.Option(
+        "--flip/--no-flip", help="Add the embeddings of the mirror images; queries must do the same."
+    ),
+]
+
+_SHOWN: Final = 60
+
+
+def person_key(text: str) -> PersonKey:
+    """Who is meant by what was given on the command line."""
+    by_id = re.fullmatch(r"id:([0-9]+)", text)
+    return int(by_id[1]) if by_id else text
+
+
+def shown(text: str) -> str:
+    """A name or the like on one line, without what moves a terminal's cursor, and not longer than a line."""
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: _SHOWN + 1])
+    return safe if len(text) <= _SHOWN else f"{safe[:_SHOWN]}..."
+
+
+def day(seconds: int) -> str:
+    """A time as text, UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M")
+
+
+def face_fields(face: FaceEntry) -> dict[str, Any]:
+    """A face as JSON has it."""
+    added = datetime.fromtimestamp(face.added, timezone.utc).isoformat()
+    return {"id": face.id, "photo": face.photo, "box": face.box, "quality": face.quality, "added": added}
+
+
+def space_of(embedder: Embedder) -> EmbeddingSpace:
+    """Of the embeddings that it makes."""
+    from pocketnet_fast.gallery.space import EmbeddingSpace
+
+    return EmbeddingSpace(embedder.model_name, embedder.weights_sha256, embedder.flip, embedder.embedding_dim)

@@ -1,0 +1,321 @@
+"""Galleries as files that other programs read: .npz, .csv, .parquet.
+
+Each has one row a face (a person without faces has one without a face) and says of which embedding space it
+is. Embeddings come back bit for bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.files import atomic_write
+from pocketnet_fast.gallery.gallery import Gallery
+from pocketnet_fast.gallery.people import Box, check_name, check_text, insert_faces, insert_people, new_faces
+from pocketnet_fast.gallery.space import EmbeddingSpace, unit_rows
+
+FORMATS: Final = (".npz", ".csv", ".parquet")
+_TEXTS: Final = ("name", "notes", "photo")
+_BOX: Final = ("left", "top", "width", "height")
+_SPACE: Final = ("model", "weights_sha256", "flip", "dimensions")
+# Of one field of a CSV file: names may be long.
+_FIELD: Final = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The faces of a gallery, a row each, and the people who have none.
+
+    Attributes:
+        space: Of the embeddings.
+        name: N names.
+        notes: N notes of persons.
+        photo: N texts.
+        box: N x 4 float64; NaN where there is none.
+        quality: N float64; NaN where there is none.
+        added: N int64, seconds since 1970, UTC.
+        embedding: N x D float32.
+        alone: Name and notes of everybody without a face.
+    """
+
+    space: EmbeddingSpace
+    name: Sequence[str]
+    notes: Sequence[str]
+    photo: Sequence[str]
+    box: npt.NDArray[np.float64]
+    quality: npt.NDArray[np.float64]
+    added: npt.NDArray[np.int64]
+    embedding: npt.NDArray[np.float32]
+    alone: Sequence[tuple[str, str]]
+
+
+def check_format(path: Path) -> str:
+    """The kind of file, by its name.
+
+    Raises:
+        PocketNetError: It is none of ``FORMATS``, or pyarrow is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise PocketNetError(f"{path}: unknown kind of file; expected {', '.join(FORMATS)}")
+    if suffix == ".parquet":
+        _pyarrow()
+    return suffix
+
+
+def export_gallery(gallery: Gallery, path: Path) -> int:
+    """Write all people and faces of one state; returns the number of faces.
+
+    Raises:
+        PocketNetError: An unknown kind of file, or it cannot be written.
+    """
+    suffix = check_format(path)
+    with atomic_write(path) as stream:
+        table = read_table(gallery)
+        {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}[suffix](table, stream)
+    return len(table.name)
+
+
+def read_table(gallery: Gallery) -> Table:
+    """All people and faces of one state."""
+    with gallery.snapshot(), gallery.reading() as connection:
+        rows = connection.execute(
+            "SELECT p.name, p.notes, f.photo, f.box_left, f.box_top, f.box_width, f.box_height, f.quality, "
+            "f.added, f.embedding FROM face AS f JOIN person AS p ON p.id = f.person ORDER BY f.id"
+        ).fetchall()
+        alone = connection.execute(
+            "SELECT name, notes FROM person AS p WHERE NOT EXISTS "
+            "(SELECT 1 FROM face WHERE person = p.id) ORDER BY id"
+        ).fetchall()
+    return Table(
+        gallery.space,
+        [row[0] for row in rows],
+        [row[1] for row in rows],
+        [row[2] for row in rows],
+        np.array([row[3:7] for row in rows], np.float64).reshape(-1, 4),
+        np.array([row[7] for row in rows], np.float64),
+        np.array([row[8] for row in rows], np.int64),
+        np.frombuffer(b"".join(row[9] for row in rows), "<f4").reshape(-1, gallery.space.dimensions),
+        alone,
+    )
+
+
+def import_table(path: Path) -> Table:
+    """Read what ``export_gallery`` wrote.
+
+    Raises:
+        PocketNetError: It cannot be read, or is another file.
+    """
+    suffix = check_format(path)
+    try:
+        with path.open("rb") as stream:
+            return {".npz": _read_npz, ".csv": _read_csv, ".parquet": _read_parquet}[suffix](stream)
+    except OSError as error:
+        raise PocketNetError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, EOFError, csv.Error) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise PocketNetError(f"{path} is no exported gallery: {reason}") from None
+
+
+def import_into(connection: sqlite3.Connection, table: Table, where: object) -> int:
+    """Add all people and faces of a table within a transaction; returns the number of faces.
+
+    People of the same name are one person.
+
+    Raises:
+        PocketNetError: A name or an embedding is none.
+    """
+    everybody = dict(zip(table.name, table.notes, strict=True)) | dict(table.alone)
+    rows = unit_rows(table.embedding, table.space.dimensions, table.name)
+    boxes: list[Box | None] = [
+        None if np.isnan(box[0]) else (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+        for box in table.box
+    ]
+    qualities = [None if np.isnan(quality) else float(quality) for quality in table.quality]
+    new = new_faces(table.name, rows, table.photo, boxes, qualities, table.added.tolist())
+    for name, notes in everybody.items():
+        check_name(name)
+        check_text(notes, "notes")
+    insert_people(connection, iter(everybody.items()))
+    return len(insert_faces(connection, new, where))
+
+
+def _write_npz(table: Table, stream: BinaryIO) -> None:
+    texts: dict[str, Any] = {key: _packed(getattr(table, key)) for key in _TEXTS}
+    np.savez(
+        stream,
+        space=_packed(asdict(table.space)),
+        **texts,
+        box=table.box,
+        quality=table.quality,
+        added=table.added,
+        embedding=table.embedding,
+        alone=_packed(table.alone),
+    )
+
+
+def _read_npz(stream: BinaryIO) -> Table:
+    with np.load(stream, allow_pickle=False) as data:
+        return _checked(
+            EmbeddingSpace(**_unpacked(data["space"])),
+            [_unpacked(data[key]) for key in _TEXTS],
+            data["box"],
+            data["quality"],
+            data["added"],
+            data["embedding"],
+            [(str(name), str(notes)) for name, notes in _unpacked(data["alone"])],
+        )
+
+
+def _packed(content: Any) -> npt.NDArray[np.uint8]:
+    # As bytes of JSON: an array of text would give every text the room of the longest.
+    return np.frombuffer(json.dumps(content, ensure_ascii=False).encode(), np.uint8)
+
+
+def _unpacked(array: npt.NDArray[np.uint8]) -> Any:
+    return json.loads(array.tobytes().decode())
+
+
+def _write_csv(table: Table, stream: BinaryIO) -> None:
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+    writer = csv.writer(text)
+    dimensions = table.space.dimensions
+    writer.writerow([*_SPACE, *_TEXTS, *_BOX, "quality", "added", *(f"e{i}" for i in range(dimensions))])
+    space = [table.space.model, table.space.weights_sha256, int(table.space.flip), dimensions]
+    for i, row in enumerate(table.embedding):
+        numbers = [
+            "" if np.isnan(value) else repr(float(value)) for value in (*table.box[i], table.quality[i])
+        ]
+        texts = [table.name[i], table.notes[i], table.photo[i]]
+        # Nine digits give a float32 back exactly.
+        writer.writerow([*space, *texts, *numbers, int(table.added[i]), *(f"{value:.9g}" for value in row)])
+    for name, notes in table.alone:
+        writer.writerow([*space, name, notes, "", "", "", "", "", "", "", *[""] * dimensions])
+    text.flush()
+    text.detach()
+
+
+def _read_csv(stream: BinaryIO) -> Table:
+    before = csv.field_size_limit(_FIELD)
+    try:
+        rows = list(csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")))
+    finally:
+        csv.field_size_limit(before)
+    head = [*_SPACE, *_TEXTS, *_BOX, "quality", "added"]
+    if len(rows) < 2 or rows[0][: len(head)] != head:
+        raise ValueError(f"expected the columns {', '.join(head)}, e0, ... and a row at least")
+    spaces = {tuple(row[: len(_SPACE)]) for row in rows[1:]}
+    if len(spaces) != 1:
+        raise ValueError("its rows are of several embedding spaces")
+    model, sha, flip, dimensions = spaces.pop()
+    space = EmbeddingSpace(model, sha, flip == "1", int(dimensions))
+    width = len(head) + space.dimensions
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != width:
+            raise ValueError(f"row {number} has {len(row)} fields, not {width}")
+    faces = [row for row in rows[1:] if row[len(head) - 1]]
+    at = len(_SPACE)
+    numbers = np.array(
+        [[float(value) if value else np.nan for value in row[at + 3 : at + 8]] for row in faces], np.float64
+    ).reshape(-1, 5)
+    return _checked(
+        space,
+        [[row[at + i] for row in faces] for i in range(3)],
+        numbers[:, :4],
+        numbers[:, 4],
+        np.array([int(row[len(head) - 1]) for row in faces], np.int64),
+        np.array([row[len(head) :] for row in faces], np.float32).reshape(-1, space.dimensions),
+        [(row[at], row[at + 1]) for row in rows[1:] if not row[len(head) - 1]],
+    )
+
+
+def _write_parquet(table: Table, stream: BinaryIO) -> None:
+    arrow = _pyarrow()
+    alone = len(table.alone)
+    numbers = {**{key: table.box[:, i] for i, key in enumerate(_BOX)}, "quality": table.quality}
+    flat = arrow.array(np.ascontiguousarray(table.embedding).reshape(-1), arrow.float32())
+    rows = arrow.FixedSizeListArray.from_arrays(flat, table.space.dimensions)
+    columns = {
+        "name": arrow.array([*table.name, *(name for name, _ in table.alone)], arrow.string()),
+        "notes": arrow.array([*table.notes, *(notes for _, notes in table.alone)], arrow.string()),
+        "photo": arrow.array([*table.photo, *[None] * alone], arrow.string()),
+        **{
+            key: arrow.array(
+                [*(None if np.isnan(v) else float(v) for v in values), *[None] * alone], arrow.float64()
+            )
+            for key, values in numbers.items()
+        },
+        "added": arrow.array([*table.added.tolist(), *[None] * alone], arrow.int64()),
+        "embedding": arrow.chunked_array([rows, arrow.nulls(alone, rows.type)], rows.type),
+    }
+    metadata = {b"pocketnet_fast": json.dumps(asdict(table.space)).encode()}
+    from pyarrow import parquet
+
+    parquet.write_table(arrow.table(columns).replace_schema_metadata(metadata), stream)
+
+
+def _read_parquet(stream: BinaryIO) -> Table:
+    from pyarrow import parquet
+
+    content = parquet.read_table(stream)
+    space = EmbeddingSpace(**json.loads((content.schema.metadata or {})[b"pocketnet_fast"]))
+    alone = content.filter(content["added"].is_null()).to_pydict()
+    faces = content.filter(content["added"].is_valid())
+    columns = faces.drop_columns(["embedding"]).to_pydict()
+    rows = faces["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    box = [[np.nan if value is None else value for value in columns[key]] for key in _BOX]
+    quality = [np.nan if value is None else value for value in columns["quality"]]
+    return _checked(
+        space,
+        [columns[key] for key in _TEXTS],
+        np.array(box, np.float64).T.reshape(-1, 4),
+        np.array(quality, np.float64),
+        np.array(columns["added"], np.int64),
+        np.asarray(rows, np.float32).reshape(-1, space.dimensions),
+        list(zip(alone["name"], alone["notes"], strict=True)),
+    )
+
+
+def _checked(
+    space: EmbeddingSpace,
+    texts: list[list[str]],
+    box: npt.NDArray[np.float64],
+    quality: npt.NDArray[np.float64],
+    added: npt.NDArray[np.int64],
+    embedding: npt.NDArray[np.float32],
+    alone: list[tuple[str, str]],
+) -> Table:
+    name, notes, photo = texts
+    count = len(name)
+    shapes = {
+        "notes": len(notes) == count,
+        "photo": len(photo) == count,
+        "box": box.shape == (count, 4),
+        "quality": quality.shape == (count,),
+        "added": added.shape == (count,),
+        "embedding": embedding.shape == (count, space.dimensions) and embedding.dtype == np.float32,
+    }
+    wrong = [key for key, fits in shapes.items() if not fits]
+    if wrong:
+        raise ValueError(f"its {wrong[0]} does not fit its {count} names and {space.dimensions} dimensions")
+    return Table(space, name, notes, photo, box, quality, added, embedding, alone)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise PocketNetError(
+            'pyarrow is not installed, which reads and writes parquet: pip install "pocketnet_fast[parquet]"'
+        ) from None
+    return pyarrow
