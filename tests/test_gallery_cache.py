@@ -93,7 +93,7 @@ def test_a_cache_of_another_state_is_not_taken(gallery: Gallery, tmp_path: Path)
     assert Gallery(gallery.path).search(rows(1, 6), top=1)[0][0].name == "y"
 
 
-@pytest.mark.parametrize("at", [0, 9, 60, 100, 110])
+@pytest.mark.parametrize("at", [0, 9, 60, 88, 93])
 def test_a_damaged_first_page_is_noticed(gallery: Gallery, at: int) -> None:
     path = cache_path(gallery.path)
     content = bytearray(path.read_bytes())
@@ -113,14 +113,13 @@ def test_a_truncated_cache_is_noticed(gallery: Gallery, size: int) -> None:
 
 def test_a_damaged_array_is_found_by_check(gallery: Gallery) -> None:
     path = cache_path(gallery.path)
-    for at, what in [(-5000, "people"), (-4090, "embeddings")]:
+    for at, what in [(8197, "people"), (12293, "embeddings")]:
         content = bytearray(path.read_bytes())
         content[at] ^= 1
         path.write_bytes(content)
         found = Gallery(gallery.path).check().cache
         assert found == f"the checksum of its {what} does not match"
         assert not path.exists()
-        gallery.path.with_name("x").touch()
         finds_everybody(Gallery(gallery.path))
 
 
@@ -193,7 +192,7 @@ static int fails(int file) {
   return 1;
 }
 
-#define NEXT(name) (__typeof__(&name))dlsym(RTLD_NEXT, #name)
+#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 ssize_t write(int f, const void *d, size_t n) { return fails(f) ? -1 : NEXT(write)(f, d, n); }
 ssize_t pwrite(int f, const void *d, size_t n, off_t a) { return fails(f) ? -1 : NEXT(pwrite)(f, d, n, a); }
