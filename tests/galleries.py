@@ -39,7 +39,11 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 def old_gallery(
-    folder: Path, names: Sequence[str], photos: Sequence[str], embeddings: npt.NDArray[np.float32], **more: Any
+    folder: Path,
+    names: Sequence[str],
+    photos: Sequence[str],
+    embeddings: npt.NDArray[np.float32],
+    **more: Any,
 ) -> Path:
     """A gallery as earlier versions wrote it, with what a killed writer left behind its end."""
     folder.mkdir()

@@ -61,7 +61,12 @@ def test_changes_are_laid_over_it_until_there_are_many(gallery: Gallery) -> None
     gallery.delete_face(5)
     gallery.move(7, "new")
     found = base(reader)
-    assert (found.stale, len(found), found.changed.tolist(), found.owners.tolist()) == (3, 41, [4, 6], [-1, 21])
+    assert (found.stale, len(found), found.changed.tolist(), found.owners.tolist()) == (
+        3,
+        41,
+        [4, 6],
+        [-1, 21],
+    )
     assert cache_path(gallery.path).read_bytes() == before
     gallery.delete_person("p15")
     gallery.delete_person("p16")
@@ -196,7 +201,9 @@ static int fails(int file) {
 
 ssize_t write(int f, const void *d, size_t n) { return fails(f) ? -1 : NEXT(write)(f, d, n); }
 ssize_t pwrite(int f, const void *d, size_t n, off_t a) { return fails(f) ? -1 : NEXT(pwrite)(f, d, n, a); }
-ssize_t pwrite64(int f, const void *d, size_t n, off64_t a) { return fails(f) ? -1 : NEXT(pwrite64)(f, d, n, a); }
+ssize_t pwrite64(int f, const void *d, size_t n, off64_t a) {
+  return fails(f) ? -1 : NEXT(pwrite64)(f, d, n, a);
+}
 int ftruncate(int f, off_t n) { return fails(f) ? -1 : NEXT(ftruncate)(f, n); }
 int ftruncate64(int f, off64_t n) { return fails(f) ? -1 : NEXT(ftruncate64)(f, n); }
 int fsync(int f) { return fails(f) ? -1 : NEXT(fsync)(f); }

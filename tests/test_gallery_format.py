@@ -68,7 +68,9 @@ def test_changes_are_told_whoever_makes_them(tmp_path: Path) -> None:
     def since(number: int) -> list[tuple[int | None, int | None]]:
         return connection.execute("SELECT face, person FROM change WHERE number > ?", (number,)).fetchall()
 
-    assert sorted(since(0), key=str) == sorted([(None, 1), (None, 2), (1, None), (2, None), (3, None)], key=str)
+    assert sorted(since(0), key=str) == sorted(
+        [(None, 1), (None, 2), (1, None), (2, None), (3, None)], key=str
+    )
     known = gallery.refresh()
     assert known == 5
     connection.execute("UPDATE person SET name = 'Bob' WHERE id = 2")

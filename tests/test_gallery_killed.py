@@ -93,7 +93,9 @@ def kill_at_random(folder: Path, act: str, seed: int) -> None:
         assert {person.faces for person in new} <= {50}
         assert checked.faces == 300 + 50 * len(new)
     elif act == "delete":
-        assert [person.name for person in people] == [f"p{number}" for number in range(300 - len(people), 300)]
+        assert [person.name for person in people] == [
+            f"p{number}" for number in range(300 - len(people), 300)
+        ]
         assert checked.faces == checked.people
     elif act == "rename":
         changed = [person for person in people if person.name != f"p{person.id - 1}"]

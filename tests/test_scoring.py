@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery import scoring
-from pocketnet_fast.gallery.scoring import BestOverall, BestPerQuery, Both, scan, top_matches
+from pocketnet_fast.gallery.scoring import (
+    BestOverall,
+    BestPerOwner,
+    BestPerQuery,
+    Both,
+    scan,
+    top_matches,
+)
 
 Array = npt.NDArray[np.float32]
 
@@ -169,3 +176,39 @@ def test_bad_input(queries: int, bad: float) -> None:
     asked[0, 0] = bad
     with pytest.raises(PocketNetError, match="query 0 is not finite"):
         top_matches(asked, np.ones((5, 4), np.float32), 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 30),
+    st.integers(1, 400),
+    st.integers(1, 12),
+    st.integers(1, 60),
+    st.sampled_from([1, 3]),
+)
+def test_the_best_of_each_owner(
+    seed: int, queries: int, rows: int, top: int, people: int, threads: int
+) -> None:
+    """Against sorting everything; with ties, rows of nobody, few owners and owners of most rows."""
+    rng = np.random.default_rng(seed)
+    asked, gallery = whole_numbers(rng, queries, 3, 1), whole_numbers(rng, rows, 3, 1)
+    owner = rng.integers(-1, people, rows) * rng.integers(0, 2, rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "_SCORES_FOR_FEW", 64)
+        patch.setattr(scoring, "_ROWS", 16)
+        kept = scan(
+            asked,
+            gallery,
+            lambda: BestPerOwner(queries, top, lambda found: owner[found]),
+            threads=threads,
+        )
+    scores = asked @ gallery.T
+    for query in range(queries):
+        found: list[int] = []
+        for row in np.argsort(-scores[query], kind="stable"):
+            if owner[row] >= 0 and owner[row] not in owner[found] and len(found) < top:
+                found.append(int(row))
+        missing = top - len(found)
+        assert kept.rows[query].tolist() == found + [-1] * missing
+        assert kept.scores[query].tolist() == [*scores[query, found].tolist(), *[-np.inf] * missing]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketnet_fast.cli.gallery.options import GalleryFlip, shown
+from pocketnet_fast.cli.gallery.options import GalleryFlip, on_one_line, shown
 from pocketnet_fast.cli.loading import (
     AlignedOption,
     BatchOption,
@@ -137,9 +137,9 @@ def evaluate(
         )
     wrong = [confusion for confusion in result.confusions if confusion.other_score >= confusion.own_score]
     for confusion in wrong:
+        probe, other, own = (on_one_line(files[i]) for i in (confusion.probe, confusion.other, confusion.own))
         typer.echo(
-            f"  {shown(files[confusion.probe])} is more like {shown(files[confusion.other])} "
-            f"({confusion.other_score:.3f}) than {shown(files[confusion.own])} ({confusion.own_score:.3f})"
+            f"  {probe} is more like {other} ({confusion.other_score:.3f}) than {own} ({confusion.own_score:.3f})"
         )
     if show is not None:
         note(f"wrote {show}")

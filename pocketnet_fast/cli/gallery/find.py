@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pocketnet_fast.cli.gallery.options import GalleryFlip, Where, Who, person_key, shown, space_of
+from pocketnet_fast.cli.gallery.options import (
+    GalleryFlip,
+    Where,
+    Who,
+    on_one_line,
+    person_key,
+    shown,
+    space_of,
+)
 from pocketnet_fast.cli.loading import (
     AlignedOption,
     DetectorOption,
@@ -226,7 +234,7 @@ def _accepted(matches: list[Match], least: float, margin: float | None) -> list[
 
 
 def _described(match: Match) -> str:
-    return shown(match.name) + (f"  ({shown(match.photo)})" if match.photo else "")
+    return shown(match.name) + (f"  ({on_one_line(match.photo)})" if match.photo else "")
 
 
 def _nobody(nearest: list[Match], threshold: float, margin: float | None) -> str:

@@ -34,10 +34,14 @@ def person_key(text: str) -> PersonKey:
     return int(by_id[1]) if by_id else text
 
 
-def shown(text: str) -> str:
-    """A name or the like on one line, without what moves a terminal's cursor, and not longer than a line."""
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: _SHOWN + 1])
-    return safe if len(text) <= _SHOWN else f"{safe[:_SHOWN]}..."
+def shown(name: str) -> str:
+    """A name on one line, without what moves a terminal's cursor, and cut where it is long."""
+    return on_one_line(name) if len(name) <= _SHOWN else f"{on_one_line(name[:_SHOWN])}..."
+
+
+def on_one_line(text: str) -> str:
+    """A text with its line breaks, and whatever else moves a terminal's cursor, written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def day(seconds: int) -> str:

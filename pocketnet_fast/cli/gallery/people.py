@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pocketnet_fast.cli.gallery.options import Where, Who, day, face_fields, person_key, shown
+from pocketnet_fast.cli.gallery.options import Where, Who, day, face_fields, on_one_line, person_key, shown
 from pocketnet_fast.cli.loading import JsonOption, note
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.errors import PocketNetError
@@ -54,7 +54,7 @@ def show(where: Where, who: Who, *, as_json: JsonOption = False) -> None:
     typer.echo(f"id:{person.id}  {shown(person.name)}" + (f"  {shown(person.notes)}" if person.notes else ""))
     for face in faces:
         quality = "" if face.quality is None else f"  quality {face.quality:.2f}"
-        typer.echo(f"  face {face.id}  {day(face.added)}{quality}  {shown(face.photo)}")
+        typer.echo(f"  face {face.id}  {day(face.added)}{quality}  {on_one_line(face.photo)}")
 
 
 def rename(
