@@ -4,11 +4,11 @@ r"""Searching and scoring embeddings: seconds and memory, ours against whole pro
     python benchmarks/identification.py --rows 100000 --probes 1000 --rounds 3
     python benchmarks/identification.py --part megaface --threads 2
 
-Three parts. search: the five best of a gallery's rows for a few queries, from a gallery on disk that is in
-the page cache; the floor is reading the embeddings once (torch's sum of them). megaface: the protocol with
-all distractors; the floor is the product alone at the speed of this machine's best block. ijb: templates
-pooled from a stream of embeddings, and pairs of them scored from a list on disk, at IJB-C's size times
---scale.
+Three parts. search: the five best people of a gallery for a few queries, three faces each, from a gallery on
+disk that is in the page cache; the floor is reading the embeddings once (torch's sum of them). megaface: the
+protocol with all distractors; the floor is the product alone at the speed of this machine's best block. ijb:
+templates pooled from a stream of embeddings, and pairs of them scored from a list on disk, at IJB-C's size
+times --scale.
 
 Seconds by the clock, median and best, and the median of processor seconds, which say more on a machine where
 other work runs. Embeddings are random directions. Results are compared with a plain computation before
@@ -87,50 +87,108 @@ def report(name: str, times: Times, note: str = "") -> None:
 
 
 def search(a: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=a.folder) as folder:
         rows = directions(a.rows, a.dims, 0)
-        gallery = Gallery.create(Path(folder, "gallery"), EmbeddingSpace("random", "", False, a.dims))
-        start = time.perf_counter()
-        gallery.add([f"person {row}" for row in range(a.rows)], rows)
-        print(f"writing the gallery: {time.perf_counter() - start:.2f} s")
-        opening = timed(lambda: Gallery(gallery.path), a.rounds)
-        report("opening the gallery", opening)
-        queries = directions(64, a.dims, 1)
-        best = np.argsort(-(queries[:3] @ rows.T), axis=1, kind="stable")[:, :5]
-        found = gallery.search(queries[:3], top=5, threads=1)
-        if [[match.row for match in matches] for matches in found] != best.tolist():
-            sys.exit("the search finds other rows than numpy; no time is reported")
-        mapped = torch.from_numpy(gallery.embeddings)
+        gallery = build(Path(folder, "people.gallery"), rows, a)
+        queries = directions(1000, a.dims, 1)
         torch.set_num_threads(1)
+        mapped = torch.from_numpy(rows)
         read = timed(mapped.sum, a.rounds)
         report("reading the embeddings once, 1 thread: the floor", read, rate(rows.nbytes, read))
         whole = timed(lambda: np.argpartition(-(rows @ queries[0]), 5)[:5], a.rounds)
         report("numpy: whole product, argpartition, 1 query", whole)
-        for threads in range(1, a.threads + 1):
-            for count in (1, 2, 8, 64):
+        for precision in ("fp32", "int8"):
+            for threads in range(1, a.threads + 1):
+                for count in (1, 2, 8, 64):
 
-                def run(count: int = count, threads: int = threads) -> None:
-                    gallery.search(queries[:count], top=5, threads=threads)
+                    def run(count: int = count, threads: int = threads, precision: str = precision) -> None:
+                        gallery.search(queries[:count], top=5, threads=threads, precision=precision)
 
-                seconds = timed(run, a.rounds)
-                report(
-                    f"Gallery.search, {count} queries, {threads} threads", seconds, rate(rows.nbytes, seconds)
-                )
-        faiss_search(rows, queries, a)
+                    seconds = timed(run, a.rounds if count < 64 else 3)
+                    name = f"Gallery.search, 5 people, {precision}, {count} queries, {threads} threads"
+                    report(name, seconds)
+        compare_tops(gallery, queries, a)
+        others(rows, queries, a)
 
 
-def faiss_search(rows: Embeddings, queries: Embeddings, a: argparse.Namespace) -> None:
+def build(path: Path, rows: Embeddings, a: argparse.Namespace) -> Gallery:
+    """A gallery with three faces of each person; times what happens once."""
+    gallery = Gallery.create(path, EmbeddingSpace("random", "", False, a.dims))
+    names = [f"person {row // 3}" for row in range(len(rows))]
+    report(f"adding {len(rows):,} faces", timed_once(lambda: gallery.add(names, rows)))
+    report("the first search, which makes the cache", timed_once(lambda: gallery.search(rows[:1])))
+    opened: list[Gallery] = []
+
+    def opening() -> None:
+        opened.append(Gallery(path))
+        opened[-1].refresh()
+
+    report("opening the gallery, vectors included", timed(opening, 5))
+    found = gallery.search(rows[:3], top=1, threads=1)
+    if [matches[0].face for matches in found] != [1, 2, 3]:
+        sys.exit("the search does not find a face itself; no time is reported")
+    ten = directions(10_000, a.dims, 7)
+    report("adding 10,000 faces", timed_once(lambda: gallery.add(["ten thousand"] * 10_000, ten)))
+    report("the next search", timed_once(lambda: gallery.search(rows[:1])))
+    report("deleting 10,000 faces", timed_once(lambda: gallery.delete_person("ten thousand")))
+    report("the next search", timed_once(lambda: gallery.search(rows[:1])))
+    return gallery
+
+
+def compare_tops(gallery: Gallery, queries: Embeddings, a: argparse.Namespace) -> None:
+    """How many queries have the same ten best people by bytes as exactly."""
+    same = 0
+    for first in range(0, len(queries), 50):
+        some = queries[first : first + 50]
+        exact = gallery.search(some, top=10, threads=a.threads)
+        found = gallery.search(some, top=10, threads=a.threads, precision="int8")
+        same += sum(
+            [m.person for m in one] == [m.person for m in other]
+            for one, other in zip(exact, found, strict=True)
+        )
+    print(f"the same ten people by int8 as by fp32: {same} of {len(queries)} queries")
+
+
+def others(rows: Embeddings, queries: Embeddings, a: argparse.Namespace) -> None:
+    """The ten best faces, where a library is installed that finds them."""
     try:
         import faiss
     except ImportError:
         print("faiss is not installed")
+    else:
+        faiss.omp_set_num_threads(1)
+        kinds = {"IndexFlatIP": faiss.IndexFlatIP(a.dims)}
+        quantizer = faiss.ScalarQuantizer
+        for name in ("QT_8bit", "QT_bf16", "QT_fp16"):
+            kinds[f"IndexScalarQuantizer {name}"] = faiss.IndexScalarQuantizer(
+                a.dims, getattr(quantizer, name), faiss.METRIC_INNER_PRODUCT
+            )
+        for name, index in kinds.items():
+            index.train(rows[:100_000])
+            index.add(rows)
+            for count in (1, 8):
+                seconds = timed(lambda c=count, i=index: i.search(queries[:c], 10), a.rounds)
+                report(f"faiss {name}, {count} queries, 1 thread", seconds)
+            index.reset()
+    try:
+        from usearch.index import MetricKind
+        from usearch.index import search as search_matrix
+    except ImportError:
+        print("usearch is not installed")
         return
-    faiss.omp_set_num_threads(1)
-    index = faiss.IndexFlatIP(a.dims)
-    index.add(rows)
-    for count in (1, 64):
-        seconds = timed(lambda count=count: index.search(queries[:count], 5), a.rounds)
-        report(f"faiss IndexFlatIP, {count} queries, 1 thread", seconds)
+    scale = 127 / np.abs(rows).max()
+    for name, matrix, asked in (
+        ("f32", rows, queries),
+        ("i8", np.rint(rows * scale).astype(np.int8), np.rint(queries[:8] * scale).astype(np.int8)),
+    ):
+        for count in (1, 8):
+            seconds = timed(
+                lambda m=matrix, q=asked[:count]: search_matrix(
+                    m, q, 10, MetricKind.IP, exact=True, threads=1
+                ),
+                3,
+            )
+            report(f"usearch exact search, {name}, {count} queries, 1 thread", seconds)
 
 
 def rate(size: int, times: Times) -> str:
@@ -261,6 +319,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of IJB-C's size")
     parser.add_argument("--threads", type=int, default=2, help="measure with 1 to this many")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--folder", type=Path, help="where the gallery is made; default: the temporary one")
     parser.add_argument("--memory-of", choices=("megaface", "ijb"), help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.memory_of:

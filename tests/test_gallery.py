@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import threading
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -462,6 +463,9 @@ def test_any_history_is_searched_rightly(tmp_path_factory: pytest.TempPathFactor
                 (found,) = reader.search([query], top=3)
                 assert [match.score for match in found] == pytest.approx(expected, abs=1e-6)
                 assert all(best[match.name] == pytest.approx(match.score, abs=1e-6) for match in found)
+                if find_spec("numkong") is not None:
+                    (found,) = reader.search([query], top=3, precision="int8")
+                    assert [match.score for match in found] == pytest.approx(expected, abs=1e-6)
                 (faces_found,) = reader.search([query], top=99, by="face")
                 assert {match.face: match.name for match in faces_found} == {f: v[0] for f, v in held.items()}
         gallery.check()

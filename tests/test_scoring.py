@@ -197,6 +197,7 @@ def test_the_best_of_each_owner(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "_SCORES_FOR_FEW", 64)
         patch.setattr(scoring, "_ROWS", 16)
+        patch.setattr(scoring, "_RUN", 4)
         kept = scan(
             asked,
             gallery,

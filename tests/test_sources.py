@@ -70,7 +70,7 @@ def test_a_photo_has_one_embedding_in_all_commands(run: Run, photos: dict[str, P
     embedded = run("embed", *given, "--json").json["embeddings"]
     assert [row["embedding"] for row in embedded] == expected
     assert run("gallery", "build", *given, "-o", tmp_path / "g").code == 0
-    np.testing.assert_allclose(Gallery(tmp_path / "g").embeddings, expected, atol=1e-7)
+    np.testing.assert_allclose(Gallery(tmp_path / "g").embeddings()[1], expected, atol=1e-7)
     found = run("gallery", "search", tmp_path / "g", *given, "--json").json["results"]
     assert [result["matches"][0]["score"] for result in found] == pytest.approx([1, 1], abs=1e-6)
     (tmp_path / "list").write_text("turned.png\nscene.png\n")

@@ -218,11 +218,12 @@ class Database:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        # What was committed soon lies in the file itself, and not in its journal alone. That others hold it
-        # up is no error: whoever writes next does it.
-        pages = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
-        if pages > _JOURNAL_PAGES:
-            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        # What was committed soon lies in the file itself, and not in its journal alone. Where that fails, or
+        # others hold it up, it stays committed, and whoever writes next tries again.
+        with contextlib.suppress(sqlite3.Error):
+            pages = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+            if pages > _JOURNAL_PAGES:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     @contextlib.contextmanager
     def _taken(self) -> Iterator[sqlite3.Connection]:

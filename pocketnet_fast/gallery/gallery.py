@@ -336,7 +336,7 @@ class Gallery:
             # One more than is asked for tells by how much the last one leads.
             if precision == "int8":
                 base = self._vectors.quantized(vectors)
-                best = best_rows_of_bytes(connection, unit, vectors, base, top + 1, by=by, threads=threads)
+                best = best_rows_of_bytes(unit, vectors, base, top + 1, by=by, threads=threads)
             else:
                 best = best_rows(unit, vectors, top + 1, by=by, threads=threads)
             return named(connection, vectors, best, top=top, by=by, threshold=threshold, margin=margin)

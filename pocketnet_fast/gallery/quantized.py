@@ -29,21 +29,31 @@ class QuantizedRows:
 
     Args:
         rows: N x D float32.
+        people: N: whose they are.
 
     Raises:
         PocketNetError: NumKong is not installed.
     """
 
-    def __init__(self, rows: Embeddings) -> None:
+    def __init__(self, rows: Embeddings, people: Indices) -> None:
         self._numkong = _numkong()
         self._codes = np.empty(rows.shape, np.int8)
         self._scales = np.empty(len(rows), np.float32)
+        self._by_person = np.argsort(people, kind="stable")
+        self._people = people[self._by_person]
         for first in range(0, len(rows), _BATCH):
             part = rows[first : first + _BATCH]
             self._codes[first : first + _BATCH], self._scales[first : first + _BATCH] = _rounded(part)
 
     def __len__(self) -> int:
         return len(self._codes)
+
+    def rows_of(self, people: Indices) -> Indices:
+        """The rows of some people, as they were when this was made; people rise."""
+        starts = np.searchsorted(self._people, people, "left")
+        counts = np.searchsorted(self._people, people, "right") - starts
+        before = np.cumsum(counts) - counts
+        return self._by_person[np.arange(counts.sum()) + np.repeat(starts - before, counts)]
 
     def best(
         self,
@@ -61,6 +71,8 @@ class QuantizedRows:
             owners: See ``BestPerOwner``.
             threads: Threads; None for as many as PyTorch uses.
         """
+        if len(self) == 0 or len(queries) == 0:
+            return BestPerOwner(len(queries), count, owners)
         codes, scales = _rounded(queries)
         block = max(_SCORES // min(len(queries), _QUERIES), 1)
         packed = [

@@ -31,6 +31,8 @@ _ROWS: Final = 512
 # a product with the gallery on the left, and 100 with the queries on the left.
 _FEW_QUERIES: Final = 16
 _SCORES_FOR_FEW: Final = 1 << 16
+# Scores of which the maximum is compared before each is; of 65,536 this takes a third of comparing all.
+_RUN: Final = 128
 # Scores that wait for their place, for each place.
 _WAITING: Final = 12
 
@@ -146,25 +148,23 @@ class BestPerOwner:
         better = (highest > lowest).nonzero().squeeze(1)
         if len(better) == 0:
             return
-        found, least = scores[better], lowest[better].unsqueeze(1)
-        # The best of a block are found in less time than all that are better than the worst one kept.
-        values, places = found.topk(min(4 * self._scores.shape[1], found.shape[1]))
-        if values.shape[1] == found.shape[1] or bool((values[:, -1:] <= least).all()):
-            query, place = (values > least).nonzero(as_tuple=True)
-            score, row = values[query, place], places[query, place]
+        found, least = scores[better] if len(better) < len(scores) else scores, lowest[better].unsqueeze(1)
+        if self._full:
+            query, row = _above(found, least)
         else:
             # What a block has K better owners than is not needed either.
-            limits = self._limits(values.numpy(), places.numpy() + first_row)
-            query, row = ((found > least) & (found >= limits)).nonzero(as_tuple=True)
-            score = found[query, row]
+            query, row = ((found > least) & (found >= self._limits(found, first_row))).nonzero(as_tuple=True)
+        score = found[query, row]
         self.insert((better[query] + first_query).numpy(), score.numpy(), row.numpy() + first_row)
 
     def merge(self, other: BestPerOwner) -> None:  # noqa: D102
         query, place = np.nonzero(other.rows >= 0)
         self.insert(query, other.scores[query, place], other.rows[query, place])
 
-    def _limits(self, scores: Scores, rows: Indices) -> Tensor:
+    def _limits(self, found: Tensor, first_row: int) -> Tensor:
         """A score that K owners reach among the best, for each query; -inf where these belong to fewer."""
+        values, places = found.topk(min(4 * self._scores.shape[1], found.shape[1]))
+        scores, rows = values.numpy(), places.numpy() + first_row
         owners: Indices = self._owners(rows.ravel()).reshape(rows.shape)
         earlier = np.tri(rows.shape[1], k=-1) > 0
         new = (owners >= 0) & ~((owners[:, :, None] == owners[:, None, :]) & earlier).any(2)
@@ -424,6 +424,16 @@ def top_matches(
     width = min(top, len(gallery))
     best = scan(queries, gallery, lambda: BestPerQuery(len(queries), width), threads=threads, on_rows=on_rows)
     return best.scores, best.rows
+
+
+def _above(scores: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the scores q x r exceed the least ones q x 1: few places, found by the maxima of runs."""
+    count = scores.shape[1] // _RUN * _RUN
+    runs = scores[:, :count].reshape(len(scores), -1, _RUN)
+    query, run = (runs.amax(2) > least).nonzero(as_tuple=True)
+    some, place = (runs[query, run] > least[query]).nonzero(as_tuple=True)
+    rest_query, rest = (scores[:, count:] > least).nonzero(as_tuple=True)
+    return torch.cat([query[some], rest_query]), torch.cat([run[some] * _RUN + place, rest + count])
 
 
 def _block(queries: Tensor, rows: Tensor, buffer: Tensor) -> Tensor:

@@ -106,7 +106,6 @@ def best_rows(
 
 
 def best_rows_of_bytes(
-    connection: sqlite3.Connection,
     queries: Embeddings,
     vectors: Vectors,
     base: QuantizedRows,
@@ -118,7 +117,6 @@ def best_rows_of_bytes(
     """The best rows of each query among the candidates of a search in bytes, these scored exactly.
 
     Args:
-        connection: Of the transaction that sees the state of ``vectors``.
         queries: Q x D of length 1.
         vectors: Where to search.
         base: The base of ``vectors`` in bytes. What has been added since is scored exactly.
@@ -136,7 +134,7 @@ def best_rows_of_bytes(
         rows = candidates[candidates >= 0]
         if by == "person":
             # Which of a person's faces is best is not sure either.
-            rows = _rows_of_people(connection, vectors, vectors.people_of(rows))
+            rows = _rows_of_people(vectors, base, np.unique(vectors.people_of(rows)))
         scores = vectors.base.rows[rows] @ queries[query]
         kept.insert(np.full(len(rows), query), scores, rows)
     split = len(vectors.base.ids)
@@ -150,14 +148,11 @@ def _keeper(queries: Embeddings, vectors: Vectors, top: int, by: str) -> BestPer
     return BestPerOwner(len(queries), width, vectors.people_of if by == "person" else vectors.rows_that_are)
 
 
-def _rows_of_people(connection: sqlite3.Connection, vectors: Vectors, people: Indices) -> Indices:
-    faces = [
-        row[0]
-        for person in people.tolist()
-        for row in connection.execute("SELECT id FROM face WHERE person = ?", (person,))
-    ]
-    rows = vectors.row_of(np.array(faces, np.int64))
-    return np.sort(rows[(rows >= 0) & (rows < len(vectors.base.ids))])
+def _rows_of_people(vectors: Vectors, base: QuantizedRows, people: Indices) -> Indices:
+    """All rows of the base that are of these people now."""
+    moved = vectors.changed[vectors.changed < len(vectors.base.ids)]
+    rows = np.union1d(base.rows_of(people), moved)
+    return rows[np.isin(vectors.people_of(rows), people)]
 
 
 def named(

@@ -168,7 +168,7 @@ class VectorsOfGallery:
         with self._quantizing:
             of, made = self._quantized or (None, None)
             if made is None or of is not vectors.base:
-                made = QuantizedRows(vectors.base.rows)
+                made = QuantizedRows(vectors.base.rows, vectors.base.people)
                 self._quantized = vectors.base, made
             return made
 

@@ -139,7 +139,8 @@ def evaluate(
     for confusion in wrong:
         probe, other, own = (on_one_line(files[i]) for i in (confusion.probe, confusion.other, confusion.own))
         typer.echo(
-            f"  {probe} is more like {other} ({confusion.other_score:.3f}) than {own} ({confusion.own_score:.3f})"
+            f"  {probe} is more like {other} ({confusion.other_score:.3f}) than {own} "
+            f"({confusion.own_score:.3f})"
         )
     if show is not None:
         note(f"wrote {show}")
