@@ -73,21 +73,26 @@ class QuantizedRows:
         """
         if len(self) == 0 or len(queries) == 0:
             return BestPerOwner(len(queries), count, owners)
-        codes, scales = _rounded(queries)
-        block = max(_SCORES // min(len(queries), _QUERIES), 1)
+        # A query's own scale changes no order.
+        codes, _ = _rounded(queries)
+        width = min(len(queries), _QUERIES)
+        block = max(_SCORES // width, 1)
         packed = [
             (first, self._numkong.dots_pack(np.ascontiguousarray(codes[first : first + _QUERIES])))
             for first in range(0, len(queries), _QUERIES)
         ]
+        scales = torch.from_numpy(self._scales)
 
         def scorer() -> Scorer:
+            buffer = torch.empty(block * width)
+
             def scores_of(start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-                part, of_rows = self._codes[start : start + block], self._scales[start : start + block]
+                part, of_rows = self._codes[start : start + block], scales[start : start + block]
                 for first, some in packed:
-                    products = np.asarray(self._numkong.dots_packed(part, some))
-                    scores = np.multiply(products.T, of_rows, dtype=np.float32, order="C")
-                    scores *= scales[first : first + len(scores), None]
-                    yield first, torch.from_numpy(scores), torch.from_numpy(scores.max(1))
+                    products = torch.from_numpy(np.asarray(self._numkong.dots_packed(part, some)))
+                    scores = buffer[: products.numel()].view(products.shape[1], products.shape[0])
+                    scores.copy_(products.T).mul_(of_rows)
+                    yield first, scores, scores.amax(1)
 
             return scores_of
 
