@@ -271,6 +271,17 @@ class TestVerify:
         assert refused(run(*command, "--far", 1e-6), "FAR 1e-6 is carried, only for 1e-3, 1e-4, 1e-5")
 
 
+def test_shards_are_all_photos_once(run: Run, crops: list[Path]) -> None:
+    options = ("--aligned", "--untrained", "--json")
+    whole = run("embed", *crops, *options).json["embeddings"]
+    parts = [run("embed", *crops, *options, "--shard", f"{i}/2").json["embeddings"] for i in (1, 2)]
+    assert [row["file"] for row in parts[0]] == [str(crops[0]), str(crops[2])]
+    assert sorted(row["file"] for part in parts for row in part) == sorted(row["file"] for row in whole)
+    for wrong in ("0/2", "3/2", "2", "1/0", "-1/2", "a/b"):
+        assert refused(run("embed", *crops, *options, "--shard", wrong), "expected I/N with I from 1 to N")
+    assert refused(run("embed", *crops, *options, "--shard", "4/4"), "3 photos leave nothing for this part")
+
+
 @pytest.mark.slow
 def test_photos_are_decided_right(photos: Path, trained: list[object]) -> None:
     """The whole path from 48 pairs of unaligned photos to decisions, with a trained model."""

@@ -291,8 +291,7 @@ print(failed)
 
 
 @pytest.mark.slow(seconds=20)
-@pytest.mark.parametrize("on", ["n", "y"], ids=["once", "from then on"])
-@pytest.mark.parametrize("error", [5, 28], ids=["EIO", "ENOSPC"])
+@pytest.mark.parametrize(("error", "on"), [(5, "n"), (28, "y")], ids=["EIO once", "ENOSPC from then on"])
 def test_every_write_may_fail(tmp_path: Path, error: int, on: str) -> None:
     """Once, and from then on: the gallery opens as before or after, and its cache is whole or absent."""
     compiler = shutil.which("gcc") or shutil.which("cc")

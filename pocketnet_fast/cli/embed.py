@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -60,6 +61,15 @@ def embed(
     skip: Annotated[
         bool, typer.Option("--skip", help="Leave out images that cannot be used, naming each.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Of all photos in their order, take those of part I of N, as in 2/8: for N processes on any "
+            "machines, each with a file of its own.",
+            show_default=False,
+        ),
+    ] = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     batch: BatchOption = 32,
@@ -81,7 +91,7 @@ def embed(
 
     if all_faces and aligned:
         raise PocketNetError("--aligned and --all-faces exclude each other")
-    images = all_photos(images)
+    images = _part(all_photos(images), shard)
 
     from pocketnet_fast.files import atomic_write
 
@@ -123,6 +133,19 @@ def embed(
         print_json(about | {"embeddings": table.as_dicts()}, indent=None)
     if output is not None:
         note(f"wrote {len(table.faces)} embeddings of {embedder.embedding_dim} dimensions to {output}")
+
+
+def _part(images: list[Path], shard: str | None) -> list[Path]:
+    """Every N-th image from the I-th on, so that parts are of like size and of like photos."""
+    if shard is None:
+        return images
+    given = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+    if given is None or not 1 <= int(given[1]) <= int(given[2]):
+        raise PocketNetError(f"--shard is {shard!r}; expected I/N with I from 1 to N, as in 2/8")
+    part = images[int(given[1]) - 1 :: int(given[2])]
+    if not part:
+        raise PocketNetError(f"--shard {shard}: {len(images)} photos leave nothing for this part")
+    return part
 
 
 def register(app: typer.Typer) -> None:
