@@ -4,8 +4,8 @@ r"""The service under a load that does not end: many clients, a tenth of them ho
 
 Every answer to a well-formed request must have status 200, or 429 where more is asked than is taken, and be
 the same as the first answer to it. Memory is read every two seconds; its slope is that of a line through the
-readings after ``--settle`` minutes. Then the service is ended under load ``--sigterms`` times: it must end with
-0, and no request may stay without an answer but those of connections that the system alone had taken.
+readings after ``--settle`` minutes. Then the service is ended under load ``--sigterms`` times: it must end
+with 0, and no request may stay without an answer but those of connections that the system alone had taken.
 """
 
 from __future__ import annotations
