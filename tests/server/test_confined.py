@@ -11,12 +11,9 @@ from pathlib import Path
 
 import confined
 import pytest
+from forms import multipart
+from gallery_files import empty_gallery
 from running import running
-
-from pocketnet_fast import FaceAnalyzer
-from pocketnet_fast.data.images import encode_image
-from pocketnet_fast.export import export_torchscript
-from pocketnet_fast.export.photos import check_scene
 
 pytestmark = pytest.mark.slow(seconds=6)
 
@@ -45,14 +42,17 @@ def test_filter_takes_away_what_it_should(before: list[object]) -> None:
     assert done.stdout == f"-1 {errno.EPERM}\n-1 {errno.EPERM}\nrefused\n", done.stderr
 
 
-def test_service_does_all_its_work(before: list[object], tmp_path: Path) -> None:
-    model = export_torchscript(FaceAnalyzer(), tmp_path / "faces.pt").path
-    (tmp_path / "galleries").mkdir()
-    photo = encode_image(check_scene(), ".jpg")
-    with running(model, "--galleries", tmp_path / "galleries", before=before) as service:
-        status, _, body = service.ask("/v1/faces", photo, {"Content-Type": "image/jpeg"})
+def test_service_does_all_its_work(
+    before: list[object], tmp_path: Path, faces_pt: Path, photo: bytes
+) -> None:
+    galleries = empty_gallery(tmp_path / "galleries", "staff", faces_pt).parent
+    with running(faces_pt, "--galleries", galleries, before=before) as service:
+        status, _, body = service.ask("/v1/faces", photo, {"Content-Type": "image/png"})
         assert status == 200, body
         assert len(json.loads(body)["faces"]) == 2
+        form, kind = multipart({"name": b"Ada", "photo": photo})
+        status, _, body = service.ask("/v1/galleries/staff/people", form, {"Content-Type": kind})
+        assert status == 201, body
         status, _, body = service.ask("/v1/embed", bytes(2 * 112 * 112 * 3))
         assert status == 200, body
         assert service.ask("/v1/model:reload", b"")[0] == 200

@@ -14,11 +14,6 @@ import pytest
 from gallery_files import empty_gallery
 from running import program, running
 
-from pocketnet_fast import FaceAnalyzer
-from pocketnet_fast.data.images import encode_image
-from pocketnet_fast.export import export_torchscript
-from pocketnet_fast.export.photos import check_scene
-
 pytestmark = pytest.mark.slow(seconds=8)
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "server.md"
@@ -50,9 +45,8 @@ def test_options() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, photo: bytes) -> Path:
     """The files that the examples name."""
-    photo = encode_image(check_scene(), ".jpg")
     for name in ("party", "one", "other", "ada", "who"):
         (tmp_path / f"{name}.jpg").write_bytes(photo)
     crops = np.zeros((2, 112, 112, 3), np.uint8)
@@ -61,14 +55,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_examples(folder: Path) -> None:
+def test_examples(folder: Path, faces_pt: Path) -> None:
     if shutil.which("curl") is None or shutil.which("bash") is None:
         pytest.skip("no curl or no bash")
-    model = export_torchscript(FaceAnalyzer(), folder / "faces.pt").path
-    galleries = empty_gallery(folder / "galleries", "staff", model).parent
+    galleries = empty_gallery(folder / "galleries", "staff", faces_pt).parent
     (commands,) = [block for block in blocks("sh") if block.startswith("url=")]
     (python,) = blocks("python")
-    with running(model, "--galleries", galleries) as service:
+    with running(faces_pt, "--galleries", galleries) as service:
         script = 'set -e\ncurl() { command curl --fail-with-body --silent --show-error "$@" && echo; }\n'
         script += commands.replace("http://127.0.0.1:8080", service.url)
         done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False)

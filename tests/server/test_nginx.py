@@ -25,11 +25,6 @@ from forms import multipart
 from gallery_files import empty_gallery
 from running import running
 
-from pocketnet_fast import FaceAnalyzer
-from pocketnet_fast.data.images import encode_image
-from pocketnet_fast.export import export_torchscript
-from pocketnet_fast.export.photos import check_scene
-
 pytestmark = pytest.mark.slow(seconds=12)
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "server" / "deploy" / "nginx.conf"
@@ -194,13 +189,11 @@ def test_log_names_no_path(proxy: Proxy, replicas: list[FakeService]) -> None:
     assert "somebody" not in text
 
 
-def test_two_services(tmp_path: Path) -> None:
+def test_two_services(tmp_path: Path, faces_pt: Path, photo: bytes) -> None:
     """One gallery, which one of them writes, seen by both; one ends under load, and no client hears of it."""
-    model = export_torchscript(FaceAnalyzer(), tmp_path / "faces.pt").path
-    galleries = empty_gallery(tmp_path / "galleries", "staff", model).parent
-    photo = encode_image(check_scene(), ".jpg")
+    galleries = empty_gallery(tmp_path / "galleries", "staff", faces_pt).parent
     options = ("--galleries", galleries, "--workers", 1)
-    with running(model, *options) as one, running(model, *options, "--galleries-read-only") as two:
+    with running(faces_pt, *options) as one, running(faces_pt, *options, "--galleries-read-only") as two:
         form, kind = multipart({"name": b"Ada", "photo": photo})
         assert one.ask("/v1/galleries/staff/people", form, {"Content-Type": kind})[0] == 201
         ports = [int(service.url.rsplit(":", 1)[1]) for service in (one, two)]
@@ -211,7 +204,7 @@ def test_two_services(tmp_path: Path) -> None:
             def ask() -> None:
                 while not ended.is_set():
                     for path in ("/v1/faces", "/v1/galleries/staff:search"):
-                        status, _, body = proxy.ask("POST", path, photo, {"Content-Type": "image/jpeg"})
+                        status, _, body = proxy.ask("POST", path, photo, {"Content-Type": "image/png"})
                         answers.append((status, body))
 
             clients = [threading.Thread(target=ask) for _ in range(4)]

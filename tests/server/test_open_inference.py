@@ -13,7 +13,6 @@ from running import Service, running
 
 import pocketnet_fast
 from pocketnet_fast import FaceAnalyzer
-from pocketnet_fast.export import export_torchscript
 from pocketnet_fast.export.photos import check_scene
 
 http = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
@@ -22,18 +21,8 @@ pytestmark = pytest.mark.slow(seconds=10)
 
 
 @pytest.fixture(scope="module")
-def analyzer() -> FaceAnalyzer:
-    return FaceAnalyzer()
-
-
-@pytest.fixture(scope="module")
-def model(analyzer: FaceAnalyzer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_torchscript(analyzer, tmp_path_factory.mktemp("model") / "faces.pt").path
-
-
-@pytest.fixture(scope="module")
-def service(model: Path) -> Iterator[Service]:
-    with running(model) as service:
+def service(faces_pt: Path) -> Iterator[Service]:
+    with running(faces_pt) as service:
         yield service
 
 

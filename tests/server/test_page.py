@@ -19,9 +19,7 @@ from fake_service import FakeService, faces_of
 from forms import multipart
 from running import Service, running
 
-from pocketnet_fast import FaceAnalyzer
 from pocketnet_fast.data.images import decode_image, encode_image
-from pocketnet_fast.export import export_torchscript
 from pocketnet_fast.export.photos import check_scene
 
 if TYPE_CHECKING:
@@ -54,9 +52,8 @@ def fake() -> Iterator[FakeService]:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    model = export_torchscript(FaceAnalyzer(), tmp_path_factory.mktemp("model") / "faces.pt").path
-    with running(model) as service:
+def service(faces_pt: Path) -> Iterator[Service]:
+    with running(faces_pt) as service:
         yield service
 
 
