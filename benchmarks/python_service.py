@@ -3,20 +3,22 @@
     PEER_NETWORK=s128.onnx PEER_DETECTOR=yunet.onnx uvicorn python_service:app --workers 2
 
 It computes what ours does: embeddings with those of the mirror images added, and faces found by a look at the
-whole photo at ``SIDE`` pixels and a second one at each face. It is what ``server.py`` compares with.
+whole photo at ``SIDE`` pixels and a second one at each face. Each process computes on one thread beside its
+event loop: more of them would only take the processor from each other. It is what ``server.py`` compares
+with.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
 import numpy as np
 import onnxruntime
 from fastapi import FastAPI, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from pocketnet_fast.data.alignment import TEMPLATE, similarity_transform
 
@@ -24,7 +26,7 @@ SIDE = 256  # of the first look at a photo
 AGAIN = 224  # of the second, at a face
 
 app = FastAPI()
-_of_thread = threading.local()
+_computing = ThreadPoolExecutor(1)
 
 
 def _session() -> onnxruntime.InferenceSession:
@@ -37,6 +39,7 @@ def _session() -> onnxruntime.InferenceSession:
 
 cv2.setNumThreads(1)
 session = _session()
+detector = cv2.FaceDetectorYN.create(os.environ["PEER_DETECTOR"], "", (SIDE, SIDE), 0.7, 0.3, 1000)
 
 
 def embed(crops: np.ndarray) -> np.ndarray:
@@ -49,13 +52,9 @@ def embed(crops: np.ndarray) -> np.ndarray:
 
 
 def _rows(image: np.ndarray) -> np.ndarray:
-    """What OpenCV's detector finds; a detector belongs to one thread."""
-    if not hasattr(_of_thread, "detector"):
-        _of_thread.detector = cv2.FaceDetectorYN.create(
-            os.environ["PEER_DETECTOR"], "", (SIDE, SIDE), 0.7, 0.3, 1000
-        )
-    _of_thread.detector.setInputSize(image.shape[1::-1])
-    found = _of_thread.detector.detect(image)[1]
+    """What OpenCV's detector finds."""
+    detector.setInputSize(image.shape[1::-1])
+    found = detector.detect(image)[1]
     return np.zeros((0, 15), np.float32) if found is None else found
 
 
@@ -85,14 +84,15 @@ def faces(encoded: bytes) -> list[dict[str, Any]]:
 async def post_crops(request: Request) -> Response:
     """Crops as raw bytes in, embeddings as raw float32 out."""
     crops = np.frombuffer(await request.body(), np.uint8).reshape(-1, 112, 112, 3)
-    embeddings = await run_in_threadpool(embed, crops)
+    embeddings = await asyncio.get_running_loop().run_in_executor(_computing, embed, crops)
     return Response(embeddings.tobytes(), media_type="application/octet-stream")
 
 
 @app.post("/photos")
 async def post_photos(request: Request) -> dict[str, Any]:
     """An image file in, faces as JSON out."""
-    return {"faces": await run_in_threadpool(faces, await request.body())}
+    encoded = await request.body()
+    return {"faces": await asyncio.get_running_loop().run_in_executor(_computing, faces, encoded)}
 
 
 @app.get("/ready")

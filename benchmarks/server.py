@@ -148,7 +148,8 @@ def peer(network: Path, detector: Path, work: Work, workers: int) -> Iterator[Se
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "python_service:app", "--port", port, "--workers", workers]
     command += ["--log-level", "warning", "--no-access-log"]
-    environment = {**os.environ, "PEER_NETWORK": str(network), "PEER_DETECTOR": str(detector)}
+    files = {"PEER_NETWORK": str(network), "PEER_DETECTOR": str(detector)}
+    environment = {**os.environ, "OPENCV_LOG_LEVEL": "ERROR", **files}
     process = subprocess.Popen([*map(str, command)], cwd=Path(__file__).parent, env=environment)
 
     def processes() -> list[int]:

@@ -65,7 +65,7 @@ def test_load(slow_service: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert late.latencies[-1] > 10 * late.latencies[0] > 0.5
 
 
-@pytest.mark.slow(seconds=15)
+@pytest.mark.slow(seconds=25)
 def test_smallest_run(tmp_path: Path, yunet: Path) -> None:
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
