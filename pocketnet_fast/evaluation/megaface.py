@@ -22,7 +22,8 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.face_list import FaceList
 from pocketnet_fast.evaluation.feature_file import read_embedding, read_features
 from pocketnet_fast.evaluation.rates import OperatingPoint, acceptable, operating_point
-from pocketnet_fast.gallery.scoring import BestOverall, BestPerQuery, Both, scan
+from pocketnet_fast.gallery.keepers import BestOverall, BestPerQuery, Both
+from pocketnet_fast.gallery.scoring import scan
 from pocketnet_fast.gallery.space import unit_rows
 
 Features = npt.NDArray[np.float32]

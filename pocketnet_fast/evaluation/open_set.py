@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.rates import OperatingPoint, operating_point
-from pocketnet_fast.gallery.scoring import BestPerOwner, scan
+from pocketnet_fast.gallery.keepers import BestPerOwner
+from pocketnet_fast.gallery.scoring import scan
 
 Embeddings = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]

@@ -54,6 +54,7 @@ class Database:
         require_sqlite()
         self.path = path
         self.timeout = timeout
+        self._create = create
         self._local = threading.local()
         self._idle: list[sqlite3.Connection] = []
         self._count = 0
@@ -260,7 +261,7 @@ class Database:
             raise
 
     def _connect(self) -> sqlite3.Connection:
-        mode = "rwc"
+        mode = "rwc" if self._create else "rw"
         if self.read_only:
             # Without a folder for SQLite's files beside it, a database is read as it lies there.
             has_journal = self.path.with_name(f"{self.path.name}-wal").exists()

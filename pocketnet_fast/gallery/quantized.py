@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.gallery.scoring import BestPerOwner, Embeddings, Indices, Scorer, scan_blocks
+from pocketnet_fast.gallery.keepers import BestPerOwner, Indices
+from pocketnet_fast.gallery.scoring import Embeddings, Scorer, scan_blocks
 
 # Queries of one call; with more, the scores of a block leave the caches.
 _QUERIES: Final = 16

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.gallery.keepers import BestPerOwner
 from pocketnet_fast.gallery.people import PersonKey, embeddings_of, faces_of, the_person
 from pocketnet_fast.gallery.quantized import QuantizedRows
-from pocketnet_fast.gallery.scoring import BestPerOwner, scan
+from pocketnet_fast.gallery.scoring import scan
 from pocketnet_fast.gallery.vectors import Vectors
 
 Embeddings = npt.NDArray[np.float32]
