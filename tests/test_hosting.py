@@ -14,6 +14,7 @@ import torch
 from faces import crop
 from helpers import random_genotype, randomize_
 from hosting import carried, check_content, hosted
+from torch import Tensor, nn
 
 from pocketnet_fast import FaceAnalyzer
 from pocketnet_fast.errors import PocketNetError
@@ -111,6 +112,42 @@ def test_hosted_photos(
     check_hosted(found, analyzer.embedder(np.stack([crop(number) for number in range(3)])))
     assert (found["takes_photos"], found["embeds_crops"], found["check"]) == (True, True, True)
     assert found["forward"] == {"error": "the file takes photos, and finds their faces itself"}
+
+
+class PhotoModuleOfBefore(nn.Module):
+    """A module for photos as they were before they had ``embed``: it finds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedder = nn.Sequential(nn.Flatten(), ToFloats(), nn.Linear(112 * 112 * 3, 32))
+
+    def forward(self, photo: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        embeddings: Tensor = self.embedder(torch.zeros(0, 112, 112, 3, dtype=torch.uint8))
+        none = torch.zeros(0)
+        return none.view(0, 4), none.view(0, 5, 2), none, embeddings
+
+
+class ToFloats(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.float32)
+
+
+def test_hosted_photo_files_of_before(tmp_path: Path, crops: list[Path], model: PocketNet) -> None:
+    facts = export_torchscript(FaceAnalyzer(model=model), tmp_path / "faces.pt").metadata
+    path = tmp_path / "before.pt"
+    module = PhotoModuleOfBefore().eval()
+    scripted = torch.jit.script(module)
+    torch.jit.save(scripted, path, _extra_files={METADATA_FILE: json.dumps(facts)})
+    found = hosted(path, crops)
+    pixels = torch.from_numpy(np.stack([crop(number) for number in range(3)]))
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(module.embedder(pixels))
+    np.testing.assert_allclose(found["embeddings"], expected, atol=2e-5)
+    assert (found["embeds_crops"], found["check"], found["faces"]) == (True, False, 0)
+    torch.jit.save(torch.jit.freeze(scripted), path, _extra_files={METADATA_FILE: json.dumps(facts)})
+    found = hosted(path, crops)
+    assert (found["embeds_crops"], found["faces"]) == (False, 0)
+    assert "its embedder cannot be called alone" in found["embeddings"]["error"]
 
 
 def changed(path: Path, target: Path, **records: str | None) -> Path:
