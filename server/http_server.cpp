@@ -115,6 +115,8 @@ HttpServer::HttpServer(HttpOptions options, Router router, Recorder recorder)
     throw std::runtime_error("cannot listen on " + options_.host + ":" + std::to_string(options_.port) +
                              ": the address is in use or not this machine's");
   }
+  // httplib lets five connections wait to be accepted; the attempts of others are dropped, and made again after a second.
+  ::listen(svr_sock_, SOMAXCONN);
 }
 
 HttpServer::~HttpServer() { ::close(stopping_); }
