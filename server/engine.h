@@ -17,7 +17,7 @@ namespace pocketnet::server {
 
 struct EngineOptions {
   int workers = 1;
-  std::int64_t batch = 32;                     // crops of one call
+  std::int64_t batch = 8;                      // crops of one call; the fused kernels gain nothing by more
   std::chrono::microseconds batch_delay{500};  // how long the first crops of a call wait for others
   std::size_t queue = 256;                     // jobs that wait
   images::ImageLimits images;
