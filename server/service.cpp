@@ -39,7 +39,7 @@ void Service::run(Exchange& exchange, const std::shared_ptr<Job>& job) {
 }
 
 std::shared_ptr<PhotoJob> Service::photo_job(Exchange& exchange, std::string encoded, const std::string& called) const {
-  if (encoded.empty()) throw Problem(ProblemKind::kBadRequest, called + " has no bytes.");
+  if (encoded.empty()) throw Problem(ProblemKind::kUnreadable, called + " has no bytes.");
   auto job = std::make_shared<PhotoJob>(exchange.deadline, exchange.socket);
   job->encoded = std::move(encoded);
   job->called = called;

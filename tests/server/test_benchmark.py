@@ -85,3 +85,15 @@ def test_smallest_run(tmp_path: Path, yunet: Path) -> None:
     assert set(record["rounds"]) == {"in process", "ours", "FastAPI, onnxruntime, OpenCV"}
     for name in record["services"]:
         assert name in done.stdout
+
+
+@pytest.mark.slow(seconds=15)
+def test_smallest_soak(tmp_path: Path) -> None:
+    """Hostile clients, reloads and a SIGTERM under load: no answer is wrong, and none is lost."""
+    (tmp_path / "a.jpg").write_bytes(encode_image(check_scene(), ".jpg"))
+    command = [sys.executable, BENCHMARKS / "server_soak.py", tmp_path, "--server", program()]
+    command += ["--minutes", 0.1, "--settle", 0, "--clients", 10, "--reloads", 3, "--sigterms", 2]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads(done.stdout)
+    assert record["statuses"].get("200", 0) > 0 and record["sigterms"] == 2

@@ -88,7 +88,7 @@ def test_hostile_images(service: Service, body: Body) -> None:
     if len(data) > LIMIT:
         code = "bytes"  # by the service's own limit
     answer = ask(service, post("/v1/faces", "Content-Type: image/jpeg", body=data))
-    expected = 400 if not data else STATUS[code]
+    expected = 422 if not data else STATUS[code]
     assert answer.status == expected, answer.body
     code_of(answer)
 
