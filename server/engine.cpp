@@ -4,12 +4,11 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <numbers>
 #include <utility>
 
 #include "connection.h"
+#include "hosting/face_turn.h"
 #include "problem.h"
 
 namespace pocketnet::server {
@@ -19,17 +18,6 @@ using Clock = Job::Clock;
 
 double milliseconds_since(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-}
-
-// 0, 90, 180 or 270: clockwise degrees by which a photo must be turned for the face to be upright.
-int turn_of(const std::array<std::array<float, 2>, 5>& landmarks) {
-  const auto middle = [&](int first, int second, int axis) {
-    return (landmarks[first][axis] + landmarks[second][axis]) / 2;
-  };
-  const double right = middle(3, 4, 0) - middle(0, 1, 0);  // from the eyes to the corners of the mouth
-  const double down = middle(3, 4, 1) - middle(0, 1, 1);
-  const double tilt = std::atan2(-right, down) * 180 / std::numbers::pi;
-  return (static_cast<int>(std::lround(-tilt / 90)) % 4 + 4) % 4 * 90;
 }
 
 std::vector<Face> faces_of(const hosting::FoundFaces& found) {
@@ -44,7 +32,7 @@ std::vector<Face> faces_of(const hosting::FoundFaces& found) {
     std::memcpy(face.box.data(), boxes.const_data_ptr<float>() + 4 * i, sizeof(face.box));
     std::memcpy(face.landmarks.data(), landmarks.const_data_ptr<float>() + 10 * i, sizeof(face.landmarks));
     face.score = scores.const_data_ptr<float>()[i];
-    face.turn = turn_of(face.landmarks);
+    face.turn = hosting::turn_of(face.landmarks);
     const float* embedding = embeddings.const_data_ptr<float>() + dimensions * static_cast<std::int64_t>(i);
     face.embedding.assign(embedding, embedding + dimensions);
   }

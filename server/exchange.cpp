@@ -92,18 +92,4 @@ void Exchange::answer(int status, const nlohmann::json& content) {
   response.set_content(content.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), "application/json");
 }
 
-double shortest(float value) {
-  char text[32];
-  const auto written = std::to_chars(text, text + sizeof(text), value);
-  double number = 0;
-  std::from_chars(text, written.ptr, number);
-  return number;
-}
-
-std::vector<double> shortest(std::span<const float> values) {
-  std::vector<double> numbers(values.size());
-  std::transform(values.begin(), values.end(), numbers.begin(), [](float value) { return shortest(value); });
-  return numbers;
-}
-
 }  // namespace pocketnet::server

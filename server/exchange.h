@@ -6,11 +6,11 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "hosting/shortest.h"
 #include "memory_budget.h"
 
 namespace pocketnet::server {
@@ -61,8 +61,6 @@ struct Exchange {
   void answer(int status, const nlohmann::json& body);
 };
 
-// The number that JSON states for a float: with as many digits as tell it from other floats, not those of a double.
-double shortest(float value);
-std::vector<double> shortest(std::span<const float> values);
+using hosting::shortest;
 
 }  // namespace pocketnet::server

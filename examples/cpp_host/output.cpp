@@ -1,6 +1,5 @@
 #include "output.h"
 
-#include <charconv>
 #include <cstdio>
 #include <string>
 
@@ -9,14 +8,6 @@ namespace {
 std::string text_of(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 }  // namespace
-
-double shortest(float value) {
-  char digits[32];
-  const char* const end = std::to_chars(digits, digits + sizeof(digits), value).ptr;
-  double same = 0;
-  std::from_chars(digits, end, same);
-  return same;
-}
 
 Json list(const at::Tensor& values) {
   Json out = Json::array();

@@ -4,10 +4,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include "hosting/shortest.h"
+
 using Json = nlohmann::ordered_json;
 
-// A number with the digits that tell a float from its neighbours, and no more.
-double shortest(float value);
+using pocketnet::hosting::shortest;
 
 // All elements of a float32 tensor [N], or of the rows of one [N, M], in order.
 Json list(const at::Tensor& values);

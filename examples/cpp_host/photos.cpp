@@ -4,19 +4,21 @@
 #include <ATen/ops/stack.h>
 
 #include <chrono>
-#include <cmath>
-#include <numbers>
+#include <cstring>
+
+#include "hosting/face_turn.h"
 
 namespace hosting = pocketnet::hosting;
 namespace images = pocketnet::images;
 
 namespace {
 
-// 0, 90, 180 or 270: clockwise degrees by which the photo must be turned to be upright, by the landmarks [5, 2].
-int turn_of(const at::Tensor& landmarks) {
-  const at::Tensor down = landmarks.slice(0, 3, 5).mean(0).sub(landmarks.slice(0, 0, 2).mean(0));
-  const double tilt = std::atan2(-down[0].item<float>(), down[1].item<float>()) * 180 / std::numbers::pi;
-  return (static_cast<int>(std::lround(-tilt / 90)) % 4 + 4) % 4 * 90;
+// [5, 2]
+hosting::Landmarks landmarks_of(const at::Tensor& points) {
+  const at::Tensor values = points.contiguous();
+  hosting::Landmarks landmarks;
+  std::memcpy(landmarks.data(), values.const_data_ptr<float>(), sizeof(landmarks));
+  return landmarks;
 }
 
 Json faces_of(const hosting::FoundFaces& found) {
@@ -25,7 +27,7 @@ Json faces_of(const hosting::FoundFaces& found) {
     faces.push_back({{"box", list(found.boxes[i])},
                      {"landmarks", list(found.landmarks[i])},
                      {"score", shortest(found.scores[i].item<float>())},
-                     {"turn", turn_of(found.landmarks[i])},
+                     {"turn", hosting::turn_of(landmarks_of(found.landmarks[i]))},
                      {"embedding", list(found.embeddings[i])}});
   }
   return faces;
