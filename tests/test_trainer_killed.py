@@ -41,6 +41,12 @@ def check_files(folder: Path) -> None:
             json.loads(line)
 
 
+def step_saved(folder: Path) -> int:
+    """The step of the run's last checkpoint, 0 where there is none."""
+    progress = RunFolder(folder).latest()[0]
+    return 0 if progress is None else progress.step
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     faces = write_faces(tmp_path / "train.rec")
@@ -61,8 +67,14 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         child = context.Process(target=work, args=(recipe, folder, begun))
         child.start()
         assert begun.wait(60)
-        # The first kills come while the run starts, the others on average after a twentieth of it.
-        child.join(rng.uniform(0.0, 0.1 if kill < 4 else 0.3 + length / 10))
+        # Half of the kills come while a run starts or goes on, the others in the twentieth of it after it got further.
+        if kill % 2 == 0:
+            child.join(rng.uniform(0.0, 0.3))
+        else:
+            before = step_saved(folder)
+            while child.exitcode is None and step_saved(folder) == before:
+                child.join(0.01)
+            child.join(rng.uniform(0.0, length / 20))
         assert child.pid is not None
         if child.exitcode is None:
             os.kill(child.pid, signal.SIGKILL)
@@ -70,8 +82,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         assert child.exitcode in (0, -signal.SIGKILL)
         if folder.exists():
             check_files(folder)
-        progress = RunFolder(folder).latest()[0]
-        reached.append(0 if progress is None else progress.step)
+        reached.append(step_saved(folder))
     assert reached == sorted(reached)
     assert len(set(reached)) > 3, reached
 
