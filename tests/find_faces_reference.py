@@ -36,6 +36,7 @@ DIAGONALS: Final = (45, 135, 225, 315)
 TILTED: Final = 12.0
 LOOKS_ALONG_TILT: Final = 2
 SECOND_LOOK: Final = 224.0
+LARGEST_PART: Final = 640
 MAX_UPSCALING: Final = 4.0
 AROUND: Final = 1.8
 SAME_PLACE: Final = 0.5
@@ -75,7 +76,7 @@ class Reference:
         right = max(0, int(left + width * (1 + MARGIN)))
         bottom = max(0, int(top + height * (1 + MARGIN)))
         around = image[y : bottom + 1, x : right + 1]
-        if around.size == 0:
+        if around.size == 0 or round(max(around.shape[:2]) * better) > LARGEST_PART:
             return face
         seen = [_moved(found, np.array(((1, 0, x), (0, 1, y)))) for found in self.look(around, better)]
         best = max(seen, key=lambda found: _overlap(found, face), default=face)

@@ -67,7 +67,8 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         child = context.Process(target=work, args=(recipe, folder, begun))
         child.start()
         assert begun.wait(60)
-        # Half of the kills come while a run starts or goes on, the others in the twentieth of it after it got further.
+        # Half of the kills come while a run starts or goes on, the others within the twentieth of it after
+        # it got further.
         if kill % 2 == 0:
             child.join(rng.uniform(0.0, 0.3))
         else:

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <limits>
 
+#include "plan/sort_stably.h"
+
 namespace pnf {
 namespace {
 
@@ -89,8 +91,9 @@ class Blend {
 
 }  // namespace
 
-std::vector<Detection> detections(const float* maps, int height, int width, const DetectionOptions& options) {
-  std::vector<Detection> candidates;
+std::pmr::vector<Detection> detections(const float* maps, int height, int width, const DetectionOptions& options,
+                                       std::pmr::memory_resource* memory) {
+  std::pmr::vector<Detection> candidates(memory);
   const float least = least_logit(options.least_score);
   for (const int stride : kDetectorStrides) {
     const int rows = height / stride, columns = width / stride;
@@ -108,11 +111,10 @@ std::vector<Detection> detections(const float* maps, int height, int width, cons
       }
     }
   }
-  std::stable_sort(candidates.begin(), candidates.end(),
-                   [](const Detection& a, const Detection& b) { return a.score > b.score; });
+  sort_stably(candidates, [](const Detection& a, const Detection& b) { return a.score > b.score; });
   if (candidates.size() > static_cast<std::size_t>(options.most_candidates)) candidates.resize(options.most_candidates);
-  std::vector<Box> kept;
-  std::vector<Blend> faces;
+  std::pmr::vector<Box> kept(memory);
+  std::pmr::vector<Blend> faces(memory);
   for (const Detection& face : candidates) {
     const Box box = box_of(face);
     const auto same = std::find_if(kept.begin(), kept.end(),
@@ -124,7 +126,7 @@ std::vector<Detection> detections(const float* maps, int height, int width, cons
       faces[same - kept.begin()].add(face);
     }
   }
-  return {faces.begin(), faces.end()};
+  return std::pmr::vector<Detection>(faces.begin(), faces.end(), memory);
 }
 
 }  // namespace pnf

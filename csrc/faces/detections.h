@@ -5,6 +5,7 @@
 // landmarks from the place, in strides. A face's score is the geometric mean of the two probabilities. Of faces whose boxes
 // overlap, the one of the best score stays.
 #pragma once
+#include <memory_resource>
 #include <vector>
 
 namespace pnf {
@@ -31,7 +32,8 @@ struct DetectionOptions {
   bool blend = false;
 };
 
-// Best scores first. `height` and `width` are of the image, multiples of 32.
-std::vector<Detection> detections(const float* maps, int height, int width, const DetectionOptions& options);
+// Best scores first, in `memory`, as what is needed meanwhile. `height` and `width` are of the image, multiples of 32.
+std::pmr::vector<Detection> detections(const float* maps, int height, int width, const DetectionOptions& options,
+                                       std::pmr::memory_resource* memory = std::pmr::get_default_resource());
 
 }  // namespace pnf

@@ -1,65 +1,45 @@
 #include "faces/detector.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <iterator>
 #include <numbers>
 #include <optional>
-#include <stdexcept>
-#include <utility>
 
 #include "faces/resample.h"
 #include "faces/way_up.h"
-#include "plan/executor.h"
-#include "plan/lease.h"
+#include "plan/sort_stably.h"
 
 namespace pnf {
 namespace {
 
 constexpr int kUnit = kDetectorStrides[2];
 
-// What the detector is given and what it answers.
-struct DetectionMemory {
-  std::vector<std::uint8_t> pixels;
-  std::vector<float> maps;
-  std::size_t bytes() const { return pixels.capacity() + maps.capacity() * sizeof(float); }
-  bool outgrown() const { return false; }
-};
-
 int up_to_unit(int side) { return (side + kUnit - 1) / kUnit * kUnit; }
 
 // The faces of an image of height x width that `draw` writes as resize() does.
 template <typename Draw>
-std::vector<Detection> detect(int height, int width, const DetectorNetwork& network, const DetectionOptions& options,
-                              Draw draw) {
+std::pmr::vector<Detection> detect(int height, int width, DetectorNetwork& network, const DetectionOptions& options,
+                                   Draw draw) {
   const int high = up_to_unit(height), wide = up_to_unit(width);
-  const PreparedProgram prepared(network.program, network.weights, high, wide);
-  std::int64_t expected = 0;
-  for (const int stride : kDetectorStrides)
-    expected += std::int64_t{high / stride} * (wide / stride) * kDetectorChannels;
-  if (prepared.info().results != expected) throw std::invalid_argument("the program is no face detector's");
-  const Lease<DetectionMemory> memory;
   const std::size_t row = std::size_t{3} * wide;
-  memory->pixels.resize(row * high);
-  memory->maps.resize(expected);
-  std::uint8_t* const pixels = memory->pixels.data();
+  std::uint8_t* const pixels = network.image(high, wide);
   draw(pixels, static_cast<std::ptrdiff_t>(row));
   for (int y = 0; y < height; ++y)
     std::memset(pixels + row * y + std::size_t{3} * width, 0, row - std::size_t{3} * width);
   std::memset(pixels + row * height, 0, row * (high - height));
-  RunOptions run;
-  run.threads = network.threads;
-  prepared.execute({1, nullptr, pixels}, run, memory->maps.data());
-  return detections(memory->maps.data(), high, wide, options);
+  return detections(network.maps(), high, wide, options, network.memory());
 }
 
 // The long side of a detector's input is first brought between these two; then, until a face shows, to each of the others.
-constexpr int kLeastFirstSide = 256, kMostFirstSide = 640;
-constexpr int kOtherSides[] = {640, 1920, 256};
+constexpr int kLeastFirstSide = 256, kMostFirstSide = kMostSideOfParts;
+constexpr int kOtherSides[] = {kMostSideOfParts, kMostSideOfPhotos, 256};
 // How far an image is enlarged at most, and the only one of the other sides that is worth enlarging for.
 constexpr double kMostUpscaling = 4.0;
-constexpr int kSideOfSmallFaces = 640;
+constexpr int kSideOfSmallFaces = kMostSideOfParts;
 // With a MobileFaceNet, same and different pairs lie 5.3 standard deviations apart when faces are brought to 64 pixels, 6.6
 // at 128, 7.1 to 7.8 from 160 to 320. So a face that was seen smaller or larger than this is looked at again, alone, at
 // the size below.
@@ -76,13 +56,15 @@ constexpr double kSamePlace = 0.5;  // distance of its middles at two looks
 constexpr double kTilted = 12.0;
 constexpr int kLooksAlongTilt = 2;
 
-std::vector<double> scales(int long_side) {
-  std::vector<double> result = {std::min<double>(
+// By how much an image is enlarged, one look after another; 0 after the last one.
+std::array<double, 1 + std::size(kOtherSides)> scales(int long_side) {
+  std::array<double, 1 + std::size(kOtherSides)> result = {std::min<double>(
       std::clamp(long_side, kLeastFirstSide, kMostFirstSide) / static_cast<double>(long_side), kMostUpscaling)};
+  auto end = result.begin() + 1;
   for (const int side : kOtherSides) {
     const double most = side == kSideOfSmallFaces ? kMostUpscaling : 1.0;
     const double scale = std::min(side / static_cast<double>(long_side), most);
-    if (std::find(result.begin(), result.end(), scale) == result.end()) result.push_back(scale);
+    if (std::find(result.begin(), end, scale) == end) *end++ = scale;
   }
   return result;
 }
@@ -94,7 +76,7 @@ Point turn_of(double degrees) { return std::polar(1.0, degrees * std::numbers::p
 // A photo whose clockwise tilt is taken away, black around it. Nothing of it is drawn before it is looked at.
 class Straightened {
  public:
-  Straightened(const Pixels& photo, int tilt, const DetectorNetwork& network, float least_score)
+  Straightened(const Pixels& photo, int tilt, DetectorNetwork& network, float least_score)
       : photo_(photo), tilt_(tilt), network_(network) {
     options_.least_score = least_score;
     blended_ = options_;
@@ -111,42 +93,45 @@ class Straightened {
   }
 
   // In the photo's coordinates.
-  std::vector<Face> faces(bool along_tilt) const {
-    std::vector<Face> found = seen();
+  Faces faces(bool along_tilt) const {
+    Faces found = seen();
     const Similarity back = from_photo_.inverse();
     for (Face& face : found) face = moved(along_tilt ? seen_along_tilt(face) : face, back);
     return found;
   }
 
  private:
+  std::pmr::memory_resource* memory() const { return network_.memory(); }
+
   bool quarter() const { return tilt_ % 90 == 0; }
 
-  std::vector<Face> seen() const {
+  Faces seen() const {
     for (const double scale : scales(std::max(height_, width_))) {
-      std::vector<Face> found = look(0, 0, width_, height_, scale, options_);
+      if (scale == 0.0) break;
+      Faces found = look(0, 0, width_, height_, scale, options_);
       if (found.empty()) continue;
       for (Face& face : found) face = seen_well(face, scale);
       return found;
     }
-    return {};
+    return Faces(memory());
   }
 
   // The faces of a part of it, drawn `scale` times as large.
-  std::vector<Face> look(int left, int top, int wide, int high, double scale, const DetectionOptions& options) const {
+  Faces look(int left, int top, int wide, int high, double scale, const DetectionOptions& options) const {
     const int height = scaled_side(high, scale), width = scaled_side(wide, scale);
     double per_x = static_cast<double>(wide) / width, per_y = static_cast<double>(high) / height;
     if (!quarter()) per_x = per_y = 0.5 * (per_x + per_y);
     const auto draw = [&](std::uint8_t* out, std::ptrdiff_t stride) {
       if (tilt_ == 0) {
-        resize(photo_.part(left, top, wide, high), height, width, out, stride);
+        resize(photo_.part(left, top, wide, high), height, width, out, stride, memory());
         return;
       }
       // What was reduced is quicker to turn.
       const OwnedPixels part = quarter() ? turned_part(left, top, wide, high, height, width)
-                                         : warped(photo_, in_part(left, top, 1.0 / per_x), height, width);
-      resize(part.pixels(), height, width, out, stride);
+                                         : warped(photo_, in_part(left, top, 1.0 / per_x), height, width, memory());
+      resize(part.pixels(), height, width, out, stride, memory());
     };
-    std::vector<Face> faces;
+    Faces faces(memory());
     const Point corner{static_cast<double>(left), static_cast<double>(top)};
     for (const Detection& found : detect(height, width, network_, options, draw)) {
       faces.push_back(moved(face_of(found, per_x, per_y), {1.0, corner}));
@@ -169,8 +154,8 @@ class Straightened {
     const auto x = static_cast<int>(std::lround(std::min(one.real(), other.real())));
     const auto y = static_cast<int>(std::lround(std::min(one.imag(), other.imag())));
     const OwnedPixels part = resized(photo_.part(x, y, lies ? high : wide, lies ? wide : high), lies ? width : height,
-                                     lies ? height : width);
-    return turned(part.pixels(), 360 - tilt_);
+                                     lies ? height : width, memory());
+    return turned(part.pixels(), 360 - tilt_, memory());
   }
 
   // A face as the detector sees it at its best size, if it then sees it.
@@ -183,6 +168,8 @@ class Straightened {
     const int right = inside(face.left + face.width * (1 + kMargin) + 1, width_);
     const int bottom = inside(face.top + face.height * (1 + kMargin) + 1, height_);
     if (right <= left || bottom <= top) return face;
+    // Boxes so long are no face's.
+    if (scaled_side(std::max(right - left, bottom - top), better) > kMostSideOfParts) return face;
     Face best = face;
     double most = kSameFace;
     for (const Face& found : look(left, top, right - left, bottom - top, better, blended_)) {
@@ -200,8 +187,8 @@ class Straightened {
       const Point turn = scale * turn_of(-face.tilt());
       const Similarity to_part = {turn, Point{(side - 1) / 2.0, (side - 1) / 2.0} - turn * face.middle()};
       const auto draw = [&](std::uint8_t* out, std::ptrdiff_t stride) {
-        const OwnedPixels part = warped(photo_, to_part.after(from_photo_), side, side);
-        resize(part.pixels(), side, side, out, stride);
+        const OwnedPixels part = warped(photo_, to_part.after(from_photo_), side, side, memory());
+        resize(part.pixels(), side, side, out, stride, memory());
       };
       const Similarity back = to_part.inverse();
       std::optional<Face> better;
@@ -218,7 +205,7 @@ class Straightened {
 
   Pixels photo_;
   int tilt_;
-  const DetectorNetwork& network_;
+  DetectorNetwork& network_;
   DetectionOptions options_, blended_;
   int width_, height_;
   Similarity from_photo_;
@@ -226,21 +213,27 @@ class Straightened {
 
 }  // namespace
 
-std::vector<Detection> detect(const Pixels& image, const DetectorNetwork& network, const DetectionOptions& options) {
+std::pmr::vector<Detection> detect(const Pixels& image, DetectorNetwork& network, const DetectionOptions& options) {
   return detect(image.height, image.width, network, options, [&](std::uint8_t* out, std::ptrdiff_t stride) {
-    resize(image, image.height, image.width, out, stride);
+    resize(image, image.height, image.width, out, stride, network.memory());
   });
 }
 
-std::vector<Face> find_faces(const Pixels& photo, const DetectorNetwork& network, const SearchOptions& options) {
-  const auto look = [&](int tilt) {
-    return Straightened(photo, tilt, network, options.least_score).faces(options.upright);
+Faces find_faces(const Pixels& photo, DetectorNetwork& network, const SearchOptions& options) {
+  struct {
+    const Pixels& photo;
+    DetectorNetwork& network;
+    const SearchOptions& options;
+  } const all = {photo, network, options};
+  // One reference fits into a std::function, which takes memory of the heap for more.
+  const auto look = [&all](int tilt) {
+    return Straightened(all.photo, tilt, all.network, all.options.least_score).faces(all.options.upright);
   };
-  std::vector<Face> faces = options.upright ? faces_of_best_way_up(look) : look(0);
+  Faces faces = options.upright ? faces_of_best_way_up(look, network.memory()) : look(0);
   for (Face& face : faces) {
     if (face.doubt == Doubt::kNone) face.doubt = implausible(face);
   }
-  std::stable_sort(faces.begin(), faces.end(), [](const Face& a, const Face& b) {
+  sort_stably(faces, [](const Face& a, const Face& b) {
     const bool a_doubtful = a.doubt != Doubt::kNone, b_doubtful = b.doubt != Doubt::kNone;
     return a_doubtful != b_doubtful ? b_doubtful : a.prominence() > b.prominence();
   });

@@ -5,26 +5,22 @@
 //
 // way_up.h tells which way up a photo is. A face that is seen tilted is looked at again along its tilt.
 #pragma once
-#include <cstdint>
-#include <span>
 #include <vector>
 
 #include "faces/detections.h"
+#include "faces/detector_network.h"
 #include "faces/face.h"
 #include "faces/pixels.h"
 
 namespace pnf {
 
-// A lowered YuNet for images of any size, which it sees at one size; see plan/resize.h.
-struct DetectorNetwork {
-  std::span<const std::int32_t> program;
-  std::span<const float> weights;
-  int threads = 1;
-};
-
 // The faces of an image as YuNet sees it, with black to the right and below up to multiples of 32; the best scores first.
-// Throws what PreparedProgram throws, and std::invalid_argument if the program is no face detector's.
-std::vector<Detection> detect(const Pixels& image, const DetectorNetwork& network, const DetectionOptions& options);
+// Throws what the network throws. The result is in the network's memory.
+std::pmr::vector<Detection> detect(const Pixels& image, DetectorNetwork& network, const DetectionOptions& options);
+
+// The largest images that a detector is given: of whole photos, and of parts of them. Smaller photos are not enlarged beyond
+// the latter.
+inline constexpr int kMostSideOfPhotos = 1920, kMostSideOfParts = 640;
 
 struct SearchOptions {
   float least_score = 0.7f;
@@ -32,6 +28,6 @@ struct SearchOptions {
 };
 
 // The faces of a photo, in its coordinates, the most prominent first, but doubtful ones last. Throws as detect().
-std::vector<Face> find_faces(const Pixels& photo, const DetectorNetwork& network, const SearchOptions& options);
+Faces find_faces(const Pixels& photo, DetectorNetwork& network, const SearchOptions& options);
 
 }  // namespace pnf

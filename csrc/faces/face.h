@@ -1,5 +1,8 @@
 // A face that was found in a photo, and what makes it doubtful.
 #pragma once
+#include <memory_resource>
+#include <vector>
+
 #include "faces/detections.h"
 #include "faces/similarity.h"
 
@@ -32,6 +35,8 @@ struct Face {
   // Clockwise degrees, -180 to 180, from upright in the image to the face: eyes to mouth.
   double tilt() const;
 };
+
+using Faces = std::pmr::vector<Face>;
 
 // In an image of which the detector saw `width` x `height` pixels for every one of the result.
 Face face_of(const Detection& found, double width, double height);

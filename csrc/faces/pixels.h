@@ -2,7 +2,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <memory_resource>
+#include <utility>
 
 namespace pnf {
 
@@ -20,19 +21,29 @@ struct Pixels {
 class OwnedPixels {
  public:
   // Of whatever the memory holds.
-  OwnedPixels(int height, int width)
-      : height_(height),
-        width_(width),
-        data_(std::make_unique_for_overwrite<std::uint8_t[]>(std::size_t{3} * height * width)) {}
+  OwnedPixels(int height, int width, std::pmr::memory_resource* memory = std::pmr::get_default_resource())
+      : height_(height), width_(width), memory_(memory), data_(static_cast<std::uint8_t*>(memory->allocate(bytes()))) {}
+  OwnedPixels(OwnedPixels&& other) noexcept
+      : height_(other.height_),
+        width_(other.width_),
+        memory_(other.memory_),
+        data_(std::exchange(other.data_, nullptr)) {}
+  OwnedPixels& operator=(OwnedPixels&&) = delete;
+  ~OwnedPixels() {
+    if (data_ != nullptr) memory_->deallocate(data_, bytes());
+  }
 
   int height() const { return height_; }
   int width() const { return width_; }
-  std::uint8_t* row(int y) { return data_.get() + std::size_t{3} * width_ * y; }
-  Pixels pixels() const { return {data_.get(), height_, width_, std::ptrdiff_t{3} * width_}; }
+  std::uint8_t* row(int y) { return data_ + std::size_t{3} * width_ * y; }
+  Pixels pixels() const { return {data_, height_, width_, std::ptrdiff_t{3} * width_}; }
 
  private:
+  std::size_t bytes() const { return std::size_t{3} * height_ * width_; }
+
   int height_, width_;
-  std::unique_ptr<std::uint8_t[]> data_;
+  std::pmr::memory_resource* memory_;
+  std::uint8_t* data_;
 };
 
 }  // namespace pnf

@@ -36,8 +36,8 @@ struct Between {
   float share;  // of the second
 };
 
-std::vector<Between> places_between(int from, int to) {
-  std::vector<Between> places(to);
+std::pmr::vector<Between> places_between(int from, int to, std::pmr::memory_resource* memory) {
+  std::pmr::vector<Between> places(to, memory);
   const double step = static_cast<double>(from) / to;
   for (int i = 0; i < to; ++i) {
     const double place = std::clamp((i + 0.5) * step - 0.5, 0.0, from - 1.0);
@@ -47,15 +47,18 @@ std::vector<Between> places_between(int from, int to) {
   return places;
 }
 
-void enlarge(const Pixels& image, int height, int width, std::uint8_t* out, std::ptrdiff_t stride) {
-  const std::vector<Between> columns = places_between(image.width, width), rows = places_between(image.height, height);
+void enlarge(const Pixels& image, int height, int width, std::uint8_t* out, std::ptrdiff_t stride,
+             std::pmr::memory_resource* memory) {
+  const std::pmr::vector<Between> columns = places_between(image.width, width, memory),
+                                  rows = places_between(image.height, height, memory);
   const int count = 3 * width;
-  std::vector<float> wide(3 * std::size_t(image.width) + kSpare), result(count + kSpare);
+  std::pmr::vector<float> wide(3 * std::size_t(image.width) + kSpare, memory), result(count + kSpare, memory);
   // The two source rows in use, at the result's width; row y lies in memory y % 2.
-  std::vector<float> stretched[2] = {std::vector<float>(count + kSpare), std::vector<float>(count + kSpare)};
+  std::pmr::vector<float> stretched[2] = {std::pmr::vector<float>(count + kSpare, memory),
+                                          std::pmr::vector<float>(count + kSpare, memory)};
   int held[2] = {-1, -1};
   const auto row = [&](int y) {
-    std::vector<float>& into = stretched[y % 2];
+    std::pmr::vector<float>& into = stretched[y % 2];
     if (held[y % 2] != y) {
       widen(image.row(y), 3 * image.width, wide.data());
       for (int x = 0; x < width; ++x) {
@@ -80,8 +83,8 @@ struct Area {
   float first_share, share, last_share;  // shares add up to 1
 };
 
-std::vector<Area> areas(int from, int to) {
-  std::vector<Area> found(to);
+std::pmr::vector<Area> areas(int from, int to, std::pmr::memory_resource* memory) {
+  std::pmr::vector<Area> found(to, memory);
   const double step = static_cast<double>(from) / to;
   for (int i = 0; i < to; ++i) {
     const double begin = i * step, end = std::min((i + 1) * step, static_cast<double>(from));
@@ -97,10 +100,11 @@ std::vector<Area> areas(int from, int to) {
   return found;
 }
 
-void reduce(const Pixels& image, int height, int width, std::uint8_t* out, std::ptrdiff_t stride) {
-  const std::vector<Area> columns = areas(image.width, width), rows = areas(image.height, height);
+void reduce(const Pixels& image, int height, int width, std::uint8_t* out, std::ptrdiff_t stride,
+            std::pmr::memory_resource* memory) {
+  const std::pmr::vector<Area> columns = areas(image.width, width, memory), rows = areas(image.height, height, memory);
   const int count = 3 * image.width;
-  std::vector<float> sum(count + kSpare), result(3 * std::size_t(width) + kSpare);
+  std::pmr::vector<float> sum(count + kSpare, memory), result(3 * std::size_t(width) + kSpare, memory);
   const auto add = [&](int y, float share) {
     const std::uint8_t* const row = image.row(y);
     for (int i = 0; i < count; ++i) sum[i] += share * static_cast<float>(row[i]);
@@ -140,25 +144,26 @@ std::uint8_t blended(int upper_left, int upper_right, int lower_left, int lower_
 
 }  // namespace
 
-void resize(const Pixels& image, int height, int width, std::uint8_t* out, std::ptrdiff_t stride) {
+void resize(const Pixels& image, int height, int width, std::uint8_t* out, std::ptrdiff_t stride,
+            std::pmr::memory_resource* memory) {
   if (height == image.height && width == image.width) {
     for (int y = 0; y < height; ++y) std::memcpy(out + y * stride, image.row(y), std::size_t{3} * width);
   } else if (height <= image.height && width <= image.width) {
-    reduce(image, height, width, out, stride);
+    reduce(image, height, width, out, stride, memory);
   } else {
-    enlarge(image, height, width, out, stride);
+    enlarge(image, height, width, out, stride, memory);
   }
 }
 
-OwnedPixels resized(const Pixels& image, int height, int width) {
-  OwnedPixels result(height, width);
-  resize(image, height, width, result.row(0), result.pixels().stride);
+OwnedPixels resized(const Pixels& image, int height, int width, std::pmr::memory_resource* memory) {
+  OwnedPixels result(height, width, memory);
+  resize(image, height, width, result.row(0), result.pixels().stride, memory);
   return result;
 }
 
-OwnedPixels turned(const Pixels& image, int degrees) {
+OwnedPixels turned(const Pixels& image, int degrees, std::pmr::memory_resource* memory) {
   const bool lies = degrees % 180 != 0;
-  OwnedPixels result(lies ? image.width : image.height, lies ? image.height : image.width);
+  OwnedPixels result(lies ? image.width : image.height, lies ? image.height : image.width, memory);
   // Byte steps through the source for one pixel to the right, and one down, in the result.
   const std::ptrdiff_t down = image.stride;
   const std::uint8_t* corner = image.data;
@@ -218,8 +223,9 @@ void warp(const Pixels& image, const Similarity& to_result, int height, int widt
   }
 }
 
-OwnedPixels warped(const Pixels& image, const Similarity& to_result, int height, int width) {
-  OwnedPixels result(height, width);
+OwnedPixels warped(const Pixels& image, const Similarity& to_result, int height, int width,
+                   std::pmr::memory_resource* memory) {
+  OwnedPixels result(height, width, memory);
   const double scale = std::abs(to_result.scale);
   // Bilinear sampling of every second pixel or fewer would alias.
   if (scale > 0.6) {
@@ -242,7 +248,7 @@ OwnedPixels warped(const Pixels& image, const Similarity& to_result, int height,
   const int high = inside(std::ceil(most_y), image.height) - top + 1;
   const int small_high = std::max(1, static_cast<int>(std::lround(high * scale)));
   const int small_wide = std::max(1, static_cast<int>(std::lround(wide * scale)));
-  const OwnedPixels small = resized(image.part(left, top, wide, high), small_high, small_wide);
+  const OwnedPixels small = resized(image.part(left, top, wide, high), small_high, small_wide, memory);
   // The two axes' scales differ by the rounding of the sides; a similarity takes their mean.
   const double ratio = 0.5 * (static_cast<double>(wide) / small_wide + static_cast<double>(high) / small_high);
   const Point half{0.5, 0.5};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 namespace pnf {
 namespace {
@@ -12,10 +13,9 @@ constexpr double kConvincing = 0.918;
 constexpr double kLikely = 0.86, kFarAbove = 0.03;
 // Two ways up whose scores lie closer than this are not told apart: the least distance on photos was 0.031.
 constexpr double kClear = 0.015;
+constexpr int kQuarterTurns = 4;
 constexpr double kOtherWay = 60.0;
 constexpr double kSamePlace = 0.5;  // distance of two faces' middles
-
-using Faces = std::vector<Face>;
 
 double best_score(const Faces& faces) {
   double best = 0.0;
@@ -24,7 +24,7 @@ double best_score(const Faces& faces) {
 }
 
 // Marks a face that is about as likely another way up.
-void compare(Face& face, const std::vector<Faces>& ways) {
+void compare(Face& face, const std::pmr::vector<Faces>& ways) {
   for (const Faces& way : ways) {
     for (const Face& rival : way) {
       const double angle = std::abs(std::remainder(rival.tilt() - face.tilt(), 360.0));
@@ -39,20 +39,22 @@ void compare(Face& face, const std::vector<Faces>& ways) {
 
 }  // namespace
 
-std::vector<Face> faces_of_best_way_up(const Look& look) {
-  std::vector<Faces> ways = {look(0)};
+Faces faces_of_best_way_up(const Look& look, std::pmr::memory_resource* memory) {
+  std::pmr::vector<Faces> ways(memory);
+  ways.push_back(look(0));
   if (best_score(ways.front()) < kConvincing) {
     for (const int tilt : {90, 180, 270}) ways.push_back(look(tilt));
-    std::vector<double> scores;
-    for (const Faces& way : ways) scores.push_back(best_score(way));
-    std::sort(scores.rbegin(), scores.rend());
+    double scores[kQuarterTurns];
+    std::transform(ways.begin(), ways.end(), scores, best_score);
+    std::sort(std::begin(scores), std::end(scores), std::greater());
     if (scores[0] < kLikely || scores[0] < scores[1] + kFarAbove) {
       for (const int tilt : {45, 135, 225, 315}) ways.push_back(look(tilt));
     }
   }
   // Of equally good ways the first, the photo as given before all others.
-  Faces chosen = *std::max_element(ways.begin(), ways.end(),
-                                   [](const Faces& a, const Faces& b) { return best_score(a) < best_score(b); });
+  const auto best = std::max_element(ways.begin(), ways.end(),
+                                     [](const Faces& a, const Faces& b) { return best_score(a) < best_score(b); });
+  Faces chosen(*best, memory);
   for (Face& face : chosen) compare(face, ways);
   return chosen;
 }

@@ -6,16 +6,16 @@
 // looked at in its quarter turns and, if need be, between them.
 #pragma once
 #include <functional>
-#include <vector>
+#include <memory_resource>
 
 #include "faces/face.h"
 
 namespace pnf {
 
 // Finds the faces of a photo whose clockwise tilt in degrees is taken away, in the photo's own coordinates.
-using Look = std::function<std::vector<Face>(int tilt)>;
+using Look = std::function<Faces(int tilt)>;
 
 // The faces of the best way up, Doubt::kWayUp where another one is as likely; in no particular order.
-std::vector<Face> faces_of_best_way_up(const Look& look);
+Faces faces_of_best_way_up(const Look& look, std::pmr::memory_resource* memory = std::pmr::get_default_resource());
 
 }  // namespace pnf

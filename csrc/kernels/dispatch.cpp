@@ -11,6 +11,15 @@ namespace pnf {
 namespace {
 
 // The overload of each kernel comes with the member's type.
+#ifdef PNF_INFERENCE_ONLY
+#define PNF_CELL_KERNELS(isa, pairs) \
+  {                                  \
+  }
+#define PNF_MARGIN_KERNELS(isa, pairs) \
+  {                                    \
+  }
+#define PNF_ALONE(kernel) nullptr
+#else
 #define PNF_CELL_KERNELS(isa, pairs) \
   {pairs,                            \
    isa::cell_products,               \
@@ -19,12 +28,15 @@ namespace {
    isa::remaining_result,            \
    isa::gradient_moments,            \
    isa::cell_gradient}
+#define PNF_MARGIN_KERNELS(isa, pairs) {pairs, isa::margin_forward, isa::margin_backward}
+#define PNF_ALONE(kernel) kernel
+#endif
 
-#define PNF_KERNELS(isa, available)                                                                           \
-  KernelSet {                                                                                                 \
-    {isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear}, PNF_CELL_KERNELS(isa, false),       \
-        {false, isa::margin_forward, isa::margin_backward}, #isa, available, isa::margin_exp, isa::probe_fma, \
-        isa::probe_read                                                                                       \
+#define PNF_KERNELS(isa, available)                                                                             \
+  KernelSet {                                                                                                   \
+    {isa::node_rows, isa::stem_rows, isa::global_depthwise, isa::linear}, PNF_CELL_KERNELS(isa, false),         \
+        PNF_MARGIN_KERNELS(isa, false), #isa, available, PNF_ALONE(isa::margin_exp), PNF_ALONE(isa::probe_fma), \
+        PNF_ALONE(isa::probe_read)                                                                              \
   }
 
 // `set` names the kernels of products, `isa` those of the other steps, `training` those of cells and of the loss, in pairs
@@ -32,20 +44,15 @@ namespace {
 #define PNF_BF16_KERNELS(set, training, pairs, isa, available)                                               \
   Bf16KernelSet {                                                                                            \
     {set::node_rows, set::stem_rows, isa::global_depthwise, isa::linear}, PNF_CELL_KERNELS(training, pairs), \
-        {pairs, training::margin_forward, training::margin_backward}, #set, available, set::probe_fma        \
+        PNF_MARGIN_KERNELS(training, pairs), #set, available, PNF_ALONE(set::probe_fma)                      \
   }
 
-struct Chosen {
-  const KernelSet* fp32;
-  const Bf16KernelSet* bf16;
-};
-
-std::atomic<const Chosen*> chosen{nullptr};
+std::atomic<const ChosenKernels*> chosen{nullptr};
 
 // One for each name that can be forced.
-const std::vector<Chosen>& choices() {
-  static const std::vector<Chosen> all = [] {
-    std::vector<Chosen> found;
+const std::vector<ChosenKernels>& choices() {
+  static const std::vector<ChosenKernels> all = [] {
+    std::vector<ChosenKernels> found;
     // Sets of half precision that have no floats of their own stand right above the set whose floats they take.
     const auto& fp32 = compiled_kernels();
     auto below = fp32.rbegin();
@@ -59,29 +66,11 @@ const std::vector<Chosen>& choices() {
   return all;
 }
 
-const Chosen& find(const std::string& name) {
-  std::string usable;
-  for (const Chosen& choice : choices()) {
-    if (!choice.bf16->available) continue;
-    if (name == choice.bf16->name) return choice;
-    usable += usable.empty() ? choice.bf16->name : std::string(", ") + choice.bf16->name;
-  }
-  throw std::runtime_error("instruction set '" + name + "' is not available here; this build and CPU have: " + usable);
-}
-
-const Chosen& from_environment() {
-  const char* forced = std::getenv("PNF_FORCE_ISA");
-  if (forced != nullptr && *forced != '\0') return find(forced);
-  for (const Chosen& choice : choices()) {
-    if (choice.bf16->available) return choice;
-  }
-  throw std::runtime_error("no kernels are available");  // unreachable: scalar always is
-}
-
-const Chosen& current() {
-  const Chosen* choice = chosen.load(std::memory_order_acquire);
+const ChosenKernels& current() {
+  const ChosenKernels* choice = chosen.load(std::memory_order_acquire);
   if (choice == nullptr) {
-    choice = &from_environment();
+    const char* forced = std::getenv("PNF_FORCE_ISA");
+    choice = &kernels_of(forced == nullptr ? "" : forced);
     chosen.store(choice, std::memory_order_release);
   }
   return *choice;
@@ -117,12 +106,23 @@ const std::vector<Bf16KernelSet>& compiled_bf16_kernels() {
   return sets;
 }
 
+const ChosenKernels& kernels_of(std::string_view isa) {
+  std::string usable;
+  for (const ChosenKernels& choice : choices()) {
+    if (!choice.bf16->available) continue;
+    if (isa.empty() || isa == choice.bf16->name) return choice;
+    usable += usable.empty() ? choice.bf16->name : std::string(", ") + choice.bf16->name;
+  }
+  throw std::runtime_error("instruction set '" + std::string(isa) +
+                           "' is not available here; this build and CPU have: " + usable);
+}
+
 const KernelSet& kernels() { return *current().fp32; }
 
 const Bf16KernelSet& bf16_kernels() { return *current().bf16; }
 
 void force_isa(const std::string& name) {
-  chosen.store(name.empty() ? nullptr : &find(name), std::memory_order_release);
+  chosen.store(name.empty() ? nullptr : &kernels_of(name), std::memory_order_release);
 }
 
 }  // namespace pnf

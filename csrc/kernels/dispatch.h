@@ -1,9 +1,11 @@
 // The kernels of the instruction set in use. Chosen once: the best that the CPU has, or the one that
 // PNF_FORCE_ISA names; a name that is unknown or that this CPU lacks is an error, never a fallback.
 //
-// Some sets have kernels of their own for half precision only; floats take those of the set below.
+// Some sets have kernels of their own for half precision only; floats take those of the set below. Where PNF_INFERENCE_ONLY
+// is defined for dispatch.cpp, the kernels of training and of measurements are null, and nothing refers to them.
 #pragma once
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/cell/cell.h"
@@ -60,6 +62,15 @@ struct Bf16KernelSet : StepKernels<Bf16>, CellKernels<Bf16>, MarginKernels {
 // Those compiled into this library, best first.
 const std::vector<KernelSet>& compiled_kernels();
 const std::vector<Bf16KernelSet>& compiled_bf16_kernels();
+
+struct ChosenKernels {
+  const KernelSet* fp32;
+  const Bf16KernelSet* bf16;  // whose name is that of both
+};
+
+// Of an instruction set by its name, or the best that there is where that is empty. Throws std::runtime_error when it is
+// unknown or this CPU lacks it.
+const ChosenKernels& kernels_of(std::string_view isa);
 
 // Throws std::runtime_error when PNF_FORCE_ISA cannot be honoured.
 const KernelSet& kernels();

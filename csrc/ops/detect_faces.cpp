@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "faces/detector.h"
+#include "faces/pooled_detector_network.h"
 #include "ops/check.h"
 #include "ops/constant.h"
 #include "ops/photo.h"
@@ -36,10 +37,11 @@ Tensor detect_faces(const Tensor& image, const Tensor& program, const Tensor& we
   options.most_overlap = static_cast<float>(most_overlap);
   options.most_candidates = static_cast<int>(std::clamp<std::int64_t>(most_candidates, 0, 1 << 20));
   options.blend = blend;
-  const DetectorNetwork network = {words, constants, threads_of_call(kName, threads)};
+  const int allowed = threads_of_call(kName, threads);
   return told(kName, [&] {
     const Tensor pixels = torch::stable::contiguous(image);
-    const std::vector<Detection> faces = detect(pixels_of(pixels), network, options);
+    PooledDetectorNetwork network(words, constants, allowed);
+    const std::pmr::vector<Detection> faces = detect(pixels_of(pixels), network, options);
     Tensor result = torch::stable::empty({static_cast<std::int64_t>(faces.size()), kColumns}, ScalarType::Float);
     if (!faces.empty()) std::memcpy(result.mutable_data_ptr(), faces.data(), faces.size() * sizeof(Detection));
     return result;

@@ -2,9 +2,8 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <vector>
-
 #include "faces/detector.h"
+#include "faces/pooled_detector_network.h"
 #include "ops/check.h"
 #include "ops/constant.h"
 #include "ops/photo.h"
@@ -33,15 +32,14 @@ double* write(const Face& face, double* to) {
 
 Tensor find_faces(const Tensor& photo, const Tensor& program, const Tensor& weights, double least_score, bool upright,
                   std::int64_t threads) {
-  DetectorNetwork network;
-  network.program = constant<std::int32_t>(kName, program, "program");
-  network.weights = constant<float>(kName, weights, "weights");
-  network.threads = threads_of_call(kName, threads);
+  const auto words = constant<std::int32_t>(kName, program, "program");
+  const auto constants = constant<float>(kName, weights, "weights");
+  const int allowed = threads_of_call(kName, threads);
   check_photo(kName, photo);
   return told(kName, [&] {
     const Tensor pixels = torch::stable::contiguous(photo);
-    const std::vector<Face> faces =
-        pnf::find_faces(pixels_of(pixels), network, {static_cast<float>(least_score), upright});
+    PooledDetectorNetwork network(words, constants, allowed);
+    const Faces faces = pnf::find_faces(pixels_of(pixels), network, {static_cast<float>(least_score), upright});
     Tensor result = torch::stable::empty({static_cast<std::int64_t>(faces.size()), kColumns}, ScalarType::Double);
     double* to = static_cast<double*>(result.mutable_data_ptr());
     for (const Face& face : faces) to = write(face, to);

@@ -261,6 +261,22 @@ class ImageRun {
   const RollingGroup* rolling_ = nullptr;  // while one is at work
 };
 
+Image image_of(const Batch& batch, const Program& program, std::int64_t index, bool mirror) {
+  const std::int64_t pixels = std::int64_t{3} * program.height * program.width;
+  return {batch.planar == nullptr ? nullptr : batch.planar + index * pixels,
+          batch.interleaved == nullptr ? nullptr : batch.interleaved + index * pixels, mirror};
+}
+
+template <typename State>
+void run_in(float* memory, const Program& program, const float* weights, const StepKernels<State>& set,
+            const Batch& batch, bool flip, float* result) {
+  ImageRun<State> run(program, weights, set, memory, memory + program.arena_words());
+  for (std::int64_t i = 0; i < batch.size; ++i, result += program.results) {
+    run.run(image_of(batch, program, i, false), result, false, nullptr);
+    if (flip) run.run(image_of(batch, program, i, true), result, true, nullptr);
+  }
+}
+
 template <typename State>
 class Call {
  public:
@@ -289,11 +305,7 @@ class Call {
     return {workspace_.program, weights_, set_, arena.reserve(0), workspace_.lanes[thread].scratch.reserve(0)};
   }
 
-  Image image(std::int64_t index, bool mirror) const {
-    const std::int64_t pixels = std::int64_t{3} * workspace_.program.height * workspace_.program.width;
-    return {batch_.planar == nullptr ? nullptr : batch_.planar + index * pixels,
-            batch_.interleaved == nullptr ? nullptr : batch_.interleaved + index * pixels, mirror};
-  }
+  Image image(std::int64_t index, bool mirror) const { return image_of(batch_, workspace_.program, index, mirror); }
 
   float* result(std::int64_t index) const { return result_ + index * workspace_.program.results; }
 
@@ -368,9 +380,9 @@ PreparedProgram::PreparedProgram(std::span<const std::int32_t> words, std::span<
 PreparedProgram::PreparedProgram(std::span<const std::int32_t> words, std::span<const float> weights, int height,
                                  int width)
     : weights_(weights) {
-  std::vector<std::int32_t>& resized = workspace_->resized;
+  std::pmr::vector<std::int32_t>& resized = workspace_->resized;
   // A program in use is kept with what was made of it.
-  std::vector<std::int32_t>& original = workspace_->original;
+  std::pmr::vector<std::int32_t>& original = workspace_->original;
   if (resized.empty() || resized[kHeightWord] != height || resized[kWidthWord] != width ||
       !std::ranges::equal(original, words)) {
     original.clear();
@@ -406,6 +418,15 @@ std::vector<double> PreparedProgram::profile(const Batch& batch) const {
   std::vector<float> result(batch.size * workspace_->program.results);
   run(batch, {}, result.data(), seconds.data());
   return seconds;
+}
+
+void execute_in(float* memory, const Program& program, std::span<const float> weights, const ChosenKernels& kernels,
+                const Batch& batch, bool flip, float* result) {
+  if (program.half) {
+    run_in<Bf16>(memory, program, weights.data(), *kernels.bf16, batch, flip, result);
+  } else {
+    run_in<float>(memory, program, weights.data(), *kernels.fp32, batch, flip, result);
+  }
 }
 
 void execute(std::span<const std::int32_t> words, std::span<const float> weights, const Batch& batch,

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/dispatch.h"
 #include "plan/program.h"
 #include "plan/workspace.h"
 
@@ -45,6 +46,11 @@ class PreparedProgram {
   WorkspaceLease workspace_;
   std::span<const float> weights_;
 };
+
+// On the calling thread alone, in program.lane_bytes() of the caller's memory from a cache line on; takes no other. What is
+// computed is what execute() computes.
+void execute_in(float* memory, const Program& program, std::span<const float> weights, const ChosenKernels& kernels,
+                const Batch& batch, bool flip, float* result);
 
 // All of it at once; reentrant.
 void execute(std::span<const std::int32_t> words, std::span<const float> weights, const Batch& batch,

@@ -18,6 +18,7 @@
 // one group touch it, in a thread's own band with the `rows` rows that the group works on at a time.
 #pragma once
 #include <cstdint>
+#include <memory_resource>
 #include <span>
 #include <vector>
 
@@ -89,30 +90,35 @@ int rows_needed(const ProgramTerm& term, int input_height, int rows);
 int rows_passed(const ProgramTerm& term, int rows);
 
 struct Program {
+  explicit Program(std::pmr::memory_resource* memory = std::pmr::get_default_resource())
+      : buffers(memory), steps(memory), terms(memory), groups(memory), written(memory), group_words(memory) {}
+
   int height, width;
   bool bgr;
   bool half;  // states of Bf16
   int results;
   int unit;
   int arena_floats, band_floats;
-  std::vector<Buffer> buffers;
-  std::vector<Step> steps;
-  std::vector<ProgramTerm> terms;
-  std::vector<Group> groups;
+  std::pmr::vector<Buffer> buffers;
+  std::pmr::vector<Step> steps;
+  std::pmr::vector<ProgramTerm> terms;
+  std::pmr::vector<Group> groups;
   std::size_t scratch_floats;
-  std::vector<int> written;  // the decoder's own: the group that wrote each buffer last, from 1 on; 0: none yet
-  std::vector<std::size_t> group_words;  // where the words of each group are, or of the step that is one of its own
+  std::pmr::vector<int> written;  // the decoder's own: the group that wrote each buffer last, from 1 on; 0: none yet
+  std::pmr::vector<std::size_t>
+      group_words;  // where the words of each group are, or of the step that is one of its own
 
   std::size_t state_bytes() const { return half ? sizeof(Bf16) : sizeof(float); }
 
-  // Of one thread, in floats: its arena, its band (whole cache lines), and in bytes with what kernels need besides.
+  // Of one thread, in floats: its arena and its band (whole cache lines), and in bytes with what kernels need besides.
   std::size_t arena_words() const { return words_of(arena_floats); }
-  std::size_t band_words() const { return (words_of(band_floats) + kBlock - 1) / kBlock * kBlock; }
+  std::size_t band_words() const { return words_of(band_floats); }
   std::size_t lane_bytes() const { return (arena_words() + band_words() + scratch_floats) * sizeof(float); }
 
  private:
   std::size_t words_of(std::size_t elements) const {
-    return (elements * state_bytes() + sizeof(float) - 1) / sizeof(float);
+    const std::size_t words = (elements * state_bytes() + sizeof(float) - 1) / sizeof(float);
+    return (words + kBlock - 1) / kBlock * kBlock;
   }
 };
 

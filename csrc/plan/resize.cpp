@@ -7,13 +7,15 @@
 #include <utility>
 
 #include "plan/program.h"
+#include "plan/sort_stably.h"
 
 namespace pnf {
 namespace {
 
 class Resizing {
  public:
-  Resizing(const Program& program, int height, int width) : p_(program), buffers_(program.buffers) {
+  Resizing(const Program& program, int height, int width, std::pmr::memory_resource* memory)
+      : p_(program), buffers_(program.buffers, memory), group_rows_(memory), lives_(memory) {
     for (const Step& step : p_.steps) {
       if (step.output >= 0) size_of(step, height, width);
     }
@@ -23,7 +25,7 @@ class Resizing {
     band_ = place(true);
   }
 
-  void write(std::vector<std::int32_t>& words) const {
+  void write(std::pmr::vector<std::int32_t>& words) const {
     words[kArenaWord] = arena_;
     words[kBandWord] = band_;
     words[kResultsWord] = static_cast<std::int32_t>(results_);
@@ -103,11 +105,11 @@ class Resizing {
       const Buffer& b = buffers_[i];
       return std::int64_t{b.blocks} * b.rows * b.width * kBlock;
     };
-    std::vector<int> order, placed;
+    std::pmr::vector<int> order(buffers_.get_allocator()), placed(buffers_.get_allocator());
     for (int i = 0; i < static_cast<int>(buffers_.size()); ++i) {
       if (buffers_[i].in_band == in_band) order.push_back(i);
     }
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return floats(a) > floats(b); });
+    sort_stably(order, [&](int a, int b) { return floats(a) > floats(b); });
     std::int64_t all = 0;
     for (const int index : order) {
       std::int64_t offset = 0;
@@ -129,9 +131,9 @@ class Resizing {
   }
 
   const Program& p_;
-  std::vector<Buffer> buffers_;
-  std::vector<int> group_rows_;
-  std::vector<std::pair<int, int>> lives_;  // the first and the last group that touch a buffer
+  std::pmr::vector<Buffer> buffers_;
+  std::pmr::vector<int> group_rows_;
+  std::pmr::vector<std::pair<int, int>> lives_;  // the first and the last group that touch a buffer
   std::int64_t results_ = 0;
   int arena_ = 0, band_ = 0;
 };
@@ -139,8 +141,9 @@ class Resizing {
 }  // namespace
 
 void resize(std::span<const std::int32_t> words, std::size_t weights_floats, int height, int width,
-            std::vector<std::int32_t>& resized) {
-  Program program;
+            std::pmr::vector<std::int32_t>& resized) {
+  std::pmr::memory_resource* const memory = resized.get_allocator().resource();
+  Program program(memory);
   decode(words, weights_floats, program);
   const auto size = [](int h, int w) { return std::to_string(h) + " x " + std::to_string(w); };
   if (program.unit == 0) {
@@ -154,7 +157,7 @@ void resize(std::span<const std::int32_t> words, std::size_t weights_floats, int
   resized.assign(words.begin(), words.end());
   resized[kHeightWord] = height;
   resized[kWidthWord] = width;
-  Resizing(program, height, width).write(resized);
+  Resizing(program, height, width, memory).write(resized);
 }
 
 }  // namespace pnf

@@ -48,7 +48,7 @@ class Workspace {
  public:
   Program program;
   // The words of a network that was resized, and what they became.
-  std::vector<std::int32_t> original, resized;
+  std::pmr::vector<std::int32_t> original, resized;
   std::vector<Lane> lanes;  // one per thread
   Floats shared_arena;      // the buffers of an image that all threads work on
 

@@ -218,9 +218,9 @@ void doubts() {
 
 // Of a face that is tilted by `tilt`, and that the detector is sure of as far as it sees it upright.
 template <typename Score>
-std::vector<Face> best_way_up(double tilt, Score score, int& looks) {
+Faces best_way_up(double tilt, Score score, int& looks) {
   looks = 0;
-  return faces_of_best_way_up([&](int taken_away) -> std::vector<Face> {
+  return faces_of_best_way_up([&](int taken_away) -> Faces {
     ++looks;
     const double seen = std::remainder(tilt - taken_away, 360.0);
     return {face_at({200, 150}, taken_away, score(seen))};
@@ -229,7 +229,7 @@ std::vector<Face> best_way_up(double tilt, Score score, int& looks) {
 
 void ways_up() {
   int looks;
-  std::vector<Face> found = best_way_up(0, [](double) { return 0.94; }, looks);
+  Faces found = best_way_up(0, [](double) { return 0.94; }, looks);
   CHECK(looks == 1 && found.size() == 1 && found[0].doubt == Doubt::kNone, "a convincing face costs %d looks", looks);
   for (const double tilt : {0.0, 90.0, 180.0, 270.0}) {
     found = best_way_up(tilt, [](double seen) { return std::abs(seen) < 1 ? 0.91 : 0.85; }, looks);
@@ -243,7 +243,7 @@ void ways_up() {
   found = best_way_up(0, [](double seen) { return std::abs(seen) < 1 ? 0.88 : 0.875; }, looks);
   CHECK(found[0].doubt == Doubt::kWayUp && found[0].rival == 0.875, "two ways up are as likely");
   looks = 0;
-  CHECK(faces_of_best_way_up([&](int) { return ++looks, std::vector<Face>(); }).empty() && looks == 8,
+  CHECK(faces_of_best_way_up([&](int) { return ++looks, Faces(); }).empty() && looks == 8,
         "no face in %d looks", looks);
 }
 

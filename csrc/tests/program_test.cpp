@@ -324,7 +324,7 @@ bool runs(const std::vector<std::int32_t>& words, const std::vector<float>& weig
   std::copy(weights.begin(), weights.end(), exact.get());
   decode(words, weights.size(), program);
   // As it is, or for another size of images.
-  std::vector<std::int32_t> resized = words;
+  std::pmr::vector<std::int32_t> resized(words.begin(), words.end());
   if (program.unit > 0 && !interleaved) {
     resize(words, weights.size(), program.unit * (1 + program.unit % 3), program.unit * 2, resized);
     decode(resized, weights.size(), program);

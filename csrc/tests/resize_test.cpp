@@ -66,7 +66,7 @@ void equals_a_program_made_for_the_size(const Set& set, bool half) {
 
 void takes_no_more_memory_than_states_that_live_together() {
   const Encoded base = small_detector(kBase.height, kBase.width, 1);
-  std::vector<std::int32_t> words;
+  std::pmr::vector<std::int32_t> words;
   resize(base.words, base.weights.size(), 64, 64, words);
   Program program;
   decode(words, base.weights.size(), program);
@@ -83,7 +83,7 @@ void takes_no_more_memory_than_states_that_live_together() {
 
 void refuses_other_sizes() {
   const Encoded base = small_detector(kBase.height, kBase.width, 1), fixed = small_network(8, 4, 1, 20, 1);
-  std::vector<std::int32_t> words;
+  std::pmr::vector<std::int32_t> words;
   for (const Size size : {Size{12, 8}, Size{8, 0}, Size{-8, 8}, Size{8, 4104}}) {
     CHECK_THROWS(std::invalid_argument, resize(base.words, base.weights.size(), size.height, size.width, words),
                  "%d x %d is taken", size.height, size.width);

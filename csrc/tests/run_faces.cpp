@@ -9,6 +9,7 @@
 
 #include "faces/alignment.h"
 #include "faces/detector.h"
+#include "faces/pooled_detector_network.h"
 #include "kernels/dispatch.h"
 #include "read_file.h"
 
@@ -20,7 +21,7 @@ void append(const std::vector<T>& values, std::vector<std::uint8_t>& bytes) {
   bytes.insert(bytes.end(), first, first + values.size() * sizeof(T));
 }
 
-std::vector<std::uint8_t> faces_of(const pnf::Pixels& photo, const pnf::DetectorNetwork& network) {
+std::vector<std::uint8_t> faces_of(const pnf::Pixels& photo, pnf::DetectorNetwork&& network) {
   std::vector<std::uint8_t> bytes;
   for (const pnf::Face& face : pnf::find_faces(photo, network, {})) {
     if (face.doubt != pnf::Doubt::kNone) continue;
@@ -49,7 +50,7 @@ int main(int argc, char** argv) {
   std::vector<std::vector<std::uint8_t>> found(std::max(1, std::atoi(argv[7])));
   std::vector<std::thread> callers;
   for (std::vector<std::uint8_t>& mine : found) {
-    callers.emplace_back([&] { mine = faces_of(photo, {words, weights, 2}); });
+    callers.emplace_back([&] { mine = faces_of(photo, pnf::PooledDetectorNetwork(words, weights, 2)); });
   }
   for (std::thread& caller : callers) caller.join();
   for (const std::vector<std::uint8_t>& other : found) {

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
     from pocketnet_fast.faces.analyzer import FaceAnalyzer
 
-_SUFFIXES = {"torchscript": ".pt", "aotinductor": ".pt2", "onnx": ".onnx"}
+_SUFFIXES = {"torchscript": ".pt", "aotinductor": ".pt2", "onnx": ".onnx", "pnf": ".pnf"}
 
 
 def export(
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The file to write: .pt, .pt2 or .onnx.", show_default=False),
+        typer.Option(
+            "-o", "--output", help="The file to write: .pt, .pt2, .onnx or .pnf.", show_default=False
+        ),
     ] = None,
     *,
     triton: Annotated[
@@ -50,7 +52,8 @@ def export(
     format: Annotated[
         str | None,
         typer.Option(
-            help="torchscript (.pt), aotinductor (.pt2, for machines like this) or onnx; default: by name."
+            help="torchscript (.pt), aotinductor (.pt2, for machines like this), onnx, or pnf for the C "
+            "library libpocketnet; default: by name."
         ),
     ] = None,
     kernels: Annotated[
@@ -61,7 +64,10 @@ def export(
         ),
     ] = None,
     input: Annotated[
-        str, typer.Option(help="float: N,3,112,112, normalised by the caller; uint8: N,112,112,3.")
+        str,
+        typer.Option(
+            help="float: N,3,112,112, normalised by the caller; uint8: N,112,112,3; of .pnf: uint8."
+        ),
     ] = "float",
     color: Annotated[str, typer.Option(help="Channel order of uint8 images: rgb or bgr.")] = "rgb",
     device: Annotated[str, typer.Option(help="aotinductor: cpu or cuda.")] = "cpu",
@@ -79,7 +85,7 @@ def export(
         typer.Option(
             "--photos",
             help="The file takes photos, not crops, finds their faces and embeds them (torchscript, "
-            "aotinductor); the next four options belong to it.",
+            "aotinductor, pnf); the next four options belong to it.",
         ),
     ] = False,
     detector: DetectorOption = None,
@@ -93,14 +99,18 @@ def export(
     """Write the network as a file for other programs, check it against the source model and print the error.
 
     Example: [bold]pocketnet export --input uint8 --far 1e-5 -o s128.pt[/bold], the whole way from photos
-    [bold]pocketnet export --photos -o faces.pt[/bold], or for a GPU
+    [bold]pocketnet export --photos -o faces.pt[/bold], for programs in C without LibTorch
+    [bold]pocketnet export --photos -o faces.pnf[/bold], or for a GPU
     [bold]pocketnet export --device cuda --precision bf16 -o s128.pt2[/bold]. For the Triton Inference Server
     [bold]pocketnet export --triton models[/bold]
     """
     kind = _kind(output, triton, format)
     _check_options(kind, device, precision, kernels, photos=photos)
-    if not photos and (detector is not None or not upright or not flip or max_faces is not None):
-        raise PocketNetError("--detector, --no-upright, --no-flip and --max-faces belong to --photos")
+    _check_of_photos(kind, detector, upright, flip, max_faces, photos=photos)
+    if kind == "pnf" and (input, color) != ("float", "rgb"):
+        raise PocketNetError(
+            "--input and --color are for the other formats; to a .pnf file, images come with their own color"
+        )
     check_far(far)
     network = load_model(model, weights, untrained)
     if far is not None:
@@ -130,6 +140,10 @@ def export(
         from pocketnet_fast.export.onnx import export_onnx
 
         report = export_onnx(network, output, input=input, color=color)
+    elif kind == "pnf":
+        from pocketnet_fast.export.library_file import export_library_file
+
+        report = export_library_file(source, output, precision=precision, flip=flip)
     elif kind == "aotinductor":
         from pocketnet_fast.export.aotinductor import export_aotinductor
 
@@ -182,16 +196,30 @@ def _check_options(kind: str, device: str, precision: str, kernels: str | None, 
     """Refuse options that a format does not have."""
     if kind != "aotinductor" and device != "cpu":
         raise PocketNetError("--device belongs to the format aotinductor")
+    if kind == "pnf" and kernels == "aten":
+        raise PocketNetError("--kernels aten is for the other formats; a .pnf file is for the fused kernels")
     if kind != "onnx":
         return
     if precision != "fp32":
-        raise PocketNetError("--precision belongs to the formats torchscript and aotinductor")
+        raise PocketNetError("--precision belongs to the formats torchscript, aotinductor and pnf")
     if kernels not in (None, "aten"):
         raise PocketNetError(
             "an ONNX file has standard operators only; --kernels fused is for the other formats"
         )
     if photos:
-        raise PocketNetError("--photos is for the formats torchscript and aotinductor")
+        raise PocketNetError("--photos is for the formats torchscript, aotinductor and pnf")
+
+
+def _check_of_photos(
+    kind: str, detector: Path | None, upright: bool, flip: bool, max_faces: int | None, *, photos: bool
+) -> None:
+    """Refuse options of photos where crops are taken."""
+    if photos:
+        return
+    if detector is not None or not upright or max_faces is not None:
+        raise PocketNetError("--detector, --no-upright and --max-faces belong to --photos")
+    if kind != "pnf" and not flip:
+        raise PocketNetError("--no-flip belongs to --photos and to the format pnf")
 
 
 def register(app: typer.Typer) -> None:
