@@ -42,7 +42,7 @@ lint: $(VENV)/.installed-test,lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'examples/*.h' 'examples/*.cpp' 'server/*.h' 'server/*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+	git ls-files 'include/*' 'examples/*.c' 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'examples/*.h' 'examples/*.cpp' 'server/*.h' 'server/*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/run.py

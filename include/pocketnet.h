@@ -41,7 +41,7 @@ typedef enum pocketnet_status {
   POCKETNET_BAD_FILE = 3,         /* no .pnf file, or a damaged one */
   POCKETNET_UNSUPPORTED = 4,      /* a version, an instruction set or a task that is not there */
   POCKETNET_OUT_OF_MEMORY = 5,
-  POCKETNET_LIMIT = 6,            /* more than the limits allow */
+  POCKETNET_LIMIT = 6, /* more than the limits allow */
   POCKETNET_INTERNAL = 7
 } pocketnet_status;
 
@@ -78,15 +78,15 @@ typedef struct pocketnet_info {
   size_t size;
   uint32_t file_version;
   uint32_t embedding_dim;
-  uint32_t crop_side;        /* crops are crop_side x crop_side */
-  uint32_t takes_photos;     /* 1: the file has a face detector, too */
-  uint32_t half_precision;   /* 1: bf16; 0: fp32 */
-  uint32_t thresholds;       /* how many pocketnet_threshold() has */
+  uint32_t crop_side;         /* crops are crop_side x crop_side */
+  uint32_t takes_photos;      /* 1: the file has a face detector, too */
+  uint32_t half_precision;    /* 1: bf16; 0: fp32 */
+  uint32_t thresholds;        /* how many pocketnet_threshold() has */
   uint32_t default_threshold; /* the number of the one that the weights' maker recommends */
-  const char* isa;           /* instruction set in use */
-  const char* metadata;      /* what the exporter says of the file: JSON, UTF-8, metadata_bytes without a final 0 */
+  const char* isa;            /* instruction set in use */
+  const char* metadata;       /* what the exporter says of the file: JSON, UTF-8, metadata_bytes without a final 0 */
   size_t metadata_bytes;
-  unsigned char space[32];   /* SHA-256 of the weights: embeddings of other ones are not comparable */
+  unsigned char space[32]; /* SHA-256 of the weights: embeddings of other ones are not comparable */
 } pocketnet_info;
 
 /* Fills what fits into info->size bytes. */
@@ -99,10 +99,10 @@ POCKETNET_API pocketnet_status pocketnet_threshold(const pocketnet_model* model,
 
 typedef struct pocketnet_context_options {
   size_t size;
-  void* memory;             /* the context lies in it, from a multiple of 64 bytes on; NULL: in memory of the heap */
-  size_t memory_bytes;      /* at least pocketnet_context_bytes() */
-  uint32_t crops_only;      /* 1: no photos, which take most of the memory */
-  uint32_t max_photo_side;  /* in pixels; 0: 2048 */
+  void* memory;            /* the context lies in it, from a multiple of 64 bytes on; NULL: in memory of the heap */
+  size_t memory_bytes;     /* at least pocketnet_context_bytes() */
+  uint32_t crops_only;     /* 1: no photos, which take most of the memory */
+  uint32_t max_photo_side; /* in pixels; 0: 2048 */
 } pocketnet_context_options;
 
 /* How much memory a context takes. */
@@ -116,7 +116,7 @@ POCKETNET_API pocketnet_status pocketnet_context_create(const pocketnet_model* m
 POCKETNET_API void pocketnet_context_destroy(pocketnet_context* context);
 
 typedef enum pocketnet_format {
-  POCKETNET_RGB = 0,  /* 3 bytes a pixel */
+  POCKETNET_RGB = 0, /* 3 bytes a pixel */
   POCKETNET_BGR = 1,
   POCKETNET_GREY = 2, /* 1 byte a pixel */
   POCKETNET_NV12 = 3, /* BT.601, 16..235: a plane of Y, and `chroma` of U and V for every 2 x 2 pixels */
@@ -125,11 +125,11 @@ typedef enum pocketnet_format {
 
 typedef struct pocketnet_image {
   const uint8_t* pixels;
-  const uint8_t* chroma;   /* NV12 and NV21 only */
-  ptrdiff_t stride;        /* bytes from a row to the next; 0: no gaps; negative: rows from the bottom up */
+  const uint8_t* chroma; /* NV12 and NV21 only */
+  ptrdiff_t stride;      /* bytes from a row to the next; 0: no gaps; negative: rows from the bottom up */
   ptrdiff_t chroma_stride;
   uint32_t width, height;
-  uint32_t format;         /* a pocketnet_format */
+  uint32_t format; /* a pocketnet_format */
 } pocketnet_image;
 
 /* Embeds `count` aligned crops of crop_side x crop_side: embedding_dim floats each, of length 1. */
@@ -141,7 +141,7 @@ typedef struct pocketnet_face {
   float landmarks[5][2]; /* x, y: left and right eye, nose, left and right corner of the mouth, as seen in the photo */
   float score;           /* how sure the detector is, 0 to 1 */
   float quality;         /* how far decisions about the face can be relied on, 0 to 1 */
-  int32_t turn;          /* 0, 90, 180, 270: clockwise degrees by which the photo must be turned for the face to be upright */
+  int32_t turn; /* 0, 90, 180, 270: clockwise degrees by which the photo must be turned for the face to be upright */
   uint32_t reserved;
 } pocketnet_face;
 

@@ -87,7 +87,7 @@ FACE: Final = np.dtype(
 
 def installed_library() -> Path:
     """The library that was built with the package."""
-    return library_path().with_name("libpocketnet.so")
+    return library_path().with_name("libpocketnet.so.1")
 
 
 class LibraryModel:
