@@ -13,6 +13,7 @@
 #include "library/images.h"
 #include "library/status.h"
 #include "plan/executor.h"
+#include "plan/placement.h"
 #include "plan/resize.h"
 #include "plan/workspace.h"
 
@@ -33,6 +34,7 @@ std::size_t detector_work(const pocketnet_model& model, int side) {
     std::pmr::vector<std::int32_t> words;
     resize(file.program, file.weights.size(), side, side, words);
     decode(words, file.weights.size(), program);
+    place_windows(program);
   } catch (const std::invalid_argument& problem) {
     throw Refusal(POCKETNET_LIMIT, std::string(problem.what()) + " (max_photo_side)");
   }

@@ -9,6 +9,7 @@
 #include "faces/detector.h"
 #include "library/status.h"
 #include "plan/executor.h"
+#include "plan/placement.h"
 #include "plan/resize.h"
 
 namespace pnf::library {
@@ -34,6 +35,7 @@ void ContextDetector::prepare(int height, int width) {
   try {
     resize(file.program, file.weights.size(), height, width, words_);
     decode(words_, file.weights.size(), program_);
+    place_windows(program_);
   } catch (const std::invalid_argument& problem) {
     throw Refusal(POCKETNET_BAD_FILE, problem.what());
   }

@@ -4,10 +4,9 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
+#include "plan/placement.h"
 #include "plan/program.h"
-#include "plan/sort_stably.h"
 
 namespace pnf {
 namespace {
@@ -15,14 +14,17 @@ namespace {
 class Resizing {
  public:
   Resizing(const Program& program, int height, int width, std::pmr::memory_resource* memory)
-      : p_(program), buffers_(program.buffers, memory), group_rows_(memory), lives_(memory) {
+      : p_(program), buffers_(program.buffers, memory), group_rows_(memory) {
     for (const Step& step : p_.steps) {
       if (step.output >= 0) size_of(step, height, width);
     }
     rows();
-    lifetimes();
-    arena_ = place(false);
-    band_ = place(true);
+    const std::pmr::vector<Life> lives = lives_of(p_);
+    std::pmr::vector<std::int64_t> floats(memory);
+    floats.reserve(buffers_.size());
+    for (const Buffer& b : buffers_) floats.push_back(std::int64_t{b.blocks} * b.rows * b.width * kBlock);
+    arena_ = place(buffers_, false, lives, floats);
+    band_ = place(buffers_, true, lives, floats);
   }
 
   void write(std::pmr::vector<std::int32_t>& words) const {
@@ -80,60 +82,9 @@ class Resizing {
     if (results_ > kMaxFloats) throw std::invalid_argument("the result of so large an image does not fit");
   }
 
-  void lifetimes() {
-    lives_.assign(buffers_.size(), {-1, -1});
-    const auto touch = [this](int buffer, int time) {
-      auto& [born, dies] = lives_[buffer];
-      if (born < 0) born = time;
-      dies = time;
-    };
-    for (int time = 0; time < static_cast<int>(p_.groups.size()); ++time) {
-      const Group& group = p_.groups[time];
-      for (int i = group.first_step; i < group.first_step + group.steps; ++i) {
-        const Step& step = p_.steps[i];
-        if (step.output >= 0) touch(step.output, time);
-        if (step.input >= 0) touch(step.input, time);
-        for (int t = 0; t < step.terms; ++t) touch(p_.terms[step.first_term + t].input, time);
-      }
-    }
-  }
-
-  // Large buffers first, each at the lowest offset that is free during its whole life; returns the floats that hold them
-  // all.
-  int place(bool in_band) {
-    const auto floats = [this](int i) {
-      const Buffer& b = buffers_[i];
-      return std::int64_t{b.blocks} * b.rows * b.width * kBlock;
-    };
-    std::pmr::vector<int> order(buffers_.get_allocator()), placed(buffers_.get_allocator());
-    for (int i = 0; i < static_cast<int>(buffers_.size()); ++i) {
-      if (buffers_[i].in_band == in_band) order.push_back(i);
-    }
-    sort_stably(order, [&](int a, int b) { return floats(a) > floats(b); });
-    std::int64_t all = 0;
-    for (const int index : order) {
-      std::int64_t offset = 0;
-      for (const int other : placed) {
-        if (lives_[other].first > lives_[index].second || lives_[index].first > lives_[other].second) continue;
-        if (offset + floats(index) <= buffers_[other].offset) break;
-        offset = std::max(offset, buffers_[other].offset + floats(other));
-      }
-      const std::int64_t end = offset + floats(index);
-      if (end > kMaxFloats)
-        throw std::invalid_argument("so large an image needs more working memory than a call may take");
-      buffers_[index].offset = static_cast<int>(offset);
-      placed.insert(std::upper_bound(placed.begin(), placed.end(), index,
-                                     [this](int a, int b) { return buffers_[a].offset < buffers_[b].offset; }),
-                    index);
-      all = std::max(all, end);
-    }
-    return static_cast<int>(all);
-  }
-
   const Program& p_;
   std::pmr::vector<Buffer> buffers_;
   std::pmr::vector<int> group_rows_;
-  std::pmr::vector<std::pair<int, int>> lives_;  // the first and the last group that touch a buffer
   std::int64_t results_ = 0;
   int arena_ = 0, band_ = 0;
 };
