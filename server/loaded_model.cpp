@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 #include <dlfcn.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <cmath>
 #include <stdexcept>
@@ -113,8 +116,14 @@ ModelPointer ModelSlot::reload(const Objection& objection) {
   if (const std::optional<std::string> reason = objection(loaded->space)) {
     throw Problem(ProblemKind::kConflict, "The model in use stays: " + *reason);
   }
-  const std::lock_guard lock(mutex_);
-  current_ = loaded;
+  {
+    const std::lock_guard lock(mutex_);
+    current_ = loaded;
+  }
+#ifdef __GLIBC__
+  // Loading while others allocate leaves holes: without this, a process is larger after each of many reloads.
+  malloc_trim(0);
+#endif
   return loaded;
 }
 

@@ -494,7 +494,7 @@ void photo_path(char** arguments) {
   CHECK(again[1].score == 0.0f, "more was written than there is room for");
   // Every part of it, of grey and of planes, of one pixel and of a few.
   Random random(5);
-  for (int i = 0; i < 60 / kOneCaseIn; ++i) {
+  for (int i = 0; i < 24 / kOneCaseIn; ++i) {
     pocketnet_image part = photo;
     part.format = static_cast<std::uint32_t>(random.integer(0, 4));
     part.width = static_cast<std::uint32_t>(random.integer(1, static_cast<int>(width)));
