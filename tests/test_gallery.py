@@ -210,7 +210,7 @@ def test_creation(gallery: Gallery, tmp_path: Path) -> None:
     with pytest.raises(PocketNetError, match="cannot write"):
         Gallery.create(tmp_path / "none" / "x", SPACE)
     with pytest.raises(ZeroDivisionError):
-        Gallery.create(tmp_path / "x", SPACE, fill=lambda connection: 1 // 0)
+        Gallery.create(tmp_path / "x", SPACE, fill=lambda writer: 1 // 0)
     assert {path.name.removeprefix("people.gallery") for path in tmp_path.iterdir()} <= {
         "",
         "-wal",
@@ -228,7 +228,7 @@ def test_overwriting_replaces_under_those_who_read(gallery: Gallery) -> None:
     reader, other = Gallery(gallery.path), Gallery(gallery.path)
     assert len(reader) == len(other) == 3
     with pytest.raises(ZeroDivisionError):
-        Gallery.create(gallery.path, SPACE, overwrite=True, fill=lambda connection: 1 // 0)
+        Gallery.create(gallery.path, SPACE, overwrite=True, fill=lambda writer: 1 // 0)
     assert len(reader) == 3
     made = Gallery.create(gallery.path, SPACE, overwrite=True, name_by="file")
     made.add(["new"], rows(1, 7))

@@ -33,7 +33,7 @@ def gallery(tmp_path: Path) -> Gallery:
 
 def base(gallery: Gallery) -> vectors.Vectors:
     gallery.search(rows(1))
-    newest = gallery._vectors._newest
+    newest = gallery._store._vectors._newest
     assert newest is not None
     return newest
 
@@ -165,7 +165,7 @@ def test_a_place_without_room_is_told(gallery: Gallery, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "pwrite", real)
     finds_everybody(reader)
     assert not cache_path(gallery.path).exists()  # not tried again at once
-    reader._vectors._retry_at = 0
+    reader._store._vectors._retry_at = 0
     finds_everybody(reader)
     assert reader.cache_problem is None
     assert cache_path(gallery.path).exists()

@@ -28,7 +28,7 @@ def again(gallery: Gallery, file: Path) -> Gallery:
     export_gallery(gallery, file)
     table = import_table(file)
     made = file.with_name(f"{file.name}.gallery")
-    return Gallery.create(made, table.space, fill=lambda connection: import_into(connection, table, made))
+    return Gallery.create(made, table.space, fill=lambda writer: import_into(writer, table))
 
 
 def everything(gallery: Gallery) -> Any:
@@ -65,8 +65,8 @@ def test_people_of_one_name_are_one(tmp_path: Path) -> None:
     export_gallery(gallery, tmp_path / "o.npz")
     table = import_table(tmp_path / "o.npz")
     gallery.change("ann", notes="newer")
-    with gallery.writing() as connection:
-        assert import_into(connection, table, gallery.path) == 3
+    with gallery.adding() as writer:
+        assert import_into(writer, table) == 3
     assert (gallery.person("ann").faces, gallery.person("ann").notes) == (4, "newer")
 
 

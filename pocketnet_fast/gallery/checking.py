@@ -32,8 +32,9 @@ class Stats:
         lowest_quality: Of its faces; None if no quality is known.
         first_added: When the oldest of its faces was added, seconds since 1970, UTC; None without faces.
         last_added: The newest; likewise.
-        changes: How many faces and people were ever added, changed or deleted.
-        bytes: Size of the database.
+        changes: How many faces and people were ever added, changed or deleted; None where nobody counts, as
+            on Milvus.
+        bytes: Size of the database; None if it is no file, like those that follow.
         free_bytes: Of them, what ``compact`` returns.
         journal_bytes: Size of SQLite's journal.
         cache_bytes: Size of the vectors' cache.
@@ -47,11 +48,11 @@ class Stats:
     lowest_quality: float | None
     first_added: int | None
     last_added: int | None
-    changes: int
-    bytes: int
-    free_bytes: int
-    journal_bytes: int
-    cache_bytes: int
+    changes: int | None = None
+    bytes: int | None = None
+    free_bytes: int | None = None
+    journal_bytes: int | None = None
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,98 +1,104 @@
-"""A gallery of people: one SQLite database that is open, and everything that is done with it."""
+"""A gallery of people, wherever it is kept, and everything that is done with it."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pocketnet_fast.gallery import people as statements
-from pocketnet_fast.gallery.checking import Checked, Stats, check_gallery, stats_of
-from pocketnet_fast.gallery.compaction import compact
-from pocketnet_fast.gallery.creation import fill_new
-from pocketnet_fast.gallery.database import TIMEOUT, Database
+from pocketnet_fast.gallery.checking import Checked, Stats
+from pocketnet_fast.gallery.database import TIMEOUT
 from pocketnet_fast.gallery.people import Box, FaceEntry, Person, PersonKey, new_faces
-from pocketnet_fast.gallery.search import (
-    Claim,
-    Match,
-    best_rows,
-    best_rows_of_bytes,
-    check_search,
-    claim,
-    named,
-)
+from pocketnet_fast.gallery.search import Claim, Match, check_search, claim
 from pocketnet_fast.gallery.space import EmbeddingSpace, unit_rows
-from pocketnet_fast.gallery.vectors import VectorsOfGallery, newest_state
-
-Embeddings = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
+from pocketnet_fast.gallery.store import Contents, Embeddings, Fill, Ids, Location, Writer, store_kind
 
 
 class Gallery:
-    """People with names and faces, in one file; ``create`` makes one, the constructor opens one.
+    """People with names and faces, in a file or on Milvus; ``create`` makes one, the constructor opens one.
 
-    Any number of processes and threads may read and write a gallery at the same time. Every answer is of one
-    state, the newest one; several answers of one state are had within ``snapshot``. Writers wait for each
-    other. A gallery that is open stays so when its file is moved, removed or replaced; it can then be read.
+    Any number of processes and threads may read and write a gallery at the same time. In a file, every answer
+    is of one state, the newest one; several answers of one state are had within ``snapshot``. Writers wait
+    for each other. A gallery that is open stays so when its file is moved, removed or replaced; it can then
+    be read.
+
+    Milvus has no transactions: an answer holds whatever was written before it was asked for, and perhaps part
+    of what is being written; a writer that is killed may leave part of its work, and every call can be
+    repeated. docs/gallery_format.md says what is guaranteed there and what is not.
 
     Args:
-        path: The gallery's file.
-        timeout: Seconds that a writer waits for others.
+        path: The gallery's file; ``milvus:http://HOST:PORT/NAME`` (https, too; ``/DATABASE/NAME`` names a
+            database) for a Milvus server, or ``milvus:FILE.db#NAME`` for Milvus Lite (extra ``milvus``). The
+            token of a server is read from the environment, ``POCKETNET_MILVUS_TOKEN``.
+        timeout: Seconds that a writer waits for others; on Milvus, that any request may take.
 
     Attributes:
-        path: The gallery's file.
+        path: The gallery's file, or its address on Milvus.
         space: Which embeddings it holds.
         name_by: How names were made of photos, "file" or "folder"; empty if it is not known.
 
     Raises:
-        PocketNetError: No gallery, or one that is damaged or of another version.
+        PocketNetError: No gallery, or one that is damaged or of another version; or Milvus cannot be reached,
+            or pymilvus is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout: float = TIMEOUT) -> None:
-        self.path = Path(path)
-        self._database = Database(self.path, timeout=timeout)
-        with self._database.reading() as connection:
-            *space, self.name_by = connection.execute(
-                "SELECT model, weights_sha256, flip, dimensions, name_by FROM gallery"
-            ).fetchone()
-        self.space = EmbeddingSpace(space[0], space[1], bool(space[2]), space[3])
-        self._vectors = VectorsOfGallery(self._database, self.space)
+    def __init__(self, path: Location, *, timeout: float = TIMEOUT) -> None:
+        self._store = store_kind(path)(path, timeout=timeout)
+        self.path = self._store.path
+        self.space = self._store.space
+        self.name_by = self._store.name_by
 
     @classmethod
     def create(
         cls,
-        path: str | os.PathLike[str],
+        path: Location,
         space: EmbeddingSpace,
         *,
         name_by: str = "",
         overwrite: bool = False,
-        fill: Callable[[sqlite3.Connection], object] = lambda connection: None,
+        fill: Fill = lambda writer: None,
         timeout: float = TIMEOUT,
     ) -> Gallery:
-        """Make a gallery, and its folder if need be: whole, or after an error or a kill not at all.
+        """Make a gallery, and the file's folder if need be: whole, or after an error or a kill not at all.
 
         Args:
-            path: The file.
+            path: See ``Gallery``.
             space: Which embeddings it will hold.
             name_by: "file" or "folder", how persons are named when photos are added; or empty.
             overwrite: Replace a gallery that is there, in one step.
-            fill: Called with a connection within the transaction that makes the gallery.
-            timeout: Seconds to wait for other writers.
+            fill: Called with a writer before the gallery can be seen.
+            timeout: See ``Gallery``.
 
         Raises:
-            PocketNetError: There is such a file, or it cannot be written.
+            PocketNetError: There is such a gallery, or it cannot be written.
         """
-        fill_new(Path(path), space, name_by, overwrite=overwrite, fill=fill, timeout=timeout)
+        store_kind(path).create(path, space, name_by, overwrite=overwrite, fill=fill, timeout=timeout)
         return cls(path, timeout=timeout)
 
+    @staticmethod
+    def require_free(path: Location, overwrite: bool) -> None:
+        """Refuse a place where no gallery may be made, before time is spent on what it is to hold.
+
+        Raises:
+            PocketNetError: There is a gallery and ``overwrite`` is not set, or something else.
+        """
+        store_kind(path).require_free(path, overwrite)
+
+    @staticmethod
+    def exists(path: Location) -> bool:
+        """Whether there is a gallery, or something else where it would be.
+
+        Raises:
+            PocketNetError: Milvus cannot be reached, or pymilvus is not installed.
+        """
+        return store_kind(path).exists(path)
+
     def close(self) -> None:
-        """Let go of the file; afterwards the gallery cannot be used."""
-        self._database.close()
+        """Let go of the file, or of the server; afterwards the gallery cannot be used."""
+        self._store.close()
 
     def __enter__(self) -> Gallery:
         return self
@@ -102,13 +108,16 @@ class Gallery:
 
     def __len__(self) -> int:
         """How many faces there are."""
-        with self._vectors.reading() as (_, vectors):
-            return len(vectors)
+        return len(self._store)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection within a read transaction, for questions that this class has no answer to."""
-        with self._database.reading() as connection:
+        """A connection within a read transaction, for questions that this class has no answer to.
+
+        Raises:
+            PocketNetError: The gallery is no file.
+        """
+        with self._store.reading() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -116,35 +125,54 @@ class Gallery:
         """The same within a write transaction, which is committed if the block ends without an exception.
 
         Raises:
-            PocketNetError: The gallery cannot be written.
+            PocketNetError: The gallery cannot be written, or is no file.
         """
-        with self._database.writing() as connection:
-            newest_state(connection, self.space, self.path)
+        with self._store.writing() as connection:
             yield connection
 
     @contextlib.contextmanager
+    def adding(self) -> Iterator[Writer]:
+        """What adds people and faces: all of them if the block ends without an exception, and else none.
+
+        Raises:
+            PocketNetError: The gallery cannot be written.
+        """
+        with self._store.adding() as writer:
+            yield writer
+
+    @contextlib.contextmanager
     def snapshot(self) -> Iterator[Gallery]:
-        """Within the block this thread's answers are all of one state, whoever writes meanwhile."""
-        with self._vectors.reading():
+        """Within the block this thread's answers are all of one state, whoever writes meanwhile.
+
+        On Milvus each answer remains one by itself.
+        """
+        with self._store.snapshot():
             yield self
 
     def refresh(self) -> int:
         """Bring the vectors up to date now rather than at the next search; returns the number of changes.
 
         A number that has not changed says that nothing has.
+
+        Raises:
+            PocketNetError: The gallery is no file.
         """
-        with self._vectors.reading() as (_, vectors):
-            return vectors.state.number
+        return self._store.refresh()
 
     @property
     def replaced(self) -> bool:
-        """Whether the path leads to another file now, or to none; this one can still be read."""
-        return self._database.moved()
+        """Whether the path leads to another gallery now, or to none; this one's file can still be read."""
+        return self._store.replaced
 
     @property
     def cache_problem(self) -> str | None:
         """Why the vectors' cache could not be written, so that opening takes longer than it must; or None."""
-        return self._vectors.problem
+        return self._store.cache_problem
+
+    @property
+    def erasure(self) -> str:
+        """What erases for good the faces that were deleted, as a sentence."""
+        return self._store.erasure
 
     # People and faces
 
@@ -155,8 +183,7 @@ class Gallery:
             after: Only people with a larger id.
             limit: How many at most.
         """
-        with self._database.reading() as connection:
-            return statements.all_people(connection, after, limit)
+        return self._store.people(after, limit)
 
     def person(self, key: PersonKey) -> Person:
         """A person by name or id.
@@ -164,8 +191,7 @@ class Gallery:
         Raises:
             PocketNetError: There is none.
         """
-        with self._database.reading() as connection:
-            return statements.the_person(connection, key, self.path)
+        return self._store.person(key)
 
     def faces(self, key: PersonKey) -> list[FaceEntry]:
         """A person's faces, in the order of their ids.
@@ -173,9 +199,7 @@ class Gallery:
         Raises:
             PocketNetError: There is no such person.
         """
-        with self._database.reading() as connection:
-            person = statements.the_person(connection, key, self.path)
-            return statements.faces_of(connection, person.id)
+        return self._store.faces(key)
 
     def face(self, face: int) -> FaceEntry:
         """A face by its id.
@@ -183,8 +207,7 @@ class Gallery:
         Raises:
             PocketNetError: There is none.
         """
-        with self._database.reading() as connection:
-            return statements.the_face(connection, face, self.path)
+        return self._store.face(face)
 
     def embeddings(self, key: PersonKey | None = None) -> tuple[Ids, Embeddings]:
         """Ids of faces, rising, and their embeddings, N x D float32 of length 1: a person's, or all.
@@ -192,15 +215,14 @@ class Gallery:
         Raises:
             PocketNetError: There is no such person.
         """
-        with self._vectors.reading() as (connection, vectors):
-            if key is None:
-                parts = [rows for _, rows in vectors.parts]
-                living = vectors.living(0, sum(map(len, parts)))
-                return vectors.faces_of(living), np.concatenate(parts)[living]
-            person = statements.the_person(connection, key, self.path)
-            ids = [face.id for face in statements.faces_of(connection, person.id)]
-            rows = statements.embeddings_of(connection, person.id, self.space.dimensions)
-            return np.array(ids, np.int64), rows
+        if key is None:
+            return self._store.embeddings()
+        _, ids, rows = self._store.embeddings_of(key)
+        return ids, rows
+
+    def contents(self) -> Contents:
+        """Everybody and all faces with their embeddings, of one state."""
+        return self._store.contents()
 
     def add(
         self,
@@ -229,8 +251,8 @@ class Gallery:
         """
         unit = unit_rows(embeddings, self.space.dimensions, photos or people)
         new = new_faces(people, unit, photos, boxes, qualities)
-        with self.writing() as connection:
-            return statements.insert_faces(connection, new, self.path)
+        with self.adding() as writer:
+            return list(writer.insert_faces(new))
 
     def rename(self, key: PersonKey, name: str) -> None:
         """Give a person another name; see ``change``."""
@@ -248,12 +270,7 @@ class Gallery:
             PocketNetError: There is no such person, the name is none, somebody else has it, or the gallery
                 cannot be written.
         """
-        with self.writing() as connection:
-            person = statements.the_person(connection, key, self.path)
-            if name is not None:
-                statements.rename(connection, person.id, name, self.path)
-            if notes is not None:
-                statements.set_notes(connection, person.id, notes, self.path)
+        self._store.change(key, name, notes)
 
     def merge(self, source: PersonKey, into: PersonKey) -> Person:
         """Give all faces of one person to another, and delete the first; notes are joined.
@@ -264,8 +281,7 @@ class Gallery:
         Raises:
             PocketNetError: One of them is not there, they are the same, or the gallery cannot be written.
         """
-        with self.writing() as connection:
-            return statements.merge(connection, source, into, self.path)
+        return self._store.merge(source, into)
 
     def move(self, face: int, to: PersonKey) -> None:
         """Give a face to another person; a name that nobody has makes a new one.
@@ -273,20 +289,18 @@ class Gallery:
         Raises:
             PocketNetError: There is no such face or person, or the gallery cannot be written.
         """
-        with self.writing() as connection:
-            statements.move_face(connection, face, to, self.path)
+        self._store.move(face, to)
 
     def delete_face(self, face: int) -> None:
-        """Delete a face; its person stays. ``compact`` erases it from the disk.
+        """Delete a face; its person stays. ``erasure`` says what erases it for good.
 
         Raises:
             PocketNetError: There is no such face, or the gallery cannot be written.
         """
-        with self.writing() as connection:
-            statements.delete_face(connection, face, self.path)
+        self._store.delete_face(face)
 
     def delete_person(self, key: PersonKey) -> Person:
-        """Delete a person and all faces of this person. ``compact`` erases them from the disk.
+        """Delete a person and all faces of this person. ``erasure`` says what erases them for good.
 
         Returns:
             Who it was.
@@ -294,8 +308,7 @@ class Gallery:
         Raises:
             PocketNetError: There is no such person, or the gallery cannot be written.
         """
-        with self.writing() as connection:
-            return statements.delete_person(connection, key, self.path)
+        return self._store.delete_person(key)
 
     # Answers
 
@@ -319,9 +332,10 @@ class Gallery:
             margin: By how much the best person must exceed the second; where it is less, the query has no
                 matches, because it is not clear who it is. None for no limit.
             by: "person", or "face" for the most similar faces, whoever they are.
-            precision: "fp32" searches exactly. "int8" (extra ``int8``) searches in bytes and scores the best
-                candidates exactly: quicker in large galleries; the first search makes the bytes.
-            threads: Threads; None for as many as PyTorch uses.
+            precision: "fp32" searches exactly, and on Milvus as the collection's index does. "int8" (extra
+                ``int8``, files only) searches in bytes and scores the best candidates exactly: quicker in
+                large galleries; the first search makes the bytes.
+            threads: Threads; None for as many as PyTorch uses. On Milvus the server's own.
 
         Returns:
             For each query its matches, best first; equal ones in the order of their faces.
@@ -332,14 +346,9 @@ class Gallery:
         """
         check_search(top, by, margin, precision)
         unit = unit_rows(queries, self.space.dimensions)
-        with self._vectors.reading() as (connection, vectors):
-            # One more than is asked for tells by how much the last one leads.
-            if precision == "int8":
-                base = self._vectors.quantized(vectors)
-                best = best_rows_of_bytes(unit, vectors, base, top + 1, by=by, threads=threads)
-            else:
-                best = best_rows(unit, vectors, top + 1, by=by, threads=threads)
-            return named(connection, vectors, best, top=top, by=by, threshold=threshold, margin=margin)
+        return self._store.search(
+            unit, top=top, threshold=threshold, margin=margin, by=by, precision=precision, threads=threads
+        )
 
     def claim(self, query: npt.ArrayLike, key: PersonKey, *, threshold: float) -> Claim:
         """Answer whether a face is that of a certain person.
@@ -353,8 +362,7 @@ class Gallery:
             PocketNetError: There is no such person, or the query does not fit.
         """
         unit = unit_rows(np.asarray(query, np.float32)[None], self.space.dimensions)[0]
-        with self._database.reading() as connection:
-            return claim(connection, unit, key, threshold, self.path)
+        return claim(*self._store.embeddings_of(key), unit, threshold)
 
     # Upkeep
 
@@ -362,13 +370,13 @@ class Gallery:
         """Erase from the gallery's files what was deleted, and return its space.
 
         Raises:
-            PocketNetError: The gallery cannot be written, or others used it without a pause.
+            PocketNetError: The gallery is no file, it cannot be written, or others used it without a pause.
         """
-        compact(self._database)
+        self._store.compact()
 
     def stats(self) -> Stats:
         """Numbers about the gallery."""
-        return stats_of(self._database)
+        return self._store.stats()
 
     def check(self, on_faces: Callable[[int], None] = lambda count: None) -> Checked:
         """Read everything and see that it is whole.
@@ -377,6 +385,6 @@ class Gallery:
             on_faces: Called with the number of faces that were checked, for progress.
 
         Raises:
-            PocketNetError: The database is damaged; the message says where.
+            PocketNetError: The gallery is damaged; the message says where.
         """
-        return check_gallery(self._database, self.space, on_faces)
+        return self._store.check(on_faces)

@@ -1,4 +1,4 @@
-"""Galleries of the earlier format, a folder of rows: read, checked, and made anew as one file.
+"""Galleries of the earlier format, a folder of rows: read, checked, and made anew.
 
 The folder holds ``manifest.json``, which names three files and states how many of their bytes count, with
 checksums: N x D float32 embeddings of length 1; for each row a line with the name and a line with the photo;
@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery.gallery import Gallery
-from pocketnet_fast.gallery.people import check_name, insert_faces, new_faces
+from pocketnet_fast.gallery.people import check_name, new_faces
 from pocketnet_fast.gallery.schema import NAMED_BY
 from pocketnet_fast.gallery.space import LENGTH_TOLERANCE, EmbeddingSpace
+from pocketnet_fast.gallery.store import Location
 
 MANIFEST: Final = "manifest.json"
 _FORMAT: Final = "pocketnet gallery 1"
@@ -46,14 +47,14 @@ class OldGallery:
     embeddings: npt.NDArray[np.float32]
 
 
-def migrate(folder: Path, path: Path, *, overwrite: bool = False) -> Gallery:
+def migrate(folder: Path, path: Location, *, overwrite: bool = False) -> Gallery:
     """Make a gallery of a folder of the earlier format, which stays as it is, and compare the two.
 
     Rows of one name become one person.
 
     Args:
         folder: The old gallery.
-        path: The new one's file.
+        path: The new one's place, see ``Gallery``.
         overwrite: Replace a gallery that is there.
 
     Raises:
@@ -67,7 +68,7 @@ def migrate(folder: Path, path: Path, *, overwrite: bool = False) -> Gallery:
         old.space,
         name_by=old.name_by,
         overwrite=overwrite,
-        fill=lambda connection: insert_faces(connection, new, path),
+        fill=lambda writer: writer.insert_faces(new),
     )
     _require_equal(old, gallery)
     return gallery
@@ -137,18 +138,15 @@ def _entries(folder: Path, content: bytes, ends: list[int]) -> list[tuple[str, s
 
 
 def _require_equal(old: OldGallery, gallery: Gallery) -> None:
-    with gallery.reading() as connection:
-        rows = connection.execute(
-            "SELECT p.name, f.photo, f.embedding FROM face AS f JOIN person AS p ON p.id = f.person "
-            "ORDER BY f.id"
-        )
-        expected = zip(old.names, old.photos, old.embeddings, strict=True)
-        count = 0
-        for count, (found, (name, photo, row)) in enumerate(zip(rows, expected, strict=True), 1):
-            if found != (name, photo, row.tobytes()):
-                raise PocketNetError(f"{gallery.path}: row {count - 1} differs from that of the old gallery")
-        people = connection.execute("SELECT count(*) FROM person").fetchone()[0]
-    if count != len(old.names) or people != len(set(old.names)):
+    held = gallery.contents()
+    if len(held.faces) != len(old.names) or len(held.people) != len(set(old.names)):
         raise PocketNetError(
-            f"{gallery.path}: holds {people} people with {count} faces, other than the old gallery"
+            f"{gallery.path}: holds {len(held.people)} people with {len(held.faces)} faces, other than the "
+            "old gallery"
         )
+    name_of = {person.id: person.name for person in held.people}
+    found = zip(held.faces, held.embeddings, strict=True)
+    expected = zip(old.names, old.photos, old.embeddings, strict=True)
+    for number, ((face, row), (name, photo, old_row)) in enumerate(zip(found, expected, strict=True)):
+        if (name_of[face.person], face.photo) != (name, photo) or not np.array_equal(row, old_row):
+            raise PocketNetError(f"{gallery.path}: row {number} differs from that of the old gallery")

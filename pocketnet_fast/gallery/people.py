@@ -6,7 +6,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -193,6 +193,15 @@ def faces_of(connection: sqlite3.Connection, person: int) -> list[FaceEntry]:
     return [_entry(row) for row in rows]
 
 
+def all_faces(
+    connection: sqlite3.Connection, dimensions: int
+) -> tuple[list[FaceEntry], npt.NDArray[np.float32]]:
+    """All faces in the order of their ids, and their embeddings, N x D."""
+    rows = connection.execute(f"SELECT {_FACE}, embedding FROM face ORDER BY id").fetchall()
+    embeddings = np.frombuffer(b"".join(row[-1] for row in rows), "<f4").reshape(-1, dimensions)
+    return [_entry(row[:-1]) for row in rows], embeddings
+
+
 def the_face(connection: sqlite3.Connection, face: int, where: object) -> FaceEntry:
     """A face by its id.
 
@@ -232,7 +241,7 @@ def insert_faces(connection: sqlite3.Connection, new: NewFaces, where: object) -
     ]
 
 
-def insert_people(connection: sqlite3.Connection, people: Iterator[tuple[str, str]]) -> None:
+def insert_people(connection: sqlite3.Connection, people: Iterable[tuple[str, str]]) -> None:
     """Add people by name and notes; who is there by that name keeps the notes, unless there are none."""
     connection.executemany(
         "INSERT INTO person (name, notes) VALUES (?,?) ON CONFLICT (name) DO UPDATE SET notes = "

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery.keepers import BestPerOwner
-from pocketnet_fast.gallery.people import PersonKey, embeddings_of, faces_of, the_person
+from pocketnet_fast.gallery.people import Person
 from pocketnet_fast.gallery.quantized import QuantizedRows
 from pocketnet_fast.gallery.scoring import scan
 from pocketnet_fast.gallery.vectors import Vectors
 
 Embeddings = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+FoundT = TypeVar("FoundT")
 
 SEARCHED_BY: Final = ("person", "face")
 PRECISIONS: Final = ("fp32", "int8")
@@ -169,39 +172,68 @@ def named(
     """Give rows their names, and leave out what is below the threshold; see ``Gallery.search``."""
     rows = best.rows
     faces = np.where(rows >= 0, vectors.faces_of(np.maximum(rows, 0)), -1) if len(vectors) else rows
-    # Rounding makes the cosine of equal embeddings up to 1e-6 more than 1.
-    scores = np.clip(best.scores, -1, 1, where=rows >= 0, out=best.scores.copy())
-    results = []
-    for of_query, found in zip(scores.tolist(), faces.tolist(), strict=True):
-        count = sum(face >= 0 for face in found)
-        leads = [
-            of_query[place] - of_query[place + 1] if by == "person" and place + 1 < count else None
-            for place in range(count)
+    return [
+        [
+            _match(connection, face, score, lead)
+            for face, score, lead in accepted(
+                [face for face in found if face >= 0],
+                of_query,
+                top=top,
+                by=by,
+                threshold=threshold,
+                margin=margin,
+            )
         ]
-        unclear = margin is not None and count > 1 and (leads[0] or 0.0) < margin
-        results.append(
-            [
-                _match(connection, face, score, lead)
-                for face, score, lead in zip(found[:count], of_query, leads, strict=False)
-                if threshold is None or score >= threshold
-            ][: 0 if unclear else top]
-        )
-    return results
+        for of_query, found in zip(best.scores.tolist(), faces.tolist(), strict=True)
+    ]
 
 
-def claim(
-    connection: sqlite3.Connection, query: Embeddings, key: PersonKey, threshold: float, where: object
-) -> Claim:
-    """Compare a face with one person's; see ``Gallery.claim``."""
-    person = the_person(connection, key, where)
-    rows = embeddings_of(connection, person.id, query.shape[-1])
+def accepted(
+    found: Sequence[FoundT],
+    scores: Sequence[float],
+    *,
+    top: int,
+    by: str,
+    threshold: float | None,
+    margin: float | None,
+) -> list[tuple[FoundT, float, float | None]]:
+    """What matches a query, with its score and by how much that exceeds the next person's.
+
+    Args:
+        found: The best of each person, or the best faces; one more than ``top`` if there are so many.
+        scores: Theirs, falling; more are ignored.
+        top: See ``Gallery.search``, as for the others.
+        by: Likewise.
+        threshold: Likewise.
+        margin: Likewise.
+    """
+    # Rounding makes the cosine of equal embeddings up to 1e-6 more than 1.
+    cosines = [min(max(score, -1.0), 1.0) for score in scores[: len(found)]]
+    leads: list[float | None] = [None] * len(found)
+    if by == "person":
+        leads[:-1] = [one - other for one, other in pairwise(cosines)]
+    if margin is not None and len(found) > 1 and (leads[0] or 0.0) < margin:
+        return []
+    matches = zip(found, cosines, leads, strict=True)
+    return [match for match in matches if threshold is None or match[1] >= threshold][:top]
+
+
+def claim(person: Person, faces: Indices, rows: Embeddings, query: Embeddings, threshold: float) -> Claim:
+    """Compare a face with one person's; see ``Gallery.claim``.
+
+    Args:
+        person: Who it is said to be.
+        faces: The ids of this person's faces, N.
+        rows: Their embeddings, N x D.
+        query: D numbers of length 1.
+        threshold: The least score that is accepted.
+    """
     if len(rows) == 0:
         return Claim(person.id, person.name, None, None, threshold, accepted=False)
     scores = rows @ query
     best = int(scores.argmax())
     score = float(np.clip(scores[best], -1, 1))
-    face = faces_of(connection, person.id)[best].id
-    return Claim(person.id, person.name, face, score, threshold, accepted=score >= threshold)
+    return Claim(person.id, person.name, int(faces[best]), score, threshold, accepted=score >= threshold)
 
 
 def _match(connection: sqlite3.Connection, face: int, score: float, margin: float | None) -> Match:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ import numpy.typing as npt
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.gallery.gallery import Gallery
-from pocketnet_fast.gallery.people import Box, check_name, check_text, insert_faces, insert_people, new_faces
+from pocketnet_fast.gallery.people import Box, check_name, check_text, new_faces
 from pocketnet_fast.gallery.space import EmbeddingSpace, unit_rows
+from pocketnet_fast.gallery.store import Writer
 
 FORMATS: Final = (".npz", ".csv", ".parquet")
 _TEXTS: Final = ("name", "notes", "photo")
@@ -88,25 +88,19 @@ def export_gallery(gallery: Gallery, path: Path) -> int:
 
 def read_table(gallery: Gallery) -> Table:
     """All people and faces of one state."""
-    with gallery.snapshot(), gallery.reading() as connection:
-        rows = connection.execute(
-            "SELECT p.name, p.notes, f.photo, f.box_left, f.box_top, f.box_width, f.box_height, f.quality, "
-            "f.added, f.embedding FROM face AS f JOIN person AS p ON p.id = f.person ORDER BY f.id"
-        ).fetchall()
-        alone = connection.execute(
-            "SELECT name, notes FROM person AS p WHERE NOT EXISTS "
-            "(SELECT 1 FROM face WHERE person = p.id) ORDER BY id"
-        ).fetchall()
+    held = gallery.contents()
+    owner = {person.id: person for person in held.people}
+    no_box = (np.nan,) * 4
     return Table(
         gallery.space,
-        [row[0] for row in rows],
-        [row[1] for row in rows],
-        [row[2] for row in rows],
-        np.array([row[3:7] for row in rows], np.float64).reshape(-1, 4),
-        np.array([row[7] for row in rows], np.float64),
-        np.array([row[8] for row in rows], np.int64),
-        np.frombuffer(b"".join(row[9] for row in rows), "<f4").reshape(-1, gallery.space.dimensions),
-        alone,
+        [owner[face.person].name for face in held.faces],
+        [owner[face.person].notes for face in held.faces],
+        [face.photo for face in held.faces],
+        np.array([face.box or no_box for face in held.faces], np.float64).reshape(-1, 4),
+        np.array([face.quality for face in held.faces], np.float64),
+        np.array([face.added for face in held.faces], np.int64),
+        held.embeddings,
+        [(person.name, person.notes) for person in held.people if person.faces == 0],
     )
 
 
@@ -127,8 +121,8 @@ def import_table(path: Path) -> Table:
         raise PocketNetError(f"{path} is no exported gallery: {reason}") from None
 
 
-def import_into(connection: sqlite3.Connection, table: Table, where: object) -> int:
-    """Add all people and faces of a table within a transaction; returns the number of faces.
+def import_into(writer: Writer, table: Table) -> int:
+    """Add all people and faces of a table; returns the number of faces.
 
     People of the same name are one person.
 
@@ -146,8 +140,8 @@ def import_into(connection: sqlite3.Connection, table: Table, where: object) -> 
     for name, notes in everybody.items():
         check_name(name)
         check_text(notes, "notes")
-    insert_people(connection, iter(everybody.items()))
-    return len(insert_faces(connection, new, where))
+    writer.insert_people(everybody.items())
+    return len(writer.insert_faces(new))
 
 
 def _write_npz(table: Table, stream: BinaryIO) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from pocketnet_fast.cli.gallery.named_photos import named_photos
-from pocketnet_fast.cli.gallery.options import GalleryFlip, Where, shown, space_of
+from pocketnet_fast.cli.gallery.options import PLACE, GalleryFlip, Where, shown, space_of
 from pocketnet_fast.cli.loading import (
     AlignedOption,
     BatchOption,
@@ -71,7 +71,7 @@ _MinQuality = Annotated[
 def build(
     photos: _Photos = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The gallery's file.")],
+    output: Annotated[str, typer.Option("--output", "-o", help=PLACE)],
     table: _Table = None,
     name_by: _NamedBy = None,
     overwrite: Annotated[
@@ -100,11 +100,9 @@ def build(
 
     Example: [bold]pocketnet gallery build people/ --name-by folder -o people.gallery[/bold]
     """
-    from pocketnet_fast.gallery.creation import require_free
     from pocketnet_fast.gallery.gallery import Gallery
-    from pocketnet_fast.gallery.people import insert_faces
 
-    require_free(output, overwrite)
+    Gallery.require_free(output, overwrite)
     name_by = name_by or "file"
     enrolment = _Enrolment(skip, duplicates, min_quality)
     named = enrolment.named(photos or [], table, name_by)
@@ -127,7 +125,7 @@ def build(
         space_of(source.embedder),
         name_by="" if table is not None else name_by,
         overwrite=overwrite,
-        fill=lambda connection: insert_faces(connection, new, output),
+        fill=lambda writer: writer.insert_faces(new),
     )
     enrolment.report(gallery, as_json)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -14,7 +13,8 @@ if TYPE_CHECKING:
     from pocketnet_fast.gallery.people import FaceEntry, PersonKey
     from pocketnet_fast.gallery.space import EmbeddingSpace
 
-Where = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's file.")]
+PLACE: Final = "The gallery's file; or milvus:http://HOST:PORT/NAME, or milvus:FILE.db#NAME (extra milvus)."
+Where = Annotated[str, typer.Argument(metavar="GALLERY", help=PLACE)]
 Who = Annotated[
     str, typer.Argument(metavar="PERSON", help="The name of a person, or id:N, as `gallery list` shows it.")
 ]

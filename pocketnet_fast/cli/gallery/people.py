@@ -12,8 +12,6 @@ from pocketnet_fast.cli.loading import JsonOption, note
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.errors import PocketNetError
 
-_COMPACT = "`pocketnet gallery compact` erases what was deleted from the disk"
-
 
 def list_people(
     where: Where,
@@ -138,7 +136,9 @@ def delete(
     face: Annotated[int | None, typer.Option(min=1, help="A face's id, instead.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a person with all faces, or one face. Nobody finds them any more; `compact` erases them.
+    """Delete a person with all faces, or one face. Nobody finds them any more.
+
+    What erases them for good is said: of a file, `compact`.
 
     Example: [bold]pocketnet gallery delete people.gallery "Ann Lee"[/bold]
     """
@@ -158,7 +158,7 @@ def delete(
         print_json({"gallery": str(where), "deleted": about})
         return
     typer.echo(f"{where}: deleted {said}")
-    note(_COMPACT)
+    note(gallery.erasure)
 
 
 def register(app: typer.Typer) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pocketnet_fast.cli.gallery.options import Where
+from pocketnet_fast.cli.gallery.options import PLACE, Where
 from pocketnet_fast.cli.loading import JsonOption
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import waiting
@@ -56,15 +56,13 @@ def import_file(
 
     table = import_table(file)
     with waiting("importing"):
-        if where.exists():
+        if Gallery.exists(where):
             gallery = Gallery(where)
             gallery.space.require_same(table.space, where)
-            with gallery.writing() as connection:
-                import_into(connection, table, where)
+            with gallery.adding() as writer:
+                import_into(writer, table)
         else:
-            gallery = Gallery.create(
-                where, table.space, fill=lambda connection: import_into(connection, table, where)
-            )
+            gallery = Gallery.create(where, table.space, fill=lambda writer: import_into(writer, table))
     stats = gallery.stats()
     if as_json:
         about = {"gallery": str(where), "people": stats.people, "faces": stats.faces}
@@ -75,7 +73,7 @@ def import_file(
 
 def migrate(
     folder: Annotated[Path, typer.Argument(metavar="OLD", help="A gallery of earlier versions, a folder.")],
-    where: Annotated[Path, typer.Argument(metavar="NEW", help="The new gallery's file.")],
+    where: Annotated[str, typer.Argument(metavar="NEW", help=PLACE)],
     *,
     overwrite: _Overwrite = False,
     as_json: JsonOption = False,
@@ -87,10 +85,10 @@ def migrate(
 
     Example: [bold]pocketnet gallery migrate gallery/ people.gallery[/bold]
     """
-    from pocketnet_fast.gallery.creation import require_free
+    from pocketnet_fast.gallery.gallery import Gallery
     from pocketnet_fast.gallery.migration import migrate as migrate_folder
 
-    require_free(where, overwrite)
+    Gallery.require_free(where, overwrite)
     with waiting("migrating"):
         gallery = migrate_folder(folder, where, overwrite=overwrite)
     stats = gallery.stats()

@@ -16,17 +16,18 @@ def compact(where: Where, *, as_json: JsonOption = False) -> None:
     """Erase from the disk what was deleted, and return its space.
 
     Deleted embeddings and names are then in none of the gallery's files. Copies of the files, and what a file
-    system or a disk keeps of older content, are beyond its reach.
+    system or a disk keeps of older content, are beyond its reach. A gallery on Milvus is not compacted here:
+    Milvus does that by itself.
 
     Example: [bold]pocketnet gallery compact people.gallery[/bold]
     """
     from pocketnet_fast.gallery.gallery import Gallery
 
     gallery = Gallery(where)
-    before = gallery.stats().bytes
+    before = gallery.stats().bytes or 0
     with waiting("compacting"):
         gallery.compact()
-    after = gallery.stats().bytes
+    after = gallery.stats().bytes or 0
     if as_json:
         print_json({"gallery": str(where), "bytes_before": before, "bytes": after})
     else:
@@ -56,16 +57,18 @@ def stats(where: Where, *, as_json: JsonOption = False) -> None:
     typer.echo(f"weights: SHA-256 {space.weights_sha256}")
     if numbers.first_added is not None and numbers.last_added is not None:
         typer.echo(f"added: {day(numbers.first_added)} to {day(numbers.last_added)}, UTC")
-    typer.echo(
-        f"files: {numbers.bytes:,} bytes, {numbers.free_bytes:,} of them free, journal "
-        f"{numbers.journal_bytes:,}, cache {numbers.cache_bytes:,}"
-    )
+    if numbers.bytes is not None:
+        typer.echo(
+            f"files: {numbers.bytes:,} bytes, {numbers.free_bytes:,} of them free, journal "
+            f"{numbers.journal_bytes:,}, cache {numbers.cache_bytes:,}"
+        )
 
 
 def check(where: Where, *, as_json: JsonOption = False) -> None:
     """Read everything and see that it is whole: tables, embeddings, texts, changes, and the cache.
 
-    A damaged cache is removed and made again when it is needed.
+    A damaged cache is removed and made again when it is needed. On Milvus, what writers left that were killed
+    is named, and what mends it.
 
     Example: [bold]pocketnet gallery check people.gallery[/bold]
     """
