@@ -1,4 +1,4 @@
-"""People with names and faces in one file, and who a face looks most like.
+"""People with names and faces in one file or on Milvus, and who a face looks most like.
 
 The names below are loaded on first use.
 """

@@ -44,14 +44,23 @@ def require_sqlite() -> None:
         )
 
 
+def require_name_by(name_by: str) -> None:
+    """Refuse what a gallery does not take as the way of naming people.
+
+    Raises:
+        PocketNetError: It is none of ``NAMED_BY``.
+    """
+    if name_by not in NAMED_BY:
+        raise PocketNetError(f"unknown name_by {name_by!r}; expected one of {', '.join(map(repr, NAMED_BY))}")
+
+
 def make_tables(connection: sqlite3.Connection, space: EmbeddingSpace, name_by: str) -> None:
     """Make the tables, in place of those that are there, in the transaction that has begun.
 
     Raises:
         PocketNetError: ``name_by`` is none of ``NAMED_BY``.
     """
-    if name_by not in NAMED_BY:
-        raise PocketNetError(f"unknown name_by {name_by!r}; expected one of {', '.join(map(repr, NAMED_BY))}")
+    require_name_by(name_by)
     # Faces first: dropping a person's table deletes what refers to it, row by row.
     for table in ("face", "person", "change", "gallery"):
         connection.execute(f"DROP TABLE IF EXISTS {table}")

@@ -1,4 +1,4 @@
-"""``pocketnet gallery``: people with names and faces in one file, and who a face looks most like."""
+"""``pocketnet gallery``: people with names and faces, and who a face looks most like."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Galleries on Milvus: the same people, faces and answers, beyond one machine."""
