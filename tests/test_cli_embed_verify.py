@@ -167,7 +167,7 @@ class TestEmbed:
     def test_refusals(self, run: Run, crops: list[Path], tmp_path: Path) -> None:
         crop, quiet = crops[0], ["--aligned", "--untrained"]
         assert refused(run("embed", crop, *quiet), "nowhere to put")
-        assert refused(run("embed", crop, *quiet, "-o", tmp_path / "x.txt"), ".npz or .csv")
+        assert refused(run("embed", crop, *quiet, "-o", tmp_path / "x.txt"), ".npz, .csv, .parquet")
         assert refused(run("embed", crop, *quiet, "-o", tmp_path / "no" / "x.npz"), "cannot write")
         assert refused(
             run("embed", crop, "--aligned", "--json", "--model", "pocketnet_m128"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,24 +33,31 @@ pytest.importorskip("milvus_lite")
 MODEL = ("--aligned", "--untrained", "--threads", "1")
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of Milvus Lite, without a gallery's name."""
-    place = f"milvus:{tmp_path_factory.mktemp('milvus')}/people.db"
-    keeper = Gallery.create(f"{place}#keeper", SPACE)
-    yield place
-    keeper.close()
+@pytest.fixture(scope="module", autouse=True)
+def _impatient() -> Iterator[None]:
+    """The client sleeps half a second before it looks whether an index has been made."""
+    hurried = SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(min(seconds, 0.01)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pymilvus.client.grpc_handler.time", hurried)
+        yield
 
 
 @pytest.fixture(scope="module")
-def one(database: str) -> Iterator[Gallery]:
-    with Gallery.create(f"{database}#people", SPACE, name_by="folder") as made:
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
+    place = f"milvus:{tmp_path_factory.mktemp('milvus')}/people.db#people"
+    with Gallery.create(place, SPACE, name_by="folder") as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def database(one: Gallery) -> str:
+    """The address of Milvus Lite, without a gallery's name."""
+    return str(one.path).removesuffix("#people")
 
 
 @pytest.fixture
 def gallery(one: Gallery) -> Gallery:
-    """Ann with two faces, Bob with one; making collections takes seconds, so all tests share them."""
+    """Ann with two faces, Bob with one."""
     for person in one.people():
         one.delete_person(person.id)
     one.add(["ann", "bob", "ann"], rows(3), photos=["a.jpg", "b.jpg", ""])
@@ -465,6 +474,7 @@ class TestOtherPlaces:
             reader.people()
         made.check()
 
+    @pytest.mark.slow
     def test_a_file_of_another_process(self, database: str, gallery: Gallery) -> None:
         code = f"from pocketnet_fast.gallery.gallery import Gallery; Gallery({gallery.path!r})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -477,6 +487,7 @@ def _new(names: list[str]) -> Any:
     return new_faces(names, unit(rows(len(names))).astype(np.float32), None, None, None)
 
 
+@pytest.mark.slow(seconds=8)
 def test_the_command_line(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -83,25 +84,34 @@ def note(text: str) -> None:
     typer.echo(f"pocketnet: {text}", err=True)
 
 
+@dataclass
 class SeveralFaces:
-    """Remembers the photos with several faces, of which one was taken, and says so in the end."""
+    """Remembers the photos with several faces, of which one was taken, and says so in the end.
 
-    _SHOWN = 5
+    Attributes:
+        shown: The first of them with their numbers of faces.
+        count: How many there are.
+    """
 
-    def __init__(self) -> None:
-        self._photos: list[tuple[str, int]] = []
+    shown: list[tuple[str, int]] = field(default_factory=list)
+    count: int = 0
 
     def add(self, face: EmbeddedFace) -> None:
         """Take note of a photo."""
         if len(face.faces) > 1:
-            self._photos.append((face.path, len(face.faces)))
+            self.join(SeveralFaces([(face.path, len(face.faces))], 1))
+
+    def join(self, others: SeveralFaces) -> None:
+        """Take note of photos that others took note of."""
+        self.shown = [*self.shown, *others.shown][:_SHOWN]
+        self.count += others.count
 
     def say(self) -> None:
         """Name the first photos and count the rest."""
-        for path, count in self._photos[: self._SHOWN]:
+        for path, count in self.shown:
             note(f"{path} shows {count} faces; the most prominent was taken")
-        if len(self._photos) > self._SHOWN:
-            note(f"so do {len(self._photos) - self._SHOWN:,} more photos")
+        if self.count > len(self.shown):
+            note(f"so do {self.count - len(self.shown):,} more photos")
 
 
 def photos_below(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from pocketnet_fast.data.alignment import align
 from pocketnet_fast.data.images import ImageArray, decode_image, read_image
+from pocketnet_fast.data.stored_images import StoredImage
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.faces.detector import FaceDetector
 from pocketnet_fast.faces.face import Face
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from pocketnet_fast.faces.photo_module import PhotoModule
     from pocketnet_fast.models.calibration import Calibration
 
-Photo = str | os.PathLike[str] | bytes | bytearray | memoryview | ImageArray
-"""A file, an encoded image, or H x W x 3 uint8, RGB."""
+Photo = str | os.PathLike[str] | StoredImage | bytes | bytearray | memoryview | ImageArray
+"""A file, an image in one, an encoded image, or H x W x 3 uint8, RGB."""
 
 Choose = Callable[[list[Face], str], Sequence[Face]]
 """Which of a photo's faces to embed, given all of them and how errors call the photo; raises to refuse it."""
@@ -240,7 +241,7 @@ class FaceAnalyzer:
             for index, crop in chosen:
                 crops.append(crop)
                 places.append((faces, index))
-                names.append(f"face {index} of {_name(photo)}")
+                names.append(f"face {index} of {photo_name(photo)}")
             results.append(faces)
         if not crops:
             return results
@@ -254,12 +255,12 @@ class FaceAnalyzer:
         self, photo: Photo, detector: FaceDetector, choose: Choose | None
     ) -> tuple[list[Face], list[tuple[int, ImageArray]]]:
         """The faces of a photo, and of those to be embedded their places and crops."""
-        image = _image(photo)
+        image = read_photo(photo)
         faces = [
             face if face.doubt is not None else replace(face, quality=face_quality(face))
             for face in detector.detect(image)[: self.max_faces]
         ]
-        chosen = faces if choose is None else choose(faces, _name(photo))
+        chosen = faces if choose is None else choose(faces, photo_name(photo))
         sure = [index for index, face in enumerate(faces) if face.doubt is None and face in chosen]
         return faces, [(index, align(image, faces[index].landmarks)) for index in sure]
 
@@ -298,11 +299,18 @@ def _network(model: str | nn.Module, weights: str | os.PathLike[str] | None) -> 
     return load_model(weights, None if model == _DEFAULT else model)
 
 
-def _image(photo: Photo) -> ImageArray:
+def read_photo(photo: Photo) -> ImageArray:
+    """The pixels of a photo, H x W x 3 uint8, RGB.
+
+    Raises:
+        PocketNetError: No such file, or no image that can be read.
+    """
     if isinstance(photo, np.ndarray):
         return photo
     if isinstance(photo, bytes | bytearray | memoryview):
         return decode_image(bytes(photo))
+    if isinstance(photo, StoredImage):
+        return decode_image(photo.read(), photo.name)
     if isinstance(photo, str | os.PathLike):
         return read_image(photo)
     raise PocketNetError(
@@ -311,5 +319,8 @@ def _image(photo: Photo) -> ImageArray:
     )
 
 
-def _name(photo: Photo) -> str:
+def photo_name(photo: Photo) -> str:
+    """How errors call a photo."""
+    if isinstance(photo, StoredImage):
+        return photo.name
     return os.fspath(photo) if isinstance(photo, str | os.PathLike) else "image"

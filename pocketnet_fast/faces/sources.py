@@ -10,12 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.data.alignment import CROP_SIZE
-from pocketnet_fast.data.images import ImageArray, read_image
+from pocketnet_fast.data.images import ImageArray
+from pocketnet_fast.data.stored_images import StoredImage
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.faces.analyzer import FaceAnalyzer
+from pocketnet_fast.faces.analyzer import FaceAnalyzer, photo_name, read_photo
 from pocketnet_fast.faces.detector import MIN_FACE, select_face
 from pocketnet_fast.faces.face import Face
 from pocketnet_fast.faces.pipeline import Embedder, normalized
+
+ImageFile = str | os.PathLike[str] | StoredImage
+"""An image file, or an image in another file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +27,7 @@ class EmbeddedFace:
     """A face of one file.
 
     Attributes:
-        path: The file.
+        path: The file, or the name of an image in another file.
         crop: 112 x 112 x 3 uint8, RGB, aligned.
         embedding: D float32 of length 1.
         norm: The length that the embedding had.
@@ -69,7 +73,7 @@ class FaceSource:
 
     def faces(
         self,
-        paths: Iterable[str | os.PathLike[str]],
+        paths: Iterable[ImageFile],
         *,
         every_face: bool = False,
         on_photo: Callable[[], None] = lambda: None,
@@ -78,7 +82,7 @@ class FaceSource:
         """Yield the most prominent face of each file, in order.
 
         Args:
-            paths: Image files.
+            paths: Image files, or images in other files.
             every_face: Of a photo, all that are neither doubtful nor too small, the most prominent first.
             on_photo: Called after each file, for progress.
             on_error: Given the error of a file that cannot be used, which is then left out; without it the
@@ -90,7 +94,7 @@ class FaceSource:
         if self._analyzer is None:
             yield from self._crops(paths, on_photo, on_error)
             return
-        files = [os.fspath(path) for path in paths]
+        files = list(paths)
         results = self._analyzer.analyze_many(
             files,
             choose=_usable if every_face else _most_prominent,
@@ -98,19 +102,19 @@ class FaceSource:
         )
         for path, faces in zip(files, results, strict=True):
             on_photo()
-            yield from _of_photo(path, faces)
+            yield from _of_photo(photo_name(path), faces)
 
     def _crops(
         self,
-        paths: Iterable[str | os.PathLike[str]],
+        paths: Iterable[ImageFile],
         on_photo: Callable[[], None],
         on_error: Callable[[PocketNetError], None] | None,
     ) -> Iterator[EmbeddedFace]:
         batch: list[tuple[str, ImageArray]] = []
         for path in paths:
-            name = os.fspath(path)
             try:
-                batch.append((name, _checked(read_image(path), name)))
+                image, name = read_photo(path), photo_name(path)
+                batch.append((name, _checked(image, name)))
             except PocketNetError as error:
                 if on_error is None:
                     raise

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
+from pocketnet_fast.data.parquet_file import require_pyarrow
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.gallery.gallery import Gallery
@@ -69,7 +70,7 @@ def check_format(path: Path) -> str:
     if suffix not in FORMATS:
         raise PocketNetError(f"{path}: unknown kind of file; expected {', '.join(FORMATS)}")
     if suffix == ".parquet":
-        _pyarrow()
+        require_pyarrow()
     return suffix
 
 
@@ -234,7 +235,7 @@ def _read_csv(stream: BinaryIO) -> Table:
 
 
 def _write_parquet(table: Table, stream: BinaryIO) -> None:
-    arrow = _pyarrow()
+    arrow = require_pyarrow()
     alone = len(table.alone)
     numbers = {**{key: table.box[:, i] for i, key in enumerate(_BOX)}, "quality": table.quality}
     flat = arrow.array(np.ascontiguousarray(table.embedding).reshape(-1), arrow.float32())
@@ -303,13 +304,3 @@ def _checked(
     if wrong:
         raise ValueError(f"its {wrong[0]} does not fit its {count} names and {space.dimensions} dimensions")
     return Table(space, name, notes, photo, box, quality, added, embedding, alone)
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-    except ImportError:
-        raise PocketNetError(
-            'pyarrow is not installed, which reads and writes parquet: pip install "pocketnet_fast[parquet]"'
-        ) from None
-    return pyarrow
