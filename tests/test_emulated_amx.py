@@ -22,7 +22,7 @@ from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.registry import PRETRAINED
 
 SKIPPED = 77
-EMULATIONS = ["run_network_emulated_amx", "run_network_emulated_avx512"]
+EMULATIONS = ["signals", "vocabulary"]
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64" or platform.system() != "Linux", reason="emulates x86-64 by Linux signals"
@@ -43,13 +43,13 @@ def check(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pocketnet_s128", "pocketnet_m256"])
-@pytest.mark.parametrize("program", EMULATIONS)
-def test_a_network_on_tiles(program: str, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("emulation", EMULATIONS)
+def test_a_network_on_tiles(emulation: str, name: str, tmp_path: Path) -> None:
     network = create_model(name, pretrained=True) if name in PRETRAINED else randomize_(create_model(name), 0)
-    if program == "run_network_emulated_avx512":
-        check(program, network, "amx_bf16", 1, tmp_path, sanitized_build())
+    if emulation == "vocabulary":
+        check("run_network", network, "amx_bf16", 1, tmp_path, sanitized_build())
     else:
-        check(program, network, "amx_bf16", 3, tmp_path)
+        check("run_network_emulated_amx", network, "amx_bf16", 3, tmp_path)
 
 
 @pytest.mark.slow
@@ -58,4 +58,4 @@ def test_a_network_on_tiles(program: str, name: str, tmp_path: Path) -> None:
 def test_a_wide_concatenation(states: int, isa: str, tmp_path: Path) -> None:
     """A pre-processing sums a product for each state of a concatenation, here of three blocks of channels."""
     network = randomize_(PocketNet(random_genotype(states, nodes=states), 40, 4, 64), states)
-    check("run_network_emulated_avx512", network, isa, 1, tmp_path, sanitized_build())
+    check("run_network", network, isa, 1, tmp_path, sanitized_build())

@@ -197,7 +197,9 @@ def test_without_torch(
     tilted = straightened(astronaut[:300, 100:400], 45)[0]
     for view in (photo, np.rot90(photo), tilted, photo[40:43]):
         picture = np.ascontiguousarray(view)
-        isa = "neon" if kind == "neon" else available_isas()[0]
+        # Under AddressSanitizer, AVX-512 is emulated, which takes its time.
+        real = [isa for isa in available_isas() if kind != "sanitized" or isa != "avx512"]
+        isa = "neon" if kind == "neon" else real[0]
         rows = find_faces(torch.from_numpy(picture), *network)
         rows = rows[rows[:, 15] == 0]
         found = without_torch(program, isa, picture, network, tmp_path, 3 if kind == "threads" else 1)

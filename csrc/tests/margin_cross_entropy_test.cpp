@@ -191,13 +191,13 @@ struct NamedKernels {
   const MarginKernels* kernels;
 };
 
-std::vector<NamedKernels> available_kernels() {
+std::vector<NamedKernels> tested_kernels() {
   std::vector<NamedKernels> found;
   for (const KernelSet& set : compiled_kernels()) {
-    if (set.available) found.push_back({set.name, &set});
+    if (is_tested(set)) found.push_back({set.name, &set});
   }
   for (const Bf16KernelSet& set : compiled_bf16_kernels()) {
-    if (set.available && set.margin_pairs) found.push_back({set.name, &set});
+    if (is_tested(set) && set.margin_pairs) found.push_back({set.name, &set});
   }
   return found;
 }
@@ -241,7 +241,7 @@ void ranges(Problem p, const Expected& expected, Random& random) {
   Guarded row_sums(static_cast<std::size_t>(p.samples) * padded, misaligned);
   Guarded label_rows(p.embedding.size(), misaligned);
 
-  for (const auto& [isa, kernels] : available_kernels()) {
+  for (const auto& [isa, kernels] : tested_kernels()) {
     p.pairs = kernels->margin_pairs;
     Guarded scratch(margin_scratch(p.samples, p.dims, p.pairs), misaligned);
     const std::string name = isa + " " + p.describe();
@@ -393,7 +393,7 @@ void every_size() {
 
 void every_number_of_threads() {
   Random random(2);
-  for (const auto& [isa, kernels] : available_kernels()) {
+  for (const auto& [isa, kernels] : tested_kernels()) {
     force_isa(isa);
     for (const int count : {1, 2, 3, 5}) {
       Problem p = draw(13, 20, count == 5 ? 300 : 1100, count % 2 == 0, random);
@@ -462,7 +462,7 @@ void exponentials() {
   const Constants in(x, true);
   Guarded out(x.size(), true);
   for (const KernelSet& set : compiled_kernels()) {
-    if (!set.available) continue;
+    if (!is_tested(set)) continue;
     out.poison();
     set.margin_exp(in.get(), static_cast<int>(x.size()), out.get());
     CHECK(out.guards_intact(), "%s margin_exp writes outside its memory", set.name);

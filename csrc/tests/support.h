@@ -1,20 +1,27 @@
 // Random data, guarded memory and error bounds that the kernel tests share.
 #pragma once
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <memory>
+#include <new>
 #include <random>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "check.h"
 #include "kernels/dispatch.h"
 #include "kernels/layout.h"
+
+// In programs with AddressSanitizer.
+extern "C" __attribute__((weak)) void __asan_init();
 
 namespace pnf::test {
 
@@ -40,10 +47,9 @@ class Random {
   std::mt19937 engine_;
 };
 
-// One in so many cases of a long list is enough where a sanitizer makes all of them several times slower: it watches kinds of
-// accesses, of which each is met often, and the numbers are judged without it.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr int kOneCaseIn = 4;
+// One in so many cases of a long list is enough under sanitizers (CMakeLists.txt).
+#ifdef PNF_ONE_CASE_IN
+inline constexpr int kOneCaseIn = PNF_ONE_CASE_IN;
 #else
 inline constexpr int kOneCaseIn = 1;
 #endif
@@ -88,20 +94,58 @@ inline float pair_word(float low, float high) {
   return std::bit_cast<float>(bits(low) | bits(high) << 16);
 }
 
-// A copy of constants that ends where its heap block ends, so that AddressSanitizer sees a read beyond it; with
-// `misaligned` it starts 4 bytes past the alignment of the heap.
+// Memory that ends where a page does, but for `spare` bytes, before one that nobody may touch: what reads on ends the
+// process, whatever the instruction, while sanitizers watch only most. AddressSanitizer's own heap shows what reads
+// before it, too; there the spare bytes are in front.
+class PagedMemory {
+ public:
+  PagedMemory(std::size_t bytes, std::size_t spare) {
+    if (__asan_init != nullptr) {
+      memory_ = static_cast<char*>(std::malloc(spare + bytes));
+      begin_ = memory_ + spare;
+      return;
+    }
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    const std::size_t usable = (bytes + spare + page - 1) / page * page;
+    mapped_ = usable + page;
+    void* const mapped = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED || mprotect(static_cast<char*>(mapped) + usable, page, PROT_NONE) != 0) {
+      throw std::bad_alloc();
+    }
+    memory_ = static_cast<char*>(mapped);
+    begin_ = memory_ + usable - spare - bytes;
+  }
+  PagedMemory(PagedMemory&& other) noexcept
+      : memory_(std::exchange(other.memory_, nullptr)),
+        begin_(other.begin_),
+        mapped_(std::exchange(other.mapped_, 0)) {}
+  ~PagedMemory() {
+    if (mapped_ > 0) {
+      munmap(memory_, mapped_);
+    } else {
+      std::free(memory_);
+    }
+  }
+  void* get() const { return begin_; }
+
+ private:
+  char *memory_, *begin_;
+  std::size_t mapped_ = 0;
+};
+
+// A copy of constants in such memory, with 4 bytes to spare if it is `misaligned`.
 template <typename State>
 class ConstantsOf {
  public:
   ConstantsOf(const std::vector<float>& values, bool misaligned)
-      : skip_(misaligned ? 4 / sizeof(State) : 0), block_(new State[values.size() + skip_]) {
-    for (std::size_t i = 0; i < values.size(); ++i) block_[skip_ + i] = to_state<State>(values[i]);
+      : memory_(values.size() * sizeof(State), misaligned ? 4 : 0), data_(static_cast<State*>(memory_.get())) {
+    for (std::size_t i = 0; i < values.size(); ++i) data_[i] = to_state<State>(values[i]);
   }
-  const State* get() const { return block_.get() + skip_; }
+  const State* get() const { return data_; }
 
  private:
-  std::size_t skip_;
-  std::unique_ptr<State[]> block_;
+  PagedMemory memory_;
+  State* data_;
 };
 using Constants = ConstantsOf<float>;
 

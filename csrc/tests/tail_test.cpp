@@ -40,7 +40,7 @@ void global_depthwise(int channels, int pixels, float planted, Random& random) {
   const int begin = random.integer(0, blocks - 1), end = random.integer(begin + 1, blocks);
 
   for (const auto& set : kernel_sets(State{})) {
-    if (!set.available) continue;
+    if (!is_tested(set)) continue;
     output.poison();
     set.global_depthwise(args, begin, end);
     CHECK(output.guards_intact(), "%s %dx%d writes outside its memory", set.name, channels, pixels);
@@ -87,7 +87,7 @@ void linear(int inputs, int outputs, bool accumulate, float planted, Random& ran
   const int begin = random.integer(0, blocks - 1), end = random.integer(begin + 1, blocks);
 
   for (const auto& set : kernel_sets(State{})) {
-    if (!set.available) continue;
+    if (!is_tested(set)) continue;
     output.poison();
     for (int n = begin * kBlock; accumulate && n < outputs && n < end * kBlock; ++n) output.get()[n] = before[n];
     set.linear(args, begin, end);

@@ -10,12 +10,13 @@ thread_local TileFile emulated_tiles = {{.palette = 0}, {}};
 
 }  // namespace amx_bf16
 
-// The sets that are emulated, and the scalar one; the same tests run the rest elsewhere.
+// The sets that are emulated, and those of the CPU that are not.
 const CpuFeatures& cpu_features() {
   static const CpuFeatures features = [] {
-    CpuFeatures emulated;
-    emulated.avx512 = emulated.avx512_bf16 = emulated.amx_bf16 = true;
-    return emulated;
+    CpuFeatures found;
+    found.avx2_fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    found.avx512 = found.avx512_bf16 = found.amx_bf16 = true;
+    return found;
   }();
   return features;
 }
