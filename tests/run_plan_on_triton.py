@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import random_genotype, randomize_, relative_error
-from recordings import Golden
+from recordings import Golden, load_repository, load_shared
 from torch import Tensor
 from triton import next_power_of_2
 
@@ -56,8 +56,13 @@ def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @functools.cache
-def network(channels: int, layers: int, embedding: int, seed: int) -> PocketNet:
-    return randomize_(PocketNet(random_genotype(seed), channels, layers, embedding), seed)
+def network(channels: int, layers: int, embedding: int, seed: int, nodes: int = 4) -> PocketNet:
+    return randomize_(PocketNet(random_genotype(seed, nodes), channels, layers, embedding), seed)
+
+
+def small() -> PocketNet:
+    """For what is no matter of the kinds of steps: a run under the interpreter takes seconds."""
+    return network(4, 4, 16, 1, nodes=1)
 
 
 class Lowered:
@@ -95,7 +100,7 @@ def test_random_genotypes(channels: int, layers: int, embedding: int, seed: int)
 
 
 def test_float_input_of_any_strides() -> None:
-    lowered = Lowered(network(4, 4, 16, 0))
+    lowered = Lowered(small())
     x = normalized(images(1))
     spread = torch.zeros(1, 6, 112, 224)[:, ::2, :, ::2].copy_(x)
     result = lowered.run(x.contiguous(memory_format=torch.channels_last))
@@ -104,7 +109,7 @@ def test_float_input_of_any_strides() -> None:
 
 
 def test_colour_order_and_flip() -> None:
-    model = network(4, 4, 16, 0)
+    model = small()
     bgr = Lowered(model, "bgr")
     expected = bgr.exact(images(1), flip=True)
     assert relative_error(bgr.run(images(1), flip=True), expected) < TOLERANCE
@@ -114,7 +119,7 @@ def test_colour_order_and_flip() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_is_as_good_as_eagers(precision: str) -> None:
-    model = network(10, 5, 33, 1)
+    model = network(10, 5, 33, 1, nodes=2 if INTERPRETED else 4)
     dtype = PRECISIONS[precision][0]
     pixels = images(1 if INTERPRETED else 2)
     exact = copy.deepcopy(model).double()(normalized(pixels).double()).detach()
@@ -127,7 +132,7 @@ def test_low_precision_is_as_good_as_eagers(precision: str) -> None:
 
 
 def test_a_broken_pixel_stays_in_its_image() -> None:
-    lowered = Lowered(network(4, 4, 16, 0))
+    lowered = Lowered(small())
     x = normalized(images(2))
     clean = lowered.run(x)
     x[0, 2, 50, 60] = float("nan")
@@ -149,7 +154,7 @@ def test_nothing_is_read_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    lowered = Lowered(network(4, 4, 16, 0))
+    lowered = Lowered(small())
     together = lowered.run(images(3))
     assert lowered.run(images(0)).shape == (0, 16)
     monkeypatch.setattr(triton_launch, "_MAX_ARENA", 2 * decode(lowered.words).image)
@@ -158,7 +163,7 @@ def test_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wrong_input() -> None:
-    lowered = Lowered(network(4, 4, 16, 0))
+    lowered = Lowered(small())
     message = r"run_plan_triton: input must be float32 \[N, 3, 112, 112\] or uint8"
     for pixels in (
         images(1).float(),
@@ -171,8 +176,10 @@ def test_wrong_input() -> None:
             lowered.run(pixels)
 
 
-def test_recorded(golden: Callable[[str], Golden]) -> None:
-    recorded = golden("pocketnet_s128")
+# A whole network of the published size takes the interpreter a minute; both recordings are of the same steps.
+@pytest.mark.parametrize("load", [load_repository] if INTERPRETED else [load_repository, load_shared])
+def test_recorded(load: Callable[[str], Golden]) -> None:
+    recorded = load("pocketnet_s128")
     count = 1 if INTERPRETED else 8
     model: Any = pocketnet_fast.create_model("pocketnet_s128")
     state = {k.removeprefix("weights."): v for k, v in recorded.tensors.items() if k.startswith("weights.")}
@@ -243,10 +250,10 @@ class TestGraphs:
 
 
 def test_programs_that_do_not_fit() -> None:
-    banded = tuple(lower(network(4, 4, 16, 0)).encode()[0].tolist())
+    banded = tuple(lower(small()).encode()[0].tolist())
     with pytest.raises(PocketNetError, match="the program has bands, which are for the CPU"):
         decode(banded)
-    whole = Lowered(network(4, 4, 16, 0)).words
+    whole = Lowered(small()).words
     with pytest.raises(PocketNetError, match="no program of this version"):
         decode((*whole, 0))
     with pytest.raises(PocketNetError, match="no program of this version"):
@@ -259,7 +266,7 @@ def test_tiles_that_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Every node is measured once, and launched with what was chosen; by a timer that only takes notes."""
     monkeypatch.setenv("POCKETNET_CACHE", str(tmp_path))
     monkeypatch.setattr(triton_tuning.tables, "_tables", {})
-    lowered = Lowered(network(4, 4, 16, 0))
+    lowered = Lowered(small())
     shapes = {step.shape for step in decode(lowered.words).steps if step.shape}
     with triton_tuning.tuning(lambda launch: -launch.args[0].stages) as session:  # type: ignore[attr-defined]
         expected = lowered.run(images(1))
