@@ -19,7 +19,7 @@ from pocketnet_fast.training.checkpoint import RunFolder
 from pocketnet_fast.training.recipe import Recipe
 from pocketnet_fast.training.trainer import train
 
-KILLS = 20
+KILLS = 12
 
 
 def work(recipe: Recipe, folder: Path, begun: Event | None = None) -> None:
