@@ -27,6 +27,7 @@ from torch import Tensor
 
 import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.export.aotinductor import read_package_metadata
 from pocketnet_fast.export.onnx import export_onnx
 from pocketnet_fast.lowering import lower
 from pocketnet_fast.lowering.rounding import Moments
@@ -588,11 +589,11 @@ class TestCommandLine:
     @pytest.mark.slow
     @pytest.mark.parametrize("name", ["m.pt2", "m.onnx"])
     def test_other_formats(self, file: Path, images: Tensor, tmp_path: Path, run: Run, name: str) -> None:
-        result = run("export", "--weights", file, "-o", tmp_path / name)
-        assert result.code == 0, result.err
+        stated = run("export", "--weights", file, "-o", tmp_path / name, "--json").json
         if name == "m.onnx":
             found = by_onnxruntime(tmp_path / name, images)
         else:
+            assert stated["metadata"] == read_package_metadata(tmp_path / name)
             found = torch._inductor.aoti_load_package(str(tmp_path / name))(images)
         assert relative_error(found, by_onnxruntime(file, images)) < 1e-4
 
