@@ -102,7 +102,7 @@ def test_products_compile_without_a_gpu(
 ) -> None:
     """What the interpreter accepts the compiler may not; the tiles fit the shared memory of every GPU.
 
-    The widest cell of PocketNetM-128, and in one precision each the narrowest and an odd one of several parts.
+    The widest cell of PocketNetM-128, and in one precision each the narrowest and an odd one of parts.
     """
     from pocketnet_fast.ops.cell import triton_kernels as kernels
     from pocketnet_fast.ops.cell.triton_tiles import product_tiles
