@@ -243,8 +243,8 @@ void ways_up() {
   found = best_way_up(0, [](double seen) { return std::abs(seen) < 1 ? 0.88 : 0.875; }, looks);
   CHECK(found[0].doubt == Doubt::kWayUp && found[0].rival == 0.875, "two ways up are as likely");
   looks = 0;
-  CHECK(faces_of_best_way_up([&](int) { return ++looks, Faces(); }).empty() && looks == 8,
-        "no face in %d looks", looks);
+  CHECK(faces_of_best_way_up([&](int) { return ++looks, Faces(); }).empty() && looks == 8, "no face in %d looks",
+        looks);
 }
 
 }  // namespace
