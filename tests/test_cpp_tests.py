@@ -49,7 +49,9 @@ older_cpus = pytest.mark.skipif(platform.machine() != "x86_64", reason="emulates
 @pytest.mark.parametrize("test", ["dispatch_test", "margin_cross_entropy_test"])
 def test_older_cpu(cpu: str, test: str):
     emulator = tool("qemu-x86_64")
-    output = run(emulator, "-cpu", cpu, release_build() / "csrc" / "tests" / test)
+    # Of the sets that the CPU has, the best: the others are tested where they are.
+    only = f"PNF_TEST_ISA={OLDER[cpu][-1]}"
+    output = run("env", only, emulator, "-cpu", cpu, release_build() / "csrc" / "tests" / test)
     assert ", 0 failed" in output
 
 

@@ -47,7 +47,7 @@ class Random {
   std::mt19937 engine_;
 };
 
-// One in so many cases of a long list is enough under sanitizers (CMakeLists.txt).
+// One in so many cases of a long list is enough under sanitizers and emulators (CMakeLists.txt).
 #ifdef PNF_ONE_CASE_IN
 inline constexpr int kOneCaseIn = PNF_ONE_CASE_IN;
 #else
