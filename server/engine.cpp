@@ -1,7 +1,8 @@
 #include "engine.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/from_blob.h>
 
 #include <algorithm>
 #include <cstring>

@@ -1,5 +1,7 @@
 // /v1/faces, /v1/verify and /v1/embed.
-#include <ATen/ATen.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
 #include <cstring>

@@ -1,6 +1,7 @@
 #include "gallery_file.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mv.h>
 
 #include <algorithm>
 #include <bit>

@@ -1,5 +1,5 @@
 // /v2: the Open Inference Protocol, for clients that were made for it.
-#include <ATen/ATen.h>
+#include <ATen/ops/empty.h>
 
 #include <charconv>
 

@@ -1,6 +1,6 @@
 #include "loaded_model.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/zeros.h>
 #include <dlfcn.h>
 #ifdef __GLIBC__
 #include <malloc.h>

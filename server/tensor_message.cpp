@@ -1,6 +1,6 @@
 #include "tensor_message.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cstring>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -50,8 +51,12 @@ def run(*command: str | Path, timeout: float = 1800) -> str:
     return result.stdout
 
 
+@functools.cache
 def cmake_build(name: str, source: Path, *options: str, target: str = "all") -> Path:
-    """Configure and build ``source`` in the folder ``name`` under ``build/``; returns that folder."""
+    """Configure and build ``source`` in the folder ``name`` under ``build/``; returns that folder.
+
+    Once in a process: looking for changes takes seconds, and tests ask for a program whenever they start it.
+    """
     cmake, ninja = tool("cmake"), tool("ninja")
     folder = ROOT / "build" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +64,7 @@ def cmake_build(name: str, source: Path, *options: str, target: str = "all") -> 
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run(*configure, *options)
-        run(cmake, "--build", folder, "--target", target, "--parallel", str(os.cpu_count() or 1))
+        run(cmake, "--build", folder, "--target", *target.split(), "--parallel", str(os.cpu_count() or 1))
     return folder
 
 
@@ -137,38 +142,89 @@ def needs_header(header: str, package: str) -> None:
         pytest.skip(f"no <{header}>: apt install {package}")
 
 
-def host_build() -> Path:
-    """Build the example host, and programs that test its parts, against the installed package and torch."""
+# What the service is built from besides torch: modules of pkg-config, and Debian's packages of them.
+SERVER_PACKAGES = {
+    "CLI11": "libcli11-dev",
+    "cpp-httplib": "libcpp-httplib-dev",
+    "nlohmann_json": "nlohmann-json3-dev",
+    "openssl": "libssl-dev",
+    "prometheus-cpp-core": "prometheus-cpp-dev",
+    "sqlite3": "libsqlite3-dev",
+}
+
+
+@functools.cache
+def missing_for_the_server() -> tuple[str, ...]:
+    """Debian's packages without which the service is not built."""
+    pkg_config = shutil.which("pkg-config")
+    if pkg_config is None:
+        return ("pkg-config",)
+    return tuple(
+        package
+        for module, package in SERVER_PACKAGES.items()
+        if subprocess.run([pkg_config, "--exists", module], check=False).returncode != 0
+    )
+
+
+def _programs_build(target: str) -> Path:
+    """Build programs against the installed package and torch, of which all share what they can."""
     import torch
 
     from pocketnet_fast.cmake import prefix_path
 
-    needs_header("nlohmann/json.hpp", "nlohmann-json3-dev")
-    needs_header("CLI/CLI.hpp", "libcli11-dev")
     prefixes = f"{prefix_path()};{torch.utils.cmake_prefix_path}"
     # CMake remembers what it found, so another installation gets another folder.
-    name = f"cpp-host-{hashlib.sha256(prefixes.encode()).hexdigest()[:8]}"
-    options = (f"-DCMAKE_PREFIX_PATH={prefixes}", "-DPNF_HOSTING_TESTS=ON")
-    return cmake_build(name, ROOT / "examples" / "cpp_host", *options)
+    name = f"programs-{hashlib.sha256(prefixes.encode()).hexdigest()[:8]}"
+    options = (
+        f"-DCMAKE_PREFIX_PATH={prefixes}",
+        # What takes time when they run are the libraries.
+        "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG",
+        "-DPNF_HOSTING_TESTS=ON",
+        f"-DPROGRAMS_SERVER={'OFF' if missing_for_the_server() else 'ON'}",
+    )
+    return cmake_build(name, ROOT / "tests" / "programs", *options, target=target)
+
+
+@functools.cache
+def server() -> Path:
+    """The service, built."""
+    if missing := missing_for_the_server():
+        pytest.skip(f"apt install {' '.join(missing)}")
+    return _programs_build("pocketnet_server") / "server" / "pocketnet_server"
+
+
+@functools.cache
+def host_build() -> Path:
+    """Build the example host, and programs that test its parts; returns the folder of all."""
+    needs_header("nlohmann/json.hpp", "nlohmann-json3-dev")
+    needs_header("CLI/CLI.hpp", "libcli11-dev")
+    return _programs_build("cpp_host read_images decode_images run_exported")
 
 
 def cpp_host() -> Path:
-    """The example host, built; see ``host_build``."""
-    return host_build() / "cpp_host"
+    """The example host, built."""
+    return host_build() / "cpp_host" / "cpp_host"
 
 
-def images_build(*, sanitized: bool = False) -> Path:
-    """Build what reads images, without torch; returns the folder of ``read_images``.
+def read_images(*, sanitized: bool = False) -> Path:
+    """The program that reads image files without torch, built.
 
     Args:
         sanitized: Under AddressSanitizer and UndefinedBehaviorSanitizer.
     """
+    return _sanitized_images() / "read_images" if sanitized else host_build() / "cpp_host" / "read_images"
+
+
+def decode_images(*, sanitized: bool = False) -> Path:
+    """``csrc/tests/decode_images.cpp``, built; ``sanitized``: as in ``read_images``."""
+    return (_sanitized_images() if sanitized else host_build()) / "images" / "decode_images"
+
+
+def _sanitized_images() -> Path:
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -g1 -O1"
     options = ["-DCPP_HOST_TORCH=OFF", "-DPNF_HOSTING_TESTS=ON"]
-    if sanitized:
-        flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -g1 -O1"
-        options += [f"-DCMAKE_CXX_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=Debug"]
-    name = "cpp-host-images-asan" if sanitized else "cpp-host-images"
-    return cmake_build(name, ROOT / "examples" / "cpp_host", *options)
+    options += [f"-DCMAKE_CXX_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=Debug"]
+    return cmake_build("cpp-host-images-asan", ROOT / "examples" / "cpp_host", *options)
 
 
 def network_command(

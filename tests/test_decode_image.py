@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hostile_images import bodies, code_of
 from image_files import PICTURE, jpeg, pil, png, readable
-from native import images_build
+from native import decode_images
 
 BODIES = list(bodies())
 
@@ -25,7 +25,7 @@ def decoded(program: Path, *paths: Path | str, body: bytes = b"", **environment:
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    return images_build() / "images" / "decode_images"
+    return decode_images()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_limits(program: Path) -> None:
 
 @pytest.mark.slow
 def test_under_sanitizers(files: list[Path], tmp_path: Path) -> None:
-    program = images_build(sanitized=True) / "images" / "decode_images"
+    program = decode_images(sanitized=True)
     check_codes(decoded(program, *files))
     # Cut anywhere, a body ends where its memory does.
     cut = []

@@ -15,7 +15,7 @@ from hostile_files import hostile, png_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from image_files import PICTURE, jpeg, pil, png, readable
-from native import images_build
+from native import read_images
 
 from pocketnet_fast.data.image_header import DamagedError, ImageHeader, UnreadError, read_header
 from pocketnet_fast.data.images import ImageLimits, decode_image, read_bytes, read_image, stated_size
@@ -83,7 +83,7 @@ def test_python(files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_cpp_host(files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = [images_build() / "read_images", tmp_path, *files.values()]
+    command = [read_images(), tmp_path, *files.values()]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -112,7 +112,7 @@ def test_limits_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     data = png(PICTURE, 8, 2)
     path = tmp_path / "photo.png"
     path.write_bytes(data)
-    program = images_build() / "read_images"
+    program = read_images()
 
     def said() -> list[str]:
         try:
@@ -162,7 +162,7 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
         os.truncate(path, 3 << 40)
         with pytest.raises(PocketNetError) as error:
             read_bytes(path)
-        command = [images_build() / "read_images", tmp_path, path]
+        command = [read_images(), tmp_path, path]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         for said in (str(error.value), done.stdout):
             assert words.replace(",", "") in said.replace(",", "")

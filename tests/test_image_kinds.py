@@ -12,7 +12,7 @@ import pytest
 import torch
 from hostile_images import bodies, code_of
 from image_files import Readable, readable
-from native import cpp_host, images_build
+from native import cpp_host, read_images
 
 import pocketnet_fast
 from pocketnet_fast.data.images import decode_image, read_image
@@ -56,7 +56,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
         [*read, *bad], [*(c.data for c in READABLE), *(body.data for body in REFUSED)], strict=True
     ):
         path.write_bytes(data)
-    return Table(folder, read, bad, listed(images_build() / "read_images", folder, [*read, *bad]))
+    return Table(folder, read, bad, listed(read_images(), folder, [*read, *bad]))
 
 
 @pytest.mark.parametrize("number", range(len(READABLE)), ids=[case.name for case in READABLE])
@@ -106,5 +106,5 @@ def test_embeddings(table: Table, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_under_sanitizers(table: Table, tmp_path: Path) -> None:
-    program = images_build(sanitized=True) / "read_images"
+    program = read_images(sanitized=True)
     assert listed(program, tmp_path, [*table.read, *table.refused]) == table.said

@@ -15,37 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from native import ROOT, cmake_build, tool
-
-from pocketnet_fast.cmake import prefix_path
-
-# What the service is built from: modules of pkg-config, and Debian's packages of them.
-PACKAGES = {
-    "CLI11": "libcli11-dev",
-    "cpp-httplib": "libcpp-httplib-dev",
-    "nlohmann_json": "nlohmann-json3-dev",
-    "openssl": "libssl-dev",
-    "prometheus-cpp-core": "prometheus-cpp-dev",
-    "sqlite3": "libsqlite3-dev",
-}
+from native import server
 
 
 def program() -> Path:
-    """Build the service, unless ``PNF_TEST_SERVER`` names one built otherwise, as with sanitizers."""
-    if built := os.environ.get("PNF_TEST_SERVER"):
-        return Path(built)
-    pkg_config = tool("pkg-config")
-    missing = [
-        package
-        for module, package in PACKAGES.items()
-        if subprocess.run([pkg_config, "--exists", module], check=False).returncode != 0
-    ]
-    if missing:
-        pytest.skip(f"apt install {' '.join(missing)}")
-    prefixes = f"{prefix_path()};{torch.utils.cmake_prefix_path}"
-    return cmake_build("server", ROOT / "server", f"-DCMAKE_PREFIX_PATH={prefixes}") / "pocketnet_server"
+    """The service, built, unless ``PNF_TEST_SERVER`` names one built otherwise, as with sanitizers."""
+    built = os.environ.get("PNF_TEST_SERVER")
+    return Path(built) if built else server()
 
 
 @dataclass
