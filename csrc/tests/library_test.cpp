@@ -402,9 +402,10 @@ void damaged_files() {
     std::string bytes = good;
     for (int n = random.integer(1, 3); n > 0; --n) {
       const int at = random.integer(16, static_cast<int>(weights) - 4) / 4 * 4;
-      std::int32_t word;
+      std::uint32_t word;
       std::memcpy(&word, bytes.data() + at, sizeof(word));
-      const std::int32_t values[] = {0, -1, 1, word + 1, word - 1, word * 2, 1 << 30, random.integer(0, 1 << 20)};
+      const std::uint32_t values[] = {
+          0, ~0u, 1, word + 1, word - 1, word * 2, 1 << 30, static_cast<std::uint32_t>(random.integer(0, 1 << 20))};
       word = random.pick(values);
       std::memcpy(bytes.data() + at, &word, sizeof(word));
     }
