@@ -116,7 +116,7 @@ def test_what_is_refused(model: PocketNet, tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(PocketNetError, match="input is 'uint16'"):
         export_onnx(model, tmp_path / "m.onnx", input="uint16")
     for arguments, message in (
-        (["-o", "m.bin"], "m.bin: a name in .pt, .pt2, .onnx says the format"),
+        (["-o", "m.bin"], "m.bin: a name in .pt, .pt2, .onnx, .pnf says the format"),
         (
             ["-o", "m.pt", "--format", "tflite"],
             "format is 'tflite'; expected one of torchscript, aotinductor",
