@@ -276,7 +276,7 @@ def test_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["metadata"]["max_faces"] == 1
     for arguments, message in (
-        (("--no-flip", "-o", tmp_path / "m.pt"), "belong to --photos"),
+        (("--no-flip", "-o", tmp_path / "m.pt"), "--no-flip belongs to --photos"),
         (("--photos", "-o", tmp_path / "m.onnx"), "--photos is for the formats"),
     ):
         refused = command(*arguments)
