@@ -200,7 +200,8 @@ def test_without_torch(
         # Under AddressSanitizer, AVX-512 is emulated, which takes its time.
         real = [isa for isa in available_isas() if kind != "sanitized" or isa != "avx512"]
         isa = "neon" if kind == "neon" else real[0]
-        rows = find_faces(torch.from_numpy(picture), *network)
+        with forced_isa(real[0]):
+            rows = find_faces(torch.from_numpy(picture), *network)
         rows = rows[rows[:, 15] == 0]
         found = without_torch(program, isa, picture, network, tmp_path, 3 if kind == "threads" else 1)
         assert len(found) == len(rows)
