@@ -29,7 +29,7 @@ def write(path: Path, number: int, until: float) -> dict[str, Any]:
     gallery = Gallery(path)
     done, slowest, rng = 0, 0.0, np.random.default_rng(number)
     mine = f"writer {number}"
-    while time.monotonic() < until:
+    while not done or time.monotonic() < until:
         start = time.monotonic()
         gallery.add([mine, mine], rng.standard_normal((2, 8)))
         # What many change at once: nobody's change may be lost.
@@ -47,7 +47,7 @@ def write(path: Path, number: int, until: float) -> dict[str, Any]:
 def read(path: Path, number: int, until: float) -> dict[str, Any]:
     gallery = Gallery(path)
     done, slowest = 0, 0.0
-    while time.monotonic() < until:
+    while not done or time.monotonic() < until:
         start = time.monotonic()
         with gallery.snapshot():
             people = gallery.people()

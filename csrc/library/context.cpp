@@ -13,8 +13,6 @@
 #include "library/images.h"
 #include "library/status.h"
 #include "plan/executor.h"
-#include "plan/placement.h"
-#include "plan/resize.h"
 #include "plan/workspace.h"
 
 namespace pnf::library {
@@ -28,13 +26,10 @@ std::size_t lines(std::size_t bytes) {
 
 // Working memory of the detector for square images, and a little for others of less width: bands are of whole rows.
 std::size_t detector_work(const pocketnet_model& model, int side) {
-  const NetworkFile& file = model.file.detector;
   Program program;
   try {
     std::pmr::vector<std::int32_t> words;
-    resize(file.program, file.weights.size(), side, side, words);
-    decode(words, file.weights.size(), program);
-    place_windows(program);
+    detector_for(model.file.detector, side, side, words, program);
   } catch (const std::invalid_argument& problem) {
     throw Refusal(POCKETNET_LIMIT, std::string(problem.what()) + " (max_photo_side)");
   }

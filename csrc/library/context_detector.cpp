@@ -21,6 +21,13 @@ int largest_detector_side(int photo_side) {
   return (side + kDetectorStrides[2] - 1) / kDetectorStrides[2] * kDetectorStrides[2];
 }
 
+void detector_for(const NetworkFile& file, int height, int width, std::pmr::vector<std::int32_t>& words,
+                  Program& program) {
+  resize(file.program, file.weights.size(), height, width, words);
+  decode(words, file.weights.size(), program);
+  place_windows(program);
+}
+
 ContextDetector::ContextDetector(const pocketnet_model& model, const DetectorMemory& memory,
                                  std::pmr::memory_resource* rest)
     : model_(model), memory_(memory), rest_(rest), words_(rest), program_(rest) {
@@ -31,11 +38,8 @@ ContextDetector::ContextDetector(const pocketnet_model& model, const DetectorMem
 void ContextDetector::prepare(int height, int width) {
   if (height == height_ && width == width_) return;
   height_ = width_ = 0;
-  const NetworkFile& file = model_.file.detector;
   try {
-    resize(file.program, file.weights.size(), height, width, words_);
-    decode(words_, file.weights.size(), program_);
-    place_windows(program_);
+    detector_for(model_.file.detector, height, width, words_, program_);
   } catch (const std::invalid_argument& problem) {
     throw Refusal(POCKETNET_BAD_FILE, problem.what());
   }

@@ -11,6 +11,11 @@ namespace pnf::library {
 // The largest side of an image that the detector is given for photos of at most this side.
 int largest_detector_side(int photo_side);
 
+// The detector's program for images of this size as one thread runs it, to `program`, by way of `words`. Throws
+// std::invalid_argument as resize() does.
+void detector_for(const NetworkFile& file, int height, int width, std::pmr::vector<std::int32_t>& words,
+                  Program& program);
+
 struct DetectorMemory {
   std::uint8_t* pixels;
   float* maps;

@@ -18,7 +18,7 @@ std::byte* end_of(void* range, std::size_t bytes) { return static_cast<std::byte
 }  // namespace
 
 MemoryBlock::MemoryBlock(std::span<std::byte> block)
-    : begin_(block.data()), free_(new (block.data()) Free{block.size() / kUnit * kUnit, nullptr}) {}
+    : free_(new (block.data()) Free{block.size() / kUnit * kUnit, nullptr}) {}
 
 void* MemoryBlock::do_allocate(std::size_t bytes, std::size_t alignment) {
   const std::size_t needed = units(bytes);
@@ -27,7 +27,6 @@ void* MemoryBlock::do_allocate(std::size_t bytes, std::size_t alignment) {
     Free* const range = *link;
     if (range->bytes < needed) continue;
     *link = range->bytes == needed ? range->next : new (end_of(range, needed)) Free{range->bytes - needed, range->next};
-    peak_ = std::max(peak_, static_cast<std::size_t>(end_of(range, needed) - begin_));
     return range;
   }
   throw std::bad_alloc();

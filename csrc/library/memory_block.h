@@ -13,9 +13,6 @@ class MemoryBlock final : public std::pmr::memory_resource {
   // From a multiple of kUnit bytes on, and at least that many.
   explicit MemoryBlock(std::span<std::byte> block);
 
-  // The most bytes that were in use, as far as they reached into the block.
-  std::size_t peak() const { return peak_; }
-
  private:
   // At the beginning of each free range, the ranges in the order of their addresses.
   struct Free {
@@ -27,9 +24,7 @@ class MemoryBlock final : public std::pmr::memory_resource {
   void do_deallocate(void* given, std::size_t bytes, std::size_t alignment) override;
   bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
 
-  std::byte* begin_;
   Free* free_;
-  std::size_t peak_ = 0;
 };
 
 }  // namespace pnf::library

@@ -58,10 +58,9 @@ pocketnet_model::pocketnet_model(pnf::library::Content bytes, const pocketnet_op
       file(pnf::library::read_model_file(content.bytes(), options.unverified == 0)),
       kernels(kernels_named(options.isa)),
       max_working_bytes(or_default(options.max_working_bytes, kMostWorkingBytes)) {
-  for (const bool bgr : {false, true}) {
-    decode_network(file.embedder, options, max_working_bytes, embedder[bgr]);
-    embedder[bgr].bgr ^= bgr;
-  }
+  decode_network(file.embedder, options, max_working_bytes, embedder[0]);
+  embedder[1] = embedder[0];
+  embedder[1].bgr = !embedder[0].bgr;
   const Program& crops = embedder[0];
   const std::uint32_t most_side = or_default(options.max_side, kMostSide);
   if (static_cast<std::uint32_t>(crops.height) > most_side)

@@ -267,14 +267,20 @@ Image image_of(const Batch& batch, const Program& program, std::int64_t index, b
           batch.interleaved == nullptr ? nullptr : batch.interleaved + index * pixels, mirror};
 }
 
+// With its mirror image, if `flip`.
+template <typename State>
+void whole_image(ImageRun<State>& run, const Batch& batch, const Program& program, std::int64_t index, bool flip,
+                 float* results, double* seconds) {
+  float* const result = results + index * program.results;
+  run.run(image_of(batch, program, index, false), result, false, seconds);
+  if (flip) run.run(image_of(batch, program, index, true), result, true, seconds);
+}
+
 template <typename State>
 void run_in(float* memory, const Program& program, const float* weights, const StepKernels<State>& set,
-            const Batch& batch, bool flip, float* result) {
+            const Batch& batch, bool flip, float* results) {
   ImageRun<State> run(program, weights, set, memory, memory + program.arena_words());
-  for (std::int64_t i = 0; i < batch.size; ++i, result += program.results) {
-    run.run(image_of(batch, program, i, false), result, false, nullptr);
-    if (flip) run.run(image_of(batch, program, i, true), result, true, nullptr);
-  }
+  for (std::int64_t i = 0; i < batch.size; ++i) whole_image(run, batch, program, i, flip, results, nullptr);
 }
 
 template <typename State>
@@ -310,8 +316,7 @@ class Call {
   float* result(std::int64_t index) const { return result_ + index * workspace_.program.results; }
 
   void whole(std::int64_t index, ImageRun<State>& run, double* seconds) const {
-    run.run(image(index, false), result(index), false, seconds);
-    if (flip_) run.run(image(index, true), result(index), true, seconds);
+    whole_image(run, batch_, workspace_.program, index, flip_, result_, seconds);
   }
 
   void take_part(Member& member) {

@@ -1,7 +1,6 @@
 #include "plan/resize.h"
 
 #include <algorithm>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 

@@ -11,8 +11,8 @@
 
 namespace pnf {
 
-// Replaces `resized`, reusing its memory; what is needed meanwhile is of the same kind. Throws std::invalid_argument as decode() does, and when the program is for images of
-// one size, or the sides are no multiples of its unit.
+// Replaces `resized`, reusing its memory; what is needed meanwhile is of the same kind. Throws std::invalid_argument as
+// decode() does, and when the program is for images of one size, or the sides are no multiples of its unit.
 void resize(std::span<const std::int32_t> words, std::size_t weights_floats, int height, int width,
             std::pmr::vector<std::int32_t>& resized);
 

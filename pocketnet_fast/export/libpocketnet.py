@@ -120,6 +120,15 @@ class LibraryModel:
     ) -> None:
         self._library = _loaded(library or installed_library())
         self._model, self._context = ctypes.c_void_p(), ctypes.c_void_p()
+        try:
+            self._open(file, isa, crops_only, max_photo_side)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(
+        self, file: str | os.PathLike[str] | bytes, isa: str | None, crops_only: bool, max_photo_side: int
+    ) -> None:
         options = _OpenOptions(size=ctypes.sizeof(_OpenOptions), isa=isa and isa.encode())
         if isinstance(file, bytes):
             self._content = _aligned(file)
@@ -197,9 +206,7 @@ class LibraryModel:
 
     def _call(self, name: str, *arguments: object) -> None:
         if getattr(self._library, f"pocketnet_{name}")(*arguments) != 0:
-            message = self._library.pocketnet_message().decode()
-            self.close()
-            raise PocketNetError(message)
+            raise PocketNetError(self._library.pocketnet_message().decode())
 
 
 @functools.cache

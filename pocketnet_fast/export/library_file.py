@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.libpocketnet import LibraryModel
 from pocketnet_fast.export.source import (
     MAX_ERRORS,
@@ -21,6 +20,7 @@ from pocketnet_fast.export.source import (
     check_images,
     check_precision,
     checked_source,
+    error_within,
     in_evaluation,
     metadata_of,
 )
@@ -120,24 +120,14 @@ def _export_analyzer(analyzer: FaceAnalyzer, path: Path, precision: str) -> Expo
 
 
 def _crop_error(source: EmbeddingModel, content: bytes, flip: bool, limit: float) -> float:
-    """Max abs difference over max abs value of the embeddings of length 1, the library's and the source's.
-
-    Raises:
-        PocketNetError: If it is above ``limit``.
-    """
+    """How far the library's embeddings of length 1 are from the source's; see ``error_within``."""
     pixels = check_images(source, "uint8")
     images = source.input_spec.normalize(pixels)
     with torch.no_grad(), LibraryModel(content, crops_only=True) as library:
         rows = source(images) + source(images.flip(3)) if flip else source(images)
         expected = functional.normalize(rows)
         found = torch.from_numpy(library.embed(pixels.numpy()))
-    error = ((found - expected).abs().max() / expected.abs().max()).item()
-    if not error <= limit:
-        raise PocketNetError(
-            f"the library's embeddings are {error:.1e} off the source model's; at most {limit:.0e} is "
-            "accepted, and nothing was written"
-        )
-    return error
+    return error_within(found, expected, limit)
 
 
 def _written(path: Path, content: bytes, error: float, metadata: dict[str, Any]) -> ExportReport:

@@ -252,6 +252,15 @@ def checked_error(
     with torch.no_grad():
         expected = model(normalized)
         found = exported(pixels if input == "uint8" else normalized)
+    return error_within(found, expected, limit)
+
+
+def error_within(found: Tensor, expected: Tensor, limit: float) -> float:
+    """Max abs difference over max abs value of embeddings, an export's and its source's.
+
+    Raises:
+        PocketNetError: If it is above ``limit``.
+    """
     error = ((found - expected).abs().max() / expected.abs().max()).item()
     if not error <= limit:
         raise PocketNetError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery.database import Database
-from pocketnet_fast.gallery.space import LENGTH_TOLERANCE, EmbeddingSpace
+from pocketnet_fast.gallery.space import EmbeddingSpace, rows_of_other_length
 from pocketnet_fast.gallery.vectors import newest_state
 from pocketnet_fast.gallery.vectors_cache import cache_path, damage_of_cache, locked, remove_cache
 
@@ -157,9 +157,7 @@ def _check_faces(
             if len(blob) != 4 * space.dimensions:
                 raise PocketNetError(f"{where}: damaged: the embedding of face {face} has {len(blob)} bytes")
         rows = np.frombuffer(b"".join(blob for _, blob in batch), "<f4").reshape(len(batch), -1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            off = np.abs(np.linalg.norm(rows, axis=1) - 1)
-        wrong = np.flatnonzero(~(off <= LENGTH_TOLERANCE))
+        wrong = rows_of_other_length(rows)
         if len(wrong):
             raise PocketNetError(
                 f"{where}: damaged: the embedding of face {batch[wrong[0]][0]} has no length of 1"

@@ -10,6 +10,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery.database import Database
 from pocketnet_fast.gallery.schema import is_unfinished, make_tables
 from pocketnet_fast.gallery.space import EmbeddingSpace
+from pocketnet_fast.gallery.store import already_there
 from pocketnet_fast.gallery.vectors_cache import lock_path, locked, remove_cache
 
 
@@ -50,7 +51,7 @@ def _make(
         try:
             with database.writing() as connection:
                 if not is_unfinished(connection) and not overwrite:
-                    raise PocketNetError(_taken(path))
+                    raise already_there(path)
                 make_tables(connection, space, name_by)
                 fill(connection)
             # One of the gallery that was replaced is never taken for the new one's; it only takes room.
@@ -79,10 +80,6 @@ def require_free(path: Path, overwrite: bool) -> None:
     try:
         with database.reading() as connection:
             if not is_unfinished(connection) and not overwrite:
-                raise PocketNetError(_taken(path))
+                raise already_there(path)
     finally:
         database.close()
-
-
-def _taken(path: Path) -> str:
-    return f"{path} already holds a gallery; add to it, or overwrite it"

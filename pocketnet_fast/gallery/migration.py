@@ -20,7 +20,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery.gallery import Gallery
 from pocketnet_fast.gallery.people import check_name, new_faces
 from pocketnet_fast.gallery.schema import NAMED_BY
-from pocketnet_fast.gallery.space import LENGTH_TOLERANCE, EmbeddingSpace
+from pocketnet_fast.gallery.space import EmbeddingSpace, rows_of_other_length
 from pocketnet_fast.gallery.store import Location
 
 MANIFEST: Final = "manifest.json"
@@ -99,8 +99,7 @@ def read_old_gallery(folder: Path) -> OldGallery:
     if len(data["embeddings"]) != 4 * space.dimensions * count or len(data["ends"]) != 8 * count:
         raise PocketNetError(f"{path}: damaged: its files do not fit the {count} rows that it states")
     rows = np.frombuffer(data["embeddings"], "<f4").reshape(count, space.dimensions)
-    with np.errstate(over="ignore", invalid="ignore"):
-        wrong = np.flatnonzero(~(np.abs(np.linalg.norm(rows, axis=1) - 1) <= LENGTH_TOLERANCE))
+    wrong = rows_of_other_length(rows)
     if len(wrong):
         raise PocketNetError(f"{folder}: damaged: row {wrong[0]} has no length of 1")
     entries = _entries(folder, data["entries"], np.frombuffer(data["ends"], "<u8").tolist())

@@ -13,9 +13,8 @@ from pocketnet_fast.errors import PocketNetError
 
 Embeddings = npt.NDArray[np.float32]
 
-LENGTH_TOLERANCE: Final = 1e-4
-"""How far from 1 the length of an embedding may be that a gallery holds."""
-
+# How far from 1 the length of an embedding may be that a gallery holds.
+_LENGTH_TOLERANCE: Final = 1e-4
 # float32 rounding of a row's length is below this; such a row is kept bit for bit.
 _UNIT: Final = 1e-6
 
@@ -82,6 +81,13 @@ def unit_rows(
         label = labels[row] if labels is not None and row < len(labels) else f"row {row}"
         raise PocketNetError(f"the embedding of {label} is not finite, or zero")
     return np.asarray(rows / np.where(np.abs(lengths - 1) <= _UNIT, 1, lengths), np.float32)
+
+
+def rows_of_other_length(rows: Embeddings) -> npt.NDArray[np.int64]:
+    """The rows of N x D that no gallery may hold, as their length is not 1, or not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = np.abs(np.linalg.norm(rows, axis=1) - 1)
+    return np.flatnonzero(~(off <= _LENGTH_TOLERANCE))
 
 
 def _flipped(flip: bool) -> str:

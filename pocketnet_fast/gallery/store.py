@@ -225,6 +225,11 @@ class Store(abc.ABC):
         return PocketNetError(f"{self.path} is no file, and has {lacks}")
 
 
+def already_there(where: object) -> PocketNetError:
+    """What is wrong with a place where a gallery is to be made and one is."""
+    return PocketNetError(f"{where} already holds a gallery; add to it, or overwrite it")
+
+
 def store_kind(location: Location) -> type[Store]:
     """What keeps the gallery that an address means."""
     scheme, colon, _ = os.fspath(location).partition(":")

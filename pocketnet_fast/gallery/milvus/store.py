@@ -51,8 +51,17 @@ from pocketnet_fast.gallery.milvus.ranking import best_hits
 from pocketnet_fast.gallery.people import FaceEntry, NewFaces, Person, PersonKey, check_name, check_text
 from pocketnet_fast.gallery.schema import require_name_by
 from pocketnet_fast.gallery.search import Match, accepted
-from pocketnet_fast.gallery.space import LENGTH_TOLERANCE, EmbeddingSpace
-from pocketnet_fast.gallery.store import Contents, Embeddings, Fill, Ids, Location, Store, Writer
+from pocketnet_fast.gallery.space import EmbeddingSpace, rows_of_other_length
+from pocketnet_fast.gallery.store import (
+    Contents,
+    Embeddings,
+    Fill,
+    Ids,
+    Location,
+    Store,
+    Writer,
+    already_there,
+)
 
 _ERASURE: Final = "Milvus erases what was deleted when it compacts its segments"
 # Of a finding, what a message names.
@@ -106,7 +115,7 @@ class MilvusStore(Store):
             name = connection.address.name
             old = read_head(connection) if connection.has(name) else None
             if old is not None and not overwrite:
-                raise PocketNetError(_taken(connection.address.text))
+                raise already_there(connection.address.text)
             head = new_head(name, space, name_by)
             made = list(head.collections)
             try:
@@ -128,7 +137,7 @@ class MilvusStore(Store):
     def require_free(cls, location: Location, overwrite: bool) -> None:
         with contextlib.closing(_connected(location)) as connection:
             if connection.has(connection.address.name) and read_head(connection) and not overwrite:
-                raise PocketNetError(_taken(connection.address.text))
+                raise already_there(connection.address.text)
 
     @classmethod
     def exists(cls, location: Location) -> bool:
@@ -217,7 +226,7 @@ class MilvusStore(Store):
             person = self._person_row(key)
             if name is not None:
                 check_name(name)
-                if name != person["name"] and self._named([name]):
+                if name != person["name"] and _named(self._connection, self._head, [name]):
                     raise PocketNetError(
                         f"{self.path}: somebody is named {name!r} already; merge the two if they are one"
                     )
@@ -327,9 +336,7 @@ class MilvusStore(Store):
         owners: dict[int, int] = {}
         # Faces first, see ``contents``.
         for rows in self._walk_faces(["id", "person", EMBEDDING]):
-            with np.errstate(over="ignore", invalid="ignore"):
-                off = np.abs(np.linalg.norm(self._embeddings(rows), axis=1) - 1)
-            wrong = np.flatnonzero(~(off <= LENGTH_TOLERANCE))
+            wrong = rows_of_other_length(self._embeddings(rows))
             if len(wrong):
                 raise PocketNetError(
                     f"{self.path}: damaged: the embedding of face {rows[wrong[0]]['id']} has no length of 1"
@@ -373,18 +380,13 @@ class MilvusStore(Store):
     def _person_row(self, key: PersonKey) -> Row:
         if isinstance(key, str):
             check_name(key)
-            found = self._named([key])
+            found = _named(self._connection, self._head, [key])
         else:
             found = self._connection.get(self._head.people, [int(key)], PERSON)
         if not found:
             who = f"named {key!r}" if isinstance(key, str) else f"with the id {key}"
             raise PocketNetError(f"{self.path}: nobody is {who}")
         return min(found, key=lambda row: int(row["id"]))
-
-    def _named(self, names: Sequence[str]) -> list[Row]:
-        return self._connection.query_any(
-            self._head.people, "name_sha256", [name_key(name) for name in names], PERSON
-        )
 
     def _face_row(self, face: int, fields: Sequence[str]) -> Row:
         found = self._connection.get(self._head.faces, [face], fields)
@@ -494,8 +496,7 @@ class _Writer:
             )
 
     def _there(self, names: Sequence[str]) -> dict[str, Row]:
-        keys = [name_key(name) for name in names]
-        rows = self._connection.query_any(self._head.people, "name_sha256", keys, PERSON)
+        rows = _named(self._connection, self._head, names)
         # Where a name is there twice, the first of them has it.
         return {row["name"]: row for row in sorted(rows, key=lambda row: -int(row["id"]))}
 
@@ -514,6 +515,12 @@ class _Writer:
         return sorted(int(number) for number in numbers)
 
 
+def _named(connection: Connection, head: Head, names: Sequence[str]) -> list[Row]:
+    """The people who have one of these names."""
+    keys = [name_key(name) for name in names]
+    return connection.query_any(head.people, "name_sha256", keys, PERSON)
+
+
 def _opened(location: Location, timeout: float) -> Connection:
     address = parse_address(location)
     if address.file is not None and not address.file.exists():
@@ -523,10 +530,6 @@ def _opened(location: Location, timeout: float) -> Connection:
 
 def _connected(location: Location, timeout: float = TIMEOUT) -> Connection:
     return Connection(parse_address(location), timeout)
-
-
-def _taken(where: str) -> str:
-    return f"{where} already holds a gallery; add to it, or overwrite it"
 
 
 def _listed(what: Sequence[object]) -> str:
