@@ -152,11 +152,11 @@ def test_half_precision_says_what_runs(bf16_isa: str, model: PocketNet, pixels: 
 
 
 def test_half_precision_says_that_tiles_were_refused(
-    bf16_isa: str, model: PocketNet, monkeypatch: pytest.MonkeyPatch
+    model: PocketNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "tiles_denied", lambda: True)
     fused = pocketnet_fast.compile(model, precision="bf16")
-    assert ("refuses the CPU's tile registers" in repr(fused)) == native.multiplies_bf16(bf16_isa)
+    assert "refuses the CPU's tile registers" in repr(fused)
     assert "tile registers" not in repr(pocketnet_fast.compile(model))
 
 

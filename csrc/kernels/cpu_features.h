@@ -8,6 +8,7 @@ struct CpuFeatures {
   bool avx512 = false;        // F, DQ, BW and VL on top of that, zmm and masks saved
   bool wide_units = false;    // multiplies 512 bits at a time, not 256 twice, as AMD's first cores with AVX-512 do
   bool avx512_bf16 = false;   // products of pairs of Bf16, on top of that
+  bool slow_pairs = false;    // which take longer than as many products of floats, as on Intel's cores
   bool amx_bf16 = false;      // the same on tile registers, which the system saves and lets this process use
   bool tiles_denied = false;  // the CPU has those, and the system refused
   bool neon = false;

@@ -41,10 +41,10 @@ namespace {
 
 // `set` names the kernels of products, `isa` those of the other steps, `training` those of cells and of the loss, in pairs
 // or not: the loss is in floats where a processor has no products of pairs, as taking pairs apart costs more than it saves.
-#define PNF_BF16_KERNELS(set, training, pairs, isa, available)                                               \
+#define PNF_BF16_KERNELS(set, training, pairs, isa, available, by_default)                                   \
   Bf16KernelSet {                                                                                            \
     {set::node_rows, set::stem_rows, isa::global_depthwise, isa::linear}, PNF_CELL_KERNELS(training, pairs), \
-        PNF_MARGIN_KERNELS(training, pairs), #set, available, PNF_ALONE(set::probe_fma)                      \
+        PNF_MARGIN_KERNELS(training, pairs), #set, available, by_default, PNF_ALONE(set::probe_fma)          \
   }
 
 std::atomic<const ChosenKernels*> chosen{nullptr};
@@ -94,14 +94,15 @@ const std::vector<KernelSet>& compiled_kernels() {
 const std::vector<Bf16KernelSet>& compiled_bf16_kernels() {
   static const std::vector<Bf16KernelSet> sets = {
 #if defined(__x86_64__)
-      PNF_BF16_KERNELS(amx_bf16, avx512_bf16, true, avx512, cpu_features().amx_bf16),
-      PNF_BF16_KERNELS(avx512_bf16, avx512_bf16, true, avx512, cpu_features().avx512_bf16),
-      PNF_BF16_KERNELS(avx512, avx512, false, avx512, cpu_features().avx512),
-      PNF_BF16_KERNELS(avx2, avx2, false, avx2, cpu_features().avx2_fma),
+      // Training is without tiles, and the processors that have them are slow with pairs.
+      PNF_BF16_KERNELS(amx_bf16, avx512, false, avx512, cpu_features().amx_bf16, true),
+      PNF_BF16_KERNELS(avx512_bf16, avx512_bf16, true, avx512, cpu_features().avx512_bf16, !cpu_features().slow_pairs),
+      PNF_BF16_KERNELS(avx512, avx512, false, avx512, cpu_features().avx512, true),
+      PNF_BF16_KERNELS(avx2, avx2, false, avx2, cpu_features().avx2_fma, true),
 #elif defined(__aarch64__)
-      PNF_BF16_KERNELS(neon, neon, false, neon, cpu_features().neon),
+      PNF_BF16_KERNELS(neon, neon, false, neon, cpu_features().neon, true),
 #endif
-      PNF_BF16_KERNELS(scalar, scalar, false, scalar, true),
+      PNF_BF16_KERNELS(scalar, scalar, false, scalar, true, true),
   };
   return sets;
 }
@@ -110,7 +111,7 @@ const ChosenKernels& kernels_of(std::string_view isa) {
   std::string usable;
   for (const ChosenKernels& choice : choices()) {
     if (!choice.bf16->available) continue;
-    if (isa.empty() || isa == choice.bf16->name) return choice;
+    if (isa.empty() ? choice.bf16->by_default : isa == choice.bf16->name) return choice;
     usable += usable.empty() ? choice.bf16->name : std::string(", ") + choice.bf16->name;
   }
   throw std::runtime_error("instruction set '" + std::string(isa) +

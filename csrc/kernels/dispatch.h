@@ -56,6 +56,7 @@ struct KernelSet : StepKernels<float>, CellKernels<float>, MarginKernels {
 struct Bf16KernelSet : StepKernels<Bf16>, CellKernels<Bf16>, MarginKernels {
   const char* name;
   bool available;
+  bool by_default;  // whether it is chosen where nobody names a set
   double (*probe_fma)(long, float*);
 };
 
@@ -68,7 +69,7 @@ struct ChosenKernels {
   const Bf16KernelSet* bf16;  // whose name is that of both
 };
 
-// Of an instruction set by its name, or the best that there is where that is empty. Throws std::runtime_error when it is
+// Of an instruction set by its name, or the first that is chosen by default where that is empty. Throws std::runtime_error when it is
 // unknown or this CPU lacks it.
 const ChosenKernels& kernels_of(std::string_view isa);
 

@@ -153,6 +153,11 @@ void features_follow_from_the_report() {
     const CpuFeatures found = features_of(none, granted);
     CHECK(found.avx512_bf16 && !found.amx_bf16 && !found.tiles_denied && requests == 2, "tiles of another kind");
   }
+  CpuReport intels = report;
+  intels.vendor_ebx = 0x756e6547;
+  CHECK(!all.slow_pairs && features_of(intels, refused).slow_pairs && requests == 3,
+        "whose pairs are slow is mistaken");
+  requests = 2;
   CHECK(all.wide_units && !older_than_zen5(report, 0x00a10f11) && older_than_zen5(report, 0x00a10f11, 0x68747541) &&
             !older_than_zen5(report, 0x00b00f21, 0x68747541),
         "the width of the units is mistaken");
@@ -170,6 +175,13 @@ void the_best_is_the_default() {
     if (best == nullptr && set.available) best = &set;
   }
   CHECK(&kernels() == best, "%s runs", kernels().name);
+  const Bf16KernelSet& half = bf16_kernels();
+  for (const Bf16KernelSet& set : compiled_bf16_kernels()) {
+    if (&set == &half) break;
+    CHECK(!set.available || (set.name == std::string("avx512_bf16") && cpu_features().slow_pairs), "%s, not %s",
+          half.name, set.name);
+  }
+  CHECK(half.available && half.by_default, "%s runs half precision", half.name);
   set_environment("");
   CHECK(&kernels() == best, "an empty PNF_FORCE_ISA is no choice, but %s runs", kernels().name);
 }

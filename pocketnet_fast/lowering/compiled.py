@@ -90,7 +90,7 @@ class CompiledModel(nn.Module):
         facts = f"embedding_dim={self.embedding_dim}, precision={self.precision}, isa={isa}"
         if self.precision == "bf16" and not multiplies_bf16(isa):
             facts += " (states of bf16, products of fp32)"
-        elif self.precision == "bf16" and tiles_denied():
+        if self.precision == "bf16" and tiles_denied():
             facts += " (the system refuses the CPU's tile registers)"
         return f"{facts}, threads={threads}, flip={self.flip}"
 

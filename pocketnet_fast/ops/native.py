@@ -56,7 +56,9 @@ def compiled_isa(precision: str = "fp32") -> str:
 
     Args:
         precision: ``"bf16"`` asks for the kernels of half precision, which have ``amx_bf16`` and
-            ``avx512_bf16`` as well; floats run on ``avx512`` where one of these is in use.
+            ``avx512_bf16`` as well; floats run on ``avx512`` where one of these is in use. Intel's CPUs
+            multiply pairs of bfloat16 at half the pace of floats, so ``avx512`` is chosen on them where there
+            are no tiles.
 
     Raises:
         RuntimeError: If ``PNF_FORCE_ISA`` names a set that this build or CPU lacks.
@@ -78,7 +80,7 @@ def multiplies_bf16(isa: str) -> bool:
 def tiles_denied() -> bool:
     """Whether the CPU has tile registers (AMX), which the system refuses to this process.
 
-    Half precision runs on ``avx512_bf16`` then. Linux refuses where a filter forbids the request and where it
+    Half precision runs on ``avx512`` then. Linux refuses where a filter forbids the request and where it
     is older than 5.16.
     """
     denied: bool = extension().tiles_denied()
