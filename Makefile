@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
-.PHONY: demo check quick test lint bench server serve clean
+.PHONY: demo check quick test lint bench server serve fuzz clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -42,10 +42,25 @@ lint: $(VENV)/.installed-test,lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files 'include/*' 'examples/*.c' 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'examples/*.h' 'examples/*.cpp' 'server/*.h' 'server/*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+	git ls-files 'include/*' 'examples/*.c' 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'examples/*.h' 'examples/*.cpp' 'fuzz/*.h' 'fuzz/*.cpp' 'server/*.h' 'server/*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/run.py
+
+# Seconds for each fuzzer, which begins with what was found before and keeps what it finds in build/fuzz.
+TIME ?= 60
+FUZZ_CXX ?= clang++
+
+fuzz:
+	cmake -S . -B build/fuzz -G Ninja -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) -DPNF_TORCH=OFF -DPNF_TRAINING=OFF \
+	  -DPNF_SANITIZE=address,undefined -DPNF_FUZZ=ON
+	cmake --build build/fuzz --target fuzzers
+	build/fuzz/fuzz/write_seeds build/fuzz/fuzz/seeds
+	for target in model_file photo calls; do \
+	  mkdir -p build/fuzz/corpora/$$target; \
+	  build/fuzz/fuzz/$${target}_fuzzer -max_total_time=$(TIME) -timeout=20 -print_final_stats=1 -max_len=66000 \
+	    -artifact_prefix=build/fuzz/$$target- build/fuzz/corpora/$$target fuzz/corpora/$$target build/fuzz/fuzz/seeds || exit 1; \
+	done
 
 # The service takes LibTorch and the operators from the environment; docs/server.md names the Debian packages.
 server: $(VENV)/.installed-serve

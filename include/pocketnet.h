@@ -13,7 +13,7 @@
  * Embeddings are the same whatever the number of contexts; those of other instruction sets differ by rounding.
  *
  * Structures that begin with `size` may grow in later versions: set it to sizeof the structure; members that are 0 have
- * their defaults. The others stay as they are. */
+ * their defaults. Options of a smaller size than those of version 1.0 are refused. The others stay as they are. */
 #ifndef POCKETNET_H
 #define POCKETNET_H
 

@@ -96,8 +96,11 @@ def build(name: str, *options: str, target: str = "all") -> Path:
 
 
 def sanitized_build() -> Path:
-    """Build under AddressSanitizer and UndefinedBehaviorSanitizer, the kernels' own assertions on."""
-    return build("asan", "-DPNF_SANITIZE=address,undefined", "-DPNF_ASSERTIONS=ON")
+    """Build under AddressSanitizer and UndefinedBehaviorSanitizer, the kernels' own assertions on.
+
+    With the fuzzers, which replay what has been found.
+    """
+    return build("asan", "-DPNF_SANITIZE=address,undefined", "-DPNF_ASSERTIONS=ON", "-DPNF_FUZZ=ON")
 
 
 def thread_sanitized_build(target: str) -> Path:

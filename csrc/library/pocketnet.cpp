@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -26,12 +27,23 @@ void need(const void* argument, const char* name) {
   if (argument == nullptr) refuse(std::string(name) + " is NULL");
 }
 
+// The bytes that the first version's members take, which every caller's structure has.
+constexpr std::size_t first_size(const pocketnet_open_options*) {
+  return offsetof(pocketnet_open_options, max_steps) + sizeof(pocketnet_open_options::max_steps);
+}
+constexpr std::size_t first_size(const pocketnet_context_options*) {
+  return offsetof(pocketnet_context_options, max_photo_side) + sizeof(pocketnet_context_options::max_photo_side);
+}
+
 // A structure of the caller's, whose version of it may be shorter or longer than this one.
 template <typename Options>
 Options completed(const Options* options) {
   Options complete = {};
   if (options == nullptr) return complete;
-  if (options->size < sizeof(options->size)) refuse("the size of a structure is not set");
+  if (options->size < first_size(options)) {
+    refuse("the size of a structure is " + std::to_string(options->size) +
+           "; expected sizeof the structure, at least " + std::to_string(first_size(options)));
+  }
   std::memcpy(&complete, options, std::min(options->size, sizeof(Options)));
   return complete;
 }

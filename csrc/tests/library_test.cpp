@@ -17,6 +17,7 @@
 
 #include "check.h"
 #include "library/sha256.h"
+#include "model_file_builder.h"
 #include "pocketnet.h"
 #include "program_builder.h"
 
@@ -93,57 +94,6 @@ class File {
   std::size_t bytes_;
   Memory memory_;
 };
-
-template <typename T>
-void append(std::string& bytes, T value) {
-  bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
-template <typename T>
-std::string raw(const std::vector<T>& values) {
-  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
-}
-
-struct Part {
-  std::uint32_t kind;
-  std::string content;
-};
-
-// As docs/model_file.md describes it.
-std::string file_of(const std::vector<Part>& parts) {
-  std::string table, body;
-  const std::size_t begin = 64 + 24 * parts.size();
-  for (const Part& part : parts) {
-    body.append((64 - (begin + body.size()) % 64) % 64, '\0');
-    append(table, part.kind);
-    append(table, std::uint32_t{0});
-    append(table, std::uint64_t{begin + body.size()});
-    append(table, std::uint64_t{part.content.size()});
-    body += part.content;
-  }
-  const std::string rest = table + body;
-  std::string header = "\x89PNF\r\n\x1a\n";
-  append(header, std::uint32_t{1});
-  append(header, static_cast<std::uint32_t>(parts.size()));
-  append(header, std::uint64_t{64 + rest.size()});
-  const library::Digest digest = library::sha256(std::as_bytes(std::span(rest)));
-  header.append(digest.begin(), digest.end());
-  append(header, std::uint64_t{0});
-  return header + rest;
-}
-
-std::string facts(std::uint32_t dim, const std::vector<double>& thresholds) {
-  std::string bytes;
-  append(bytes, dim);
-  append(bytes, std::uint32_t{1});
-  append(bytes, std::uint32_t{0});
-  append(bytes, 0.7f);
-  append(bytes, static_cast<std::uint32_t>(thresholds.size() / 2));
-  append(bytes, std::uint32_t{0});
-  bytes.append(32, '\x5a');
-  append(bytes, std::uint64_t{0});
-  return bytes + raw(thresholds);
-}
 
 std::vector<Part> parts_of(bool half) {
   const Encoded encoded = small_network(kSide, kSide, 1, kDim, 7, true, half);
@@ -346,6 +296,16 @@ void refusals() {
         cosine);
   CHECK(pocketnet_compare(one, none, 2, &cosine) == POCKETNET_INVALID_ARGUMENT, "an embedding of no length");
   CHECK(pocketnet_compare(one, wild, 2, &cosine) == POCKETNET_INVALID_ARGUMENT, "an embedding of no number");
+
+  // A size that would cut a pointer in two.
+  pocketnet_open_options cut = {};
+  cut.size = offsetof(pocketnet_open_options, isa) + 2;
+  pocketnet_context_options small = {};
+  small.size = offsetof(pocketnet_context_options, memory) + 2;
+  std::size_t bytes;
+  Model again;
+  CHECK(open(file, again, &cut) == POCKETNET_INVALID_ARGUMENT, "options that end in a pointer");
+  CHECK(pocketnet_context_bytes(model.get(), &small, &bytes) == POCKETNET_INVALID_ARGUMENT, "the same of a context");
 
   // A version of this structure that ends earlier.
   pocketnet_info shorter = {};
