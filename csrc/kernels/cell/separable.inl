@@ -174,7 +174,7 @@ template <typename State>
 void filter_planes(const CellTerm& term, const State* const* input, float* activated, std::ptrdiff_t activated_panel,
                    float* filtered) {
   const std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(cell_pixels(term)) * kBlock;
-  const DepthwiseRow row = depthwise_row_of<float, MiddleKind::kNone>(term.kernel, term.stride);
+  const DepthwiseRow row = depthwise_row_of<float>(term.kernel, term.stride);
   for (int block = 0; block < term.blocks; ++block) {
     float* padded = activated + block * activated_panel;
     if (block == 0 || activated_panel > 0) clear_border(term, padded);
@@ -182,7 +182,7 @@ void filter_planes(const CellTerm& term, const State* const* input, float* activ
     for (int y = 0; y < term.out_height; ++y) {
       const float* rows[kMaxKernel];
       window_rows(term, padded, y * term.stride, rows);
-      row(rows, 0, term.kernel, term.out_width, term.depthwise + block * term.kernel * term.kernel * kBlock, nullptr,
+      row(rows, 0, term.kernel, term.out_width, term.depthwise + block * term.kernel * term.kernel * kBlock, kNoMiddle,
           filtered + block * plane + static_cast<std::ptrdiff_t>(y) * term.out_width * kBlock);
     }
   }
@@ -240,7 +240,7 @@ void depthwise_gradient(const CellTerm& term, const CellGradientOf<State>& args,
                inside(term, spread, y + r), padded, ahead);
     }
   }
-  const DepthwiseRow row = depthwise_row_of<float, MiddleKind::kNone>(term.kernel, 1);
+  const DepthwiseRow row = depthwise_row_of<float>(term.kernel, 1);
   const CorrelatePlane correlate = correlate_plane_of<OneRow>(term.kernel, term.stride);
   for (int block = 0; block < term.blocks; ++block) {
     const PartBlock here = part_block(term, block);
@@ -255,7 +255,7 @@ void depthwise_gradient(const CellTerm& term, const CellGradientOf<State>& args,
     for (int y = 0; y < term.height; ++y) {
       const float* rows[kMaxKernel];
       window_rows(term, spread_here, y, rows);
-      row(rows, 0, term.kernel, term.width, term.reversed + block * taps, nullptr, by_activated);
+      row(rows, 0, term.kernel, term.width, term.reversed + block * taps, kNoMiddle, by_activated);
       const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(y) * term.width * term.part_channels + here.first;
       prelu_gradient(args.input[here.part] + at, by_activated, here.channels, term.width, term.slope + block * kBlock,
                      term.part_channels, at_element(args.before[here.part], at), args.grad_input[here.part] + at,

@@ -197,7 +197,7 @@ PNF_INLINE std::ptrdiff_t depthwise_words(const CellTerm& term) {
 void filter_planes(const CellTerm& term, const Bf16* const* input, float* buffers, float* activated,
                    std::ptrdiff_t activated_panel, Bf16* filtered) {
   const std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(cell_pixels(term)) * kBlock;
-  const DepthwisePairRow filter = depthwise_pair_row_of<kBlock, false>(term.kernel, term.stride);
+  const DepthwisePairRow filter = depthwise_pair_row_of<kBlock>(term.kernel, term.stride);
   for (int block = 0; block < term.blocks; ++block) {
     const PartBlock here = part_block(term, block);
     float* padded = activated + block * activated_panel;
@@ -213,7 +213,7 @@ void filter_planes(const CellTerm& term, const Bf16* const* input, float* buffer
         buffers, padded);
     for (int y = 0; y < term.out_height; ++y) {
       filter(window_taps(term, padded, y * term.stride, term.depthwise + block * depthwise_words(term)), term.out_width,
-             nullptr, filtered + block * plane + static_cast<std::ptrdiff_t>(y) * term.out_width * kBlock);
+             kNoMiddle, filtered + block * plane + static_cast<std::ptrdiff_t>(y) * term.out_width * kBlock);
     }
   }
 }
@@ -330,7 +330,7 @@ void depthwise_gradient(const CellTerm& term, const CellGradientOf<Bf16>& args, 
     multiply_pairs(gradient, panel, term.out_blocks, term.transposed, term.blocks, count, by_filtered + y * out_row,
                    plane, ahead);
   }
-  const DepthwisePairRow filter = depthwise_pair_row_of<kBlock, false>(term.kernel, 1);
+  const DepthwisePairRow filter = depthwise_pair_row_of<kBlock>(term.kernel, 1);
   const CorrelatePlane correlate = correlate_plane_of<RowPair>(term.kernel, term.stride);
   clear_border(term, spread);
   for (int block = 0; block < term.blocks; ++block) {
@@ -340,7 +340,7 @@ void depthwise_gradient(const CellTerm& term, const CellGradientOf<Bf16>& args, 
     correlate(term, activated + block * padded, inside(term, spread, 0), term.stride * padded_row(term),
               args.grad_depthwise + block * taps);
     for (int y = 0; y < term.height; ++y) {
-      filter(window_taps(term, spread, y, term.reversed + block * depthwise_words(term)), term.width, nullptr,
+      filter(window_taps(term, spread, y, term.reversed + block * depthwise_words(term)), term.width, kNoMiddle,
              by_activated);
       const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(y) * term.width * term.part_channels + here.first;
       prelu_gradient(args.input[here.part] + row, by_activated, here.channels, term.width, term.slope + block * kBlock,

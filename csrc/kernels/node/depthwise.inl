@@ -13,35 +13,31 @@ PNF_INLINE Vec tap_weight(const float* weights, int ky, int kx, int lane) {
   }
 }
 
-// Where the sums of a lane start, and what becomes of them.
+// What becomes of a convolution's sums: nothing, any PReLU with an upper bound, or ReLU alone.
 enum class MiddleKind { kNone, kAny, kRelu };
 
-template <MiddleKind Kind>
+// Where the sums of a lane start, and what becomes of those of a tile. It is asked for each tile and not once for a row: a
+// branch that always goes the same way costs less than code for each kind.
 struct Middle {
-  Vec bias, slope, cap;
+  MiddleKind kind;
+  const float* values;
 
-  PNF_INLINE Middle of(const float* middle, int lane) {
-    return {load(middle + lane), load(middle + kBlock + lane), load(middle + 2 * kBlock + lane)};
+  Vec start(int lane) const { return kind == MiddleKind::kNone ? splat(0.0f) : load(values + lane); }
+
+  template <int T>
+  void finish(int lane, Vec (&sums)[T]) const {
+    if (kind == MiddleKind::kRelu) {
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) sums[t] = relu(sums[t]);
+    } else if (kind == MiddleKind::kAny) {
+      const Vec slope = load(values + kBlock + lane), cap = load(values + 2 * kBlock + lane);
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) sums[t] = at_most(prelu(sums[t], slope), cap);
+    }
   }
-  Vec start() const { return bias; }
-  Vec finish(Vec sum) const { return at_most(prelu(sum, slope), cap); }
 };
 
-template <>
-struct Middle<MiddleKind::kNone> {
-  PNF_INLINE Middle of(const float*, int) { return {}; }
-  Vec start() const { return splat(0.0f); }
-  Vec finish(Vec sum) const { return sum; }
-};
-
-template <>
-struct Middle<MiddleKind::kRelu> {
-  Vec bias;
-
-  PNF_INLINE Middle of(const float* middle, int lane) { return {load(middle + lane)}; }
-  Vec start() const { return bias; }
-  Vec finish(Vec sum) const { return relu(sum); }
-};
+constexpr Middle kNoMiddle = {MiddleKind::kNone, nullptr};
 
 constexpr float kMostFloat = 0x1.fffffep127f;
 
@@ -73,15 +69,15 @@ PNF_INLINE void add_taps(const float* in, const Vec* w, Vec (&acc)[T], Product p
   }
 }
 
-template <typename State, int K, int S, MiddleKind M, int T>
+template <typename State, int K, int S, int T>
 PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_end, int x, const float* weights,
-                               const float* middle, float* out) {
+                               const Middle& middle, float* out) {
 #pragma GCC unroll 1
   for (int v = 0; v < kVecs; ++v) {
-    const auto between = Middle<M>::of(middle, v * kLanes);
+    const Vec start = middle.start(v * kLanes);
     Vec acc[T];
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) acc[t] = between.start();
+    for (int t = 0; t < T; ++t) acc[t] = start;
 #pragma GCC unroll 1
     for (int ky = ky_begin; ky < ky_end; ++ky) {
       const float* in = rows[ky] + x * S * kBlock + v * kLanes;
@@ -90,8 +86,9 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
       for (int kx = 0; kx < K; ++kx) w[kx] = tap_weight<State, K>(weights, ky, kx, v * kLanes);
       add_taps<K, S>(in, w, acc, [](Vec a, Vec b, Vec c) { return fma(a, b, c); });
     }
+    middle.finish(v * kLanes, acc);
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) store(out + (x + t) * kBlock + v * kLanes, between.finish(acc[t]));
+    for (int t = 0; t < T; ++t) store(out + (x + t) * kBlock + v * kLanes, acc[t]);
   }
 }
 
@@ -99,84 +96,73 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
 constexpr bool kKeepsWindow = kVecs == 1;
 
 // The same for whole windows, with their weights in registers over a row.
-template <int K, int S, MiddleKind M, int T>
-PNF_INLINE void whole_window_tile(const float* const* rows, int x, const Vec (&w)[K * K], const Middle<M>& between,
-                                  float* out) {
+template <int K, int S, int T>
+PNF_INLINE void whole_window_tile(const float* const* rows, int x, const Vec (&w)[K * K], Vec start,
+                                  const Middle& middle, float* out) {
   Vec acc[T];
 #pragma GCC unroll 16
-  for (int t = 0; t < T; ++t) acc[t] = between.start();
+  for (int t = 0; t < T; ++t) acc[t] = start;
 #pragma GCC unroll 8
   for (int ky = 0; ky < K; ++ky) {
     const float* const in = rows[ky] + x * S * kBlock;
     add_taps<K, S>(in, w + ky * K, acc, [](Vec a, Vec b, Vec c) { return fma(a, b, c); });
   }
+  middle.finish(0, acc);
 #pragma GCC unroll 16
-  for (int t = 0; t < T; ++t) store(out + (x + t) * kBlock, between.finish(acc[t]));
+  for (int t = 0; t < T; ++t) store(out + (x + t) * kBlock, acc[t]);
 }
 
 // As many pixels of a row as tiles have; how many these are.
-template <typename State, int K, int S, MiddleKind M>
-int whole_window_row(const float* const* rows, int width, const float* weights, const float* middle, float* out) {
+template <typename State, int K, int S>
+int whole_window_row(const float* const* rows, int width, const float* weights, const Middle& middle, float* out) {
   Vec w[K * K];
 #pragma GCC unroll 16
   for (int i = 0; i < K * K; ++i) w[i] = tap_weight<State, K>(weights, i / K, i % K, 0);
-  const auto between = Middle<M>::of(middle, 0);
+  const Vec start = middle.start(0);
   int x = 0;
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
-    whole_window_tile<K, S, M, kDepthwisePixels>(rows, x, w, between, out);
+    whole_window_tile<K, S, kDepthwisePixels>(rows, x, w, start, middle, out);
   }
   return x;
 }
 
-template <typename State, int K, int S, MiddleKind M>
+template <typename State, int K, int S>
 void depthwise_row(const float* const* rows, int ky_begin, int ky_end, int width, const float* weights,
-                   const float* middle, float* out) {
+                   const Middle& middle, float* out) {
   int x = 0;
   if constexpr (K == 3 && kKeepsWindow) {
-    if (ky_end - ky_begin == K) x = whole_window_row<State, K, S, M>(rows, width, weights, middle, out);
+    if (ky_end - ky_begin == K) x = whole_window_row<State, K, S>(rows, width, weights, middle, out);
   }
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
-    depthwise_tile<State, K, S, M, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, middle, out);
+    depthwise_tile<State, K, S, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, middle, out);
   }
   if constexpr (kDepthwisePixels > 7) {
     for (; x + 7 <= width; x += 7) {
-      depthwise_tile<State, K, S, M, 7>(rows, ky_begin, ky_end, x, weights, middle, out);
+      depthwise_tile<State, K, S, 7>(rows, ky_begin, ky_end, x, weights, middle, out);
     }
   }
   for (; x < width; ++x) {
-    depthwise_tile<State, K, S, M, 1>(rows, ky_begin, ky_end, x, weights, middle, out);
+    depthwise_tile<State, K, S, 1>(rows, ky_begin, ky_end, x, weights, middle, out);
   }
 }
 
-using DepthwiseRow = void (*)(const float* const*, int, int, int, const float*, const float*, float*);
+using DepthwiseRow = void (*)(const float* const*, int, int, int, const float*, const Middle&, float*);
 
-template <typename State, MiddleKind M>
+template <typename State>
 DepthwiseRow depthwise_row_of(int kernel, int stride) {
   switch (kernel * 2 + stride) {
     case 3 * 2 + 1:
-      return depthwise_row<State, 3, 1, M>;
+      return depthwise_row<State, 3, 1>;
     case 3 * 2 + 2:
-      return depthwise_row<State, 3, 2, M>;
+      return depthwise_row<State, 3, 2>;
     case 5 * 2 + 1:
-      return depthwise_row<State, 5, 1, M>;
+      return depthwise_row<State, 5, 1>;
     case 5 * 2 + 2:
-      return depthwise_row<State, 5, 2, M>;
+      return depthwise_row<State, 5, 2>;
     case 7 * 2 + 1:
-      return depthwise_row<State, 7, 1, M>;
+      return depthwise_row<State, 7, 1>;
     default:
-      return depthwise_row<State, 7, 2, M>;
-  }
-}
-
-template <typename State>
-DepthwiseRow depthwise_row_of(MiddleKind middle, int kernel, int stride) {
-  switch (middle) {
-    case MiddleKind::kNone:
-      return depthwise_row_of<State, MiddleKind::kNone>(kernel, stride);
-    case MiddleKind::kAny:
-      return depthwise_row_of<State, MiddleKind::kAny>(kernel, stride);
-    default:
-      return depthwise_row_of<State, MiddleKind::kRelu>(kernel, stride);
+      return depthwise_row<State, 7, 2>;
   }
 }
 

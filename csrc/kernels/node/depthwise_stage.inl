@@ -17,6 +17,12 @@ PNF_INLINE std::ptrdiff_t filter_words(const TermOf<State>& term) {
   return static_cast<std::ptrdiff_t>(rows) * term.kernel * kBlock;
 }
 
+// What becomes of the sums of a block, of a term whose kind is known.
+template <typename State>
+PNF_INLINE Middle middle_of(const TermOf<State>& term, MiddleKind kind, int block) {
+  return {kind, kind == MiddleKind::kNone ? nullptr : term.middle + block * kMiddleFloats};
+}
+
 // A convolution whose result is pooled takes every row, whatever the term's stride.
 template <typename State>
 PNF_INLINE int filter_stride(const TermOf<State>& term) {
@@ -28,6 +34,7 @@ template <typename State>
 struct DepthwiseStage {
   const TermOf<State>* term;
   DepthwiseRow row;
+  MiddleKind middle;
   float* ring;
   int next;
 
@@ -40,9 +47,8 @@ template <typename State>
 DepthwiseStage<State> begin_depthwise(const TermOf<State>& term, int row_begin, float* ring) {
   const int pad = term.kernel / 2;
   const int top = row_begin * term.stride - pad;
-  const DepthwiseRow row =
-      depthwise_row_of<State>(middle_kind(term.middle, term.blocks), term.kernel, filter_stride(term));
-  const DepthwiseStage<State> stage = {&term, row, ring, top < 0 ? 0 : top};
+  const DepthwiseRow row = depthwise_row_of<State>(term.kernel, filter_stride(term));
+  const DepthwiseStage<State> stage = {&term, row, middle_kind(term.middle, term.blocks), ring, top < 0 ? 0 : top};
   for (int block = 0; block < term.blocks; ++block) {
     for (int slot = 0; slot < term.kernel; ++slot) {
       clear(stage.slot(block, slot), pad * kBlock);
@@ -63,7 +69,7 @@ void depthwise_output_row(DepthwiseStage<State>& stage, int y, int out_width, fl
   for (int block = 0; block < term.blocks; ++block) {
     const State* in = term.input + block * term.block_stride;
     const float* const weights = term.depthwise + block * filter_words(term);
-    const float* const middle = term.middle == nullptr ? nullptr : term.middle + block * kMiddleFloats;
+    const Middle middle = middle_of(term, stage.middle, block);
     const float* rows[kMaxKernel];
     PNF_ASSERT(ky_begin >= 0 && ky_end <= kMaxKernel);
     for (int iy = stage.next; iy < top + ky_end; ++iy) {

@@ -84,12 +84,12 @@ PNF_INLINE void store_pixels(const Vec (&values)[T], Bf16* out) {
   if constexpr (T % 2 != 0) store(out + (T - 1) * Step, values[T - 1]);
 }
 
-template <int K, int S, int Step, bool HasMiddle, int T>
-PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, const float* middle, Bf16* out) {
-  const auto between = Middle < HasMiddle ? MiddleKind::kAny : MiddleKind::kNone > ::of(middle, 0);
+template <int K, int S, int Step, int T>
+PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, const Middle& middle, Bf16* out) {
+  const Vec start = middle.start(0);
   Vec acc[T];
 #pragma GCC unroll 16
-  for (int t = 0; t < T; ++t) acc[t] = between.start();
+  for (int t = 0; t < T; ++t) acc[t] = start;
 #pragma GCC unroll 1
   for (int j = 0; j < taps.count; ++j) {
     const float* in = taps.rows[j] + x * S * kBlock;
@@ -98,19 +98,16 @@ PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, const float* middle
     for (int kx = 0; kx < K; ++kx) w[kx] = load(taps.weights[j] + kx * kBlock);
     add_taps<K, S>(in, w, acc, [](Vec a, Vec b, Vec c) { return dot(a, b, c); });
   }
-  if constexpr (HasMiddle) {
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) acc[t] = between.finish(acc[t]);
-  }
+  middle.finish(0, acc);
   store_pixels<T, Step>(acc, out + x * Step);
 }
 
 // The same for whole windows, with their weights in registers over a row; of as many pixels as tiles have, and how many
 // these are.
-template <int K, int S, int Step, bool HasMiddle>
-int whole_window_pair_row(const Taps& taps, int width, const float* middle, Bf16* out) {
+template <int K, int S, int Step>
+int whole_window_pair_row(const Taps& taps, int width, const Middle& middle, Bf16* out) {
   constexpr int kPairs = (K + 1) / 2;
-  const auto between = Middle < HasMiddle ? MiddleKind::kAny : MiddleKind::kNone > ::of(middle, 0);
+  const Vec start = middle.start(0);
   Vec w[kPairs * K];
 #pragma GCC unroll 16
   for (int i = 0; i < kPairs * K; ++i) w[i] = load(taps.weights[i / K] + i % K * kBlock);
@@ -118,49 +115,48 @@ int whole_window_pair_row(const Taps& taps, int width, const float* middle, Bf16
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
     Vec acc[kDepthwisePixels];
 #pragma GCC unroll 16
-    for (int t = 0; t < kDepthwisePixels; ++t) acc[t] = between.start();
+    for (int t = 0; t < kDepthwisePixels; ++t) acc[t] = start;
 #pragma GCC unroll 8
     for (int j = 0; j < kPairs; ++j) {
       const float* const in = taps.rows[j] + x * S * kBlock;
       add_taps<K, S>(in, w + j * K, acc, [](Vec a, Vec b, Vec c) { return dot(a, b, c); });
     }
-#pragma GCC unroll 16
-    for (int t = 0; t < kDepthwisePixels; ++t) acc[t] = between.finish(acc[t]);
+    middle.finish(0, acc);
     store_pixels<kDepthwisePixels, Step>(acc, out + x * Step);
   }
   return x;
 }
 
-template <int K, int S, int Step, bool HasMiddle>
-void depthwise_pair_row(const Taps& taps, int width, const float* middle, Bf16* out) {
+template <int K, int S, int Step>
+void depthwise_pair_row(const Taps& taps, int width, const Middle& middle, Bf16* out) {
   int x = 0;
   if constexpr (K == 3) {
-    if (taps.count == (K + 1) / 2) x = whole_window_pair_row<K, S, Step, HasMiddle>(taps, width, middle, out);
+    if (taps.count == (K + 1) / 2) x = whole_window_pair_row<K, S, Step>(taps, width, middle, out);
   }
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
-    depthwise_pair_tile<K, S, Step, HasMiddle, kDepthwisePixels>(taps, x, middle, out);
+    depthwise_pair_tile<K, S, Step, kDepthwisePixels>(taps, x, middle, out);
   }
-  for (; x + 7 <= width; x += 7) depthwise_pair_tile<K, S, Step, HasMiddle, 7>(taps, x, middle, out);
-  for (; x < width; ++x) depthwise_pair_tile<K, S, Step, HasMiddle, 1>(taps, x, middle, out);
+  for (; x + 7 <= width; x += 7) depthwise_pair_tile<K, S, Step, 7>(taps, x, middle, out);
+  for (; x < width; ++x) depthwise_pair_tile<K, S, Step, 1>(taps, x, middle, out);
 }
 
-using DepthwisePairRow = void (*)(const Taps&, int, const float*, Bf16*);
+using DepthwisePairRow = void (*)(const Taps&, int, const Middle&, Bf16*);
 
-template <int Step, bool HasMiddle>
+template <int Step>
 DepthwisePairRow depthwise_pair_row_of(int kernel, int stride) {
   switch (kernel * 2 + stride) {
     case 3 * 2 + 1:
-      return depthwise_pair_row<3, 1, Step, HasMiddle>;
+      return depthwise_pair_row<3, 1, Step>;
     case 3 * 2 + 2:
-      return depthwise_pair_row<3, 2, Step, HasMiddle>;
+      return depthwise_pair_row<3, 2, Step>;
     case 5 * 2 + 1:
-      return depthwise_pair_row<5, 1, Step, HasMiddle>;
+      return depthwise_pair_row<5, 1, Step>;
     case 5 * 2 + 2:
-      return depthwise_pair_row<5, 2, Step, HasMiddle>;
+      return depthwise_pair_row<5, 2, Step>;
     case 7 * 2 + 1:
-      return depthwise_pair_row<7, 1, Step, HasMiddle>;
+      return depthwise_pair_row<7, 1, Step>;
     default:
-      return depthwise_pair_row<7, 2, Step, HasMiddle>;
+      return depthwise_pair_row<7, 2, Step>;
   }
 }
 
@@ -274,9 +270,7 @@ struct PairPanels : Arrangement {
  private:
   template <int Step>
   static DepthwisePairRow row_of(const TermOf<Bf16>& term) {
-    const int stride = filter_stride(term);
-    return term.middle == nullptr ? depthwise_pair_row_of<Step, false>(term.kernel, stride)
-                                  : depthwise_pair_row_of<Step, true>(term.kernel, stride);
+    return depthwise_pair_row_of<Step>(term.kernel, filter_stride(term));
   }
 
   // Row y of the convolution, of each block to where `out` says.
@@ -284,6 +278,7 @@ struct PairPanels : Arrangement {
   static void filter_row(Stage& stage, int y, int width, Out out) {
     const TermOf<Bf16>& term = *stage.term;
     const int top = y * filter_stride(term) - term.kernel / 2, first = (top - (top & 1)) / 2;
+    const MiddleKind kind = term.middle == nullptr ? MiddleKind::kNone : MiddleKind::kAny;
     const int beyond = (term.height + 1) / 2, end = first + stage.pairs() < beyond ? first + stage.pairs() : beyond;
     for (int block = 0; block < term.blocks; ++block) {
       for (int pair = stage.next; pair < end; ++pair) stage.add_pair(block, pair);
@@ -294,7 +289,7 @@ struct PairPanels : Arrangement {
         taps.rows[taps.count] = stage.slot(block, pair);
         taps.weights[taps.count++] = weights + (pair - first) * term.kernel * kBlock;
       }
-      stage.row(taps, width, term.middle == nullptr ? nullptr : term.middle + block * kMiddleFloats, out(block));
+      stage.row(taps, width, middle_of(term, kind, block), out(block));
     }
     if (end > stage.next) stage.next = end;
   }

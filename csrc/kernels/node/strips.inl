@@ -15,18 +15,18 @@ struct Windows {
   int ky_begin, ky_end;
   bool left, right;  // whether the strip begins and ends with the image
   const float* weights;
-  const float* middle;
+  Middle middle;
 };
 
 // T pixels of the output; each pixel of the input is loaded once per row.
-template <MiddleKind M, int T>
+template <int T>
 void filter_strip(const Windows& windows, float* out) {
 #pragma GCC unroll 1
   for (int lane = 0; lane < kBlock; lane += kLanes) {
-    const auto between = Middle<M>::of(windows.middle, lane);
+    const Vec start = windows.middle.start(lane);
     Vec acc[T];
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) acc[t] = between.start();
+    for (int t = 0; t < T; ++t) acc[t] = start;
     const float* in = windows.in + lane;
 #pragma GCC unroll 1
     for (int ky = windows.ky_begin; ky < windows.ky_end; ++ky, in += windows.row) {
@@ -43,30 +43,20 @@ void filter_strip(const Windows& windows, float* out) {
         }
       }
     }
+    windows.middle.finish(lane, acc);
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) store(out + t * kBlock + lane, between.finish(acc[t]));
+    for (int t = 0; t < T; ++t) store(out + t * kBlock + lane, acc[t]);
   }
 }
 
 using FilterStrip = void (*)(const Windows&, float*);
 
-template <MiddleKind M, int T>
+template <int T = kStripPixels>
 FilterStrip filter_strip_of(int pixels) {
   if constexpr (T > 1) {
-    if (pixels < T) return filter_strip_of<M, T - 1>(pixels);
+    if (pixels < T) return filter_strip_of<T - 1>(pixels);
   }
-  return filter_strip<M, T>;
-}
-
-PNF_INLINE FilterStrip filter_strip_of(MiddleKind middle, int pixels) {
-  switch (middle) {
-    case MiddleKind::kNone:
-      return filter_strip_of<MiddleKind::kNone, kStripPixels>(pixels);
-    case MiddleKind::kAny:
-      return filter_strip_of<MiddleKind::kAny, kStripPixels>(pixels);
-    default:
-      return filter_strip_of<MiddleKind::kRelu, kStripPixels>(pixels);
-  }
+  return filter_strip<T>;
 }
 
 inline bool is_window(const Term& term) {
@@ -121,6 +111,7 @@ struct Columns {
 // One depthwise term.
 struct StripTerm {
   const Term* term;
+  MiddleKind middle;
   float* panels;
   FilterStrip filter[2];  // of the smaller tiles and of the larger ones
 
@@ -132,7 +123,7 @@ struct StripTerm {
     filter[pixels - columns.size](
         {term->input + block * term->block_stride + (top + begin) * row + static_cast<std::ptrdiff_t>(x) * kBlock, row,
          begin, end, x == 0, x + pixels == term->width, term->depthwise + block * 9 * kBlock,
-         term->middle == nullptr ? nullptr : term->middle + block * kMiddleFloats},
+         middle_of(*term, middle, block)},
         out);
   }
 
@@ -223,11 +214,10 @@ void node_strips(const Node& node, int row_begin, int row_end, float* scratch) {
   for (int t = 0; t < node.terms; ++t) {
     const Term& term = node.term[t];
     if (!is_window(term)) continue;
-    const MiddleKind middle = middle_kind(term.middle, term.blocks);
     strips[t] = {&term,
+                 middle_kind(term.middle, term.blocks),
                  scratch,
-                 {filter_strip_of(middle, columns.size),
-                  columns.larger > 0 ? filter_strip_of(middle, columns.size + 1) : nullptr}};
+                 {filter_strip_of(columns.size), columns.larger > 0 ? filter_strip_of(columns.size + 1) : nullptr}};
     scratch += term.blocks * panel;
   }
   const bool alone = node.term[0].kind == TermKind::kDepthwiseAlone;
