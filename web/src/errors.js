@@ -10,7 +10,7 @@ const STATUS = /** @type {const} */ ([
   "INTERNAL",
 ]);
 
-/** @typedef {import("./pocketnet.js").Status} Status */
+/** @typedef {import("./index.js").Status} Status */
 
 export class PocketNetError extends Error {
   /**

@@ -3,11 +3,11 @@
 import { PocketNetError, statusOf } from "./errors.js";
 import { instantiate } from "./module.js";
 
-/** @typedef {import("./pocketnet.js").Face} Face */
-/** @typedef {import("./pocketnet.js").Info} Info */
-/** @typedef {import("./pocketnet.js").OpenOptions} OpenOptions */
-/** @typedef {import("./pocketnet.js").Pixels} Pixels */
-/** @typedef {import("./pocketnet.js").Threshold} Threshold */
+/** @typedef {import("./index.js").Face} Face */
+/** @typedef {import("./index.js").Info} Info */
+/** @typedef {import("./index.js").OpenOptions} OpenOptions */
+/** @typedef {import("./index.js").Pixels} Pixels */
+/** @typedef {import("./index.js").Threshold} Threshold */
 
 const ALIGNMENT = 64;
 const INFO_BYTES = 76;
@@ -35,7 +35,7 @@ function writeRgb({ data, width, height }, out) {
 
 /** @param {Pixels} image */
 function check(image) {
-  const { data, width, height } = image;
+  const { data, width, height } = image ?? {};
   const known = data instanceof Uint8Array || data instanceof Uint8ClampedArray;
   if (!known || !(Number.isInteger(width) && width > 0) || !(Number.isInteger(height) && height > 0)) {
     throw new PocketNetError("INVALID_ARGUMENT", "an image is {data, width, height} with bytes in data, as ImageData");
@@ -134,6 +134,13 @@ export class Library {
         }));
       }),
     );
+  }
+
+  /** The instance's memory goes when nothing refers to it. */
+  close() {
+    this.#calls["pocketnet_context_destroy"](this.#context);
+    this.#calls["pocketnet_close"](this.#model);
+    this.#calls["free"](this.#content);
   }
 
   /** @param {number} at */

@@ -1,7 +1,7 @@
 // The compiled library: which of its two modules the engine takes, and an instance of it.
 import { PocketNetError } from "./errors.js";
 
-/** @typedef {import("./pocketnet.js").ModuleOptions} ModuleOptions */
+/** @typedef {import("./index.js").ModuleOptions} ModuleOptions */
 
 const HEADER = [0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00];
 // Each is the shortest module that an engine without the feature refuses.
