@@ -31,8 +31,11 @@ export class PocketNet {
     if (!address && !(source instanceof ArrayBuffer) && !(source instanceof Uint8Array)) {
       throw new PocketNetError("INVALID_ARGUMENT", "a model is opened from an address, an ArrayBuffer or a Uint8Array");
     }
-    const [module, content] = await Promise.all([compile(options), address ? read(source) : new Uint8Array(source)]);
     const { worker = false, maxPhotoSide, cropsOnly } = options;
+    if (maxPhotoSide !== undefined && !(Number.isInteger(maxPhotoSide) && maxPhotoSide > 0)) {
+      throw new PocketNetError("INVALID_ARGUMENT", `maxPhotoSide is ${maxPhotoSide}; expected a whole number of pixels`);
+    }
+    const [module, content] = await Promise.all([compile(options), address ? read(source) : new Uint8Array(source)]);
     const kind = worker ? WorkerLibrary : Library;
     return new PocketNet(await kind.open(module, content, { maxPhotoSide, cropsOnly }));
   }
