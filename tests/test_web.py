@@ -442,7 +442,7 @@ class TestPackage:
         (packed,) = json.loads(run(tool("npm"), "pack", "--dry-run", "--json", "--silent", package.folder))
         files = {entry["path"] for entry in packed["files"]}
         assert {f"wasm/{name}" for name in MODULES.values()} <= files
-        assert {"src/pocketnet.js", "src/index.d.ts", "src/worker.js", "package.json", "README.md"} <= files
+        assert {"src/pocketnet.js", "src/index.d.ts", "src/worker.js", "package.json", "README.md", "NOTICE"} <= files
         assert not any(path.endswith((".pnf", ".html")) for path in files)
 
     def test_types(self, package: Package) -> None:
