@@ -15,7 +15,7 @@ constexpr int kLanes = 4;
 // Engines on x86-64 have 15 registers for vectors: 2 x 4 accumulators, 4 weights, a broadcast and a product.
 constexpr int kTilePixels = 2;
 constexpr int kTileBlocks = 1;
-// Of several channels at once LLVM makes one expression a sum, whose operands all wait in memory; engines keep the order.
+// Of several channels LLVM makes one expression a sum, whose operands all wait in memory; engines keep that order.
 constexpr int kTileUnroll = 1;
 constexpr int kDepthwisePixels = 7;
 constexpr int kStripPixels = 7;
