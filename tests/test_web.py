@@ -243,6 +243,14 @@ def test_relaxed_is_chosen_where_it_is(page: Page) -> None:
     assert evaluate(page, "return model.info.isa;", {"cropsOnly": True}) == "wasm128_relaxed"
 
 
+def test_an_engine_without_vectors_is_refused(page: Page) -> None:
+    page.evaluate("() => { WebAssembly.validate = () => false; }")
+    assert evaluate(page, "return null;", {}) == {
+        "status": "UNSUPPORTED",
+        "message": "this WebAssembly engine has no 128-bit SIMD",
+    }
+
+
 def test_pixels_of_a_canvas(page: Page, crops: ImageArray) -> None:
     """Four bytes a pixel give what three do, whatever the alpha."""
     body = "const [one, other] = await model.embed(given.map(image)); return compare(one, other);"
