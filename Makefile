@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
-.PHONY: demo check quick test lint bench server serve fuzz clean
+.PHONY: demo check quick test lint bench server serve web fuzz clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -74,6 +74,14 @@ build/server/faces.pt: $(VENV)/.installed-serve
 
 serve: server build/server/faces.pt
 	build/server/pocketnet_server --model build/server/faces.pt
+
+# The package of web/ with its modules, and the page with its network; docs/embedding.md names the Debian packages.
+web: $(VENV)/.installed-serve
+	$(BIN)/cmake -S . -B build/wasm -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -DCMAKE_TOOLCHAIN_FILE=cmake/wasm32.cmake -DPNF_TORCH=OFF -DPNF_TRAINING=OFF
+	$(BIN)/cmake --build build/wasm
+	$(BIN)/cmake --install build/wasm --component web --prefix web
+	$(BIN)/pocketnet export --photos -o web/faces.pnf
 
 clean:
 	rm -rf build dist $(VENV)/.installed-*

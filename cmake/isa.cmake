@@ -6,11 +6,14 @@ set(PNF_ISAS
     "avx512|x86_64|all|-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
     "avx512_bf16|x86_64|node stem margin_cross_entropy cell probe|-mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
     "amx_bf16|x86_64|node stem probe|-mamx-tile -mamx-bf16 -mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
-    "neon|aarch64|all|")
+    "neon|aarch64|all|"
+    "wasm128|wasm32|node stem tail|-msimd128"
+    "wasm128_relaxed|wasm32|node stem tail|-msimd128 -mrelaxed-simd")
 
-# Those that csrc/tests/emulated_avx512 has a vocabulary in plain C++ of, and the others.
+# Those that csrc/tests/emulated_avx512 has a vocabulary in plain C++ of, and the others. An engine refuses a module with
+# an instruction that it lacks, so csrc/wasm32 makes another one of wasm128_relaxed.
 set(PNF_WIDE_ISAS avx512 avx512_bf16 amx_bf16)
-set(PNF_NARROW_ISAS scalar avx2 neon)
+set(PNF_NARROW_ISAS scalar avx2 neon wasm128)
 
 # Adds <op>/<op>_<isa>.cpp to `target`, of those of the sets named that the target processor has, each with its own
 # flags; with EMULATED without them. Kernels throw nothing, and the personality of exceptions would be a symbol that

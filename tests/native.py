@@ -95,6 +95,20 @@ def build(name: str, *options: str, target: str = "all") -> Path:
     return cmake_build(f"native-{name}", ROOT, "-DPNF_TORCH=OFF", "-DPNF_TESTS=ON", *options, target=target)
 
 
+def wasm_build() -> Path:
+    """The C library as WebAssembly; returns the folder that has ``web/wasm`` as it is installed."""
+    for program in ("em++", "wasm-dis"):
+        tool(program)
+    options = (
+        f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / 'wasm32.cmake'}",
+        "-DPNF_TORCH=OFF",
+        "-DPNF_TRAINING=OFF",
+    )
+    folder = cmake_build("wasm", ROOT, *options)
+    run(tool("cmake"), "--install", folder, "--component", "web", "--prefix", folder / "web")
+    return folder / "web" / "wasm"
+
+
 def sanitized_build() -> Path:
     """Build under AddressSanitizer and UndefinedBehaviorSanitizer, the kernels' own assertions on.
 

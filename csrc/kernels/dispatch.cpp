@@ -85,6 +85,10 @@ const std::vector<KernelSet>& compiled_kernels() {
       PNF_KERNELS(avx2, cpu_features().avx2_fma),
 #elif defined(__aarch64__)
       PNF_KERNELS(neon, cpu_features().neon),
+#elif defined(__wasm_relaxed_simd__)
+      PNF_KERNELS(wasm128_relaxed, true),
+#elif defined(__wasm_simd128__)
+      PNF_KERNELS(wasm128, true),
 #endif
       PNF_KERNELS(scalar, true),
   };
@@ -101,6 +105,10 @@ const std::vector<Bf16KernelSet>& compiled_bf16_kernels() {
       PNF_BF16_KERNELS(avx2, avx2, false, avx2, cpu_features().avx2_fma, true),
 #elif defined(__aarch64__)
       PNF_BF16_KERNELS(neon, neon, false, neon, cpu_features().neon, true),
+#elif defined(__wasm_relaxed_simd__)
+      PNF_BF16_KERNELS(wasm128_relaxed, wasm128_relaxed, false, wasm128_relaxed, true, true),
+#elif defined(__wasm_simd128__)
+      PNF_BF16_KERNELS(wasm128, wasm128, false, wasm128, true, true),
 #endif
       PNF_BF16_KERNELS(scalar, scalar, false, scalar, true, true),
   };

@@ -18,7 +18,8 @@
 namespace pnf::library {
 namespace {
 
-constexpr std::uint32_t kPhotoSide = 2048, kMostPhotoSide = 1 << 16;
+// Three bytes a pixel must fit in memory beside the rest.
+constexpr std::uint32_t kPhotoSide = 2048, kMostPhotoSide = sizeof(void*) == 4 ? 1 << 14 : 1 << 16;
 
 std::size_t lines(std::size_t bytes) {
   return (bytes + MemoryBlock::kUnit - 1) / MemoryBlock::kUnit * MemoryBlock::kUnit;

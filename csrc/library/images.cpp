@@ -16,10 +16,12 @@ bool has_chroma(const pocketnet_image& image) {
 
 std::ptrdiff_t row_bytes(const pocketnet_image& image) {
   const bool colour = image.format == POCKETNET_RGB || image.format == POCKETNET_BGR;
-  return std::ptrdiff_t{image.width} * (colour ? 3 : 1);
+  return static_cast<std::ptrdiff_t>(image.width) * (colour ? 3 : 1);
 }
 
-std::ptrdiff_t chroma_row_bytes(const pocketnet_image& image) { return std::ptrdiff_t{image.width + 1} / 2 * 2; }
+std::ptrdiff_t chroma_row_bytes(const pocketnet_image& image) {
+  return static_cast<std::ptrdiff_t>(image.width + 1) / 2 * 2;
+}
 
 std::ptrdiff_t stride_of(std::ptrdiff_t stated, std::ptrdiff_t row) { return stated == 0 ? row : stated; }
 

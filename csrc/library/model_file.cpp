@@ -24,8 +24,8 @@ struct Header {
   unsigned char magic[8];
   std::uint32_t version;
   std::uint32_t sections;
-  std::uint64_t bytes;      // of the file
-  std::uint8_t digest[32];  // of what follows the header
+  std::uint64_t bytes;  // of the file
+  Digest digest;        // of what follows the header
   std::uint64_t reserved;
 };
 static_assert(sizeof(Header) == 64);
@@ -147,7 +147,7 @@ ModelFile read_model_file(std::span<const std::byte> content, bool verify) {
   if (header.sections > kMostSections || sizeof(Header) + header.sections * sizeof(Section) > content.size()) {
     damaged("it ends inside its list of sections");
   }
-  if (verify && !std::ranges::equal(sha256(content.subspan(sizeof(Header))), header.digest)) {
+  if (verify && sha256(content.subspan(sizeof(Header))) != header.digest) {
     damaged("its content has another SHA-256 than it states");
   }
   const Sections sections = sections_of(content, header.sections);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <chrono>
 #include <cstddef>
 #include <limits>
@@ -19,7 +18,7 @@ namespace pnf {
 namespace {
 
 float as_float(float x) { return x; }
-float as_float(Bf16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
+float as_float(Bf16 x) { return __builtin_bit_cast(float, static_cast<std::uint32_t>(x) << 16); }
 
 // What several threads need to take an image through the program together.
 struct Together {
@@ -389,7 +388,7 @@ PreparedProgram::PreparedProgram(std::span<const std::int32_t> words, std::span<
   // A program in use is kept with what was made of it.
   std::pmr::vector<std::int32_t>& original = workspace_->original;
   if (resized.empty() || resized[kHeightWord] != height || resized[kWidthWord] != width ||
-      !std::ranges::equal(original, words)) {
+      !std::equal(original.begin(), original.end(), words.begin(), words.end())) {
     original.clear();
     resize(words, weights.size(), height, width, resized);
     original.assign(words.begin(), words.end());

@@ -111,13 +111,14 @@ struct Program {
   std::size_t state_bytes() const { return half ? sizeof(Bf16) : sizeof(float); }
 
   // Of one thread, in floats: its arena and its band (whole cache lines), and in bytes with what kernels need besides.
-  std::size_t arena_words() const { return words_of(arena_floats); }
-  std::size_t band_words() const { return words_of(band_floats); }
-  std::size_t lane_bytes() const { return (arena_words() + band_words() + scratch_floats) * sizeof(float); }
+  // In 64 bits everywhere, as a program may ask for more than a size_t of 32 bits holds.
+  std::uint64_t arena_words() const { return words_of(arena_floats); }
+  std::uint64_t band_words() const { return words_of(band_floats); }
+  std::uint64_t lane_bytes() const { return (arena_words() + band_words() + scratch_floats) * sizeof(float); }
 
  private:
-  std::size_t words_of(std::size_t elements) const {
-    const std::size_t words = (elements * state_bytes() + sizeof(float) - 1) / sizeof(float);
+  std::uint64_t words_of(std::uint64_t elements) const {
+    const std::uint64_t words = (elements * state_bytes() + sizeof(float) - 1) / sizeof(float);
     return (words + kBlock - 1) / kBlock * kBlock;
   }
 };

@@ -45,11 +45,15 @@ void Floats::free() {
   memory_ = {};
 }
 
+#if defined(__linux__)
 void advise_huge_pages(void* data, std::size_t bytes) {
   const auto begin = (reinterpret_cast<std::uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
   const auto end = (reinterpret_cast<std::uintptr_t>(data) + bytes) / kHugePage * kHugePage;
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 }
+#else
+void advise_huge_pages(void*, std::size_t) {}
+#endif
 
 float* Floats::reserve(std::size_t count) {
   if (count > memory_.bytes / sizeof(float)) {

@@ -100,6 +100,8 @@ PNF_DECLARE(scalar)
 PNF_DECLARE(avx2)
 PNF_DECLARE(avx512)
 PNF_DECLARE(neon)
+PNF_DECLARE(wasm128)
+PNF_DECLARE(wasm128_relaxed)
 #undef PNF_DECLARE
 
 // Sets whose own kernels are of half precision.

@@ -95,7 +95,7 @@ PNF_INLINE void pointwise_tile(const Run* runs, int n_runs, const TileOutOf<Stat
     const float* weights = run.weights;
     for (int panel = 0; panel < run.panels; ++panel) {
       const float* a = run.a + panel * run.panel_stride + pixel * kBlock;
-#pragma GCC unroll 4
+#pragma GCC unroll kTileUnroll
       for (int k = 0; k < kBlock; ++k) {
         Vec w[NB * kVecs];
 #pragma GCC unroll 2

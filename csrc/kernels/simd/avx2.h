@@ -12,6 +12,7 @@ constexpr int kLanes = 8;
 // 6 x 2 accumulators, 2 weights and a broadcast fill 15 of the 16 registers.
 constexpr int kTilePixels = 6;
 constexpr int kTileBlocks = 1;
+constexpr int kTileUnroll = 4;
 // 7 accumulators, up to 7 weights and the input.
 constexpr int kDepthwisePixels = 7;
 constexpr int kStripPixels = 12;

@@ -17,6 +17,7 @@ constexpr int kLanes = 16;
 // 14 x 2 accumulators, 2 weights and a broadcast fill 31 of the 32 registers.
 constexpr int kTilePixels = 14;
 constexpr int kTileBlocks = 2;
+constexpr int kTileUnroll = 4;
 constexpr int kDepthwisePixels = 14;
 constexpr int kStripPixels = 14;
 

@@ -12,6 +12,7 @@ constexpr int kLanes = 4;
 // 6 x 4 accumulators, 4 weights and a broadcast fill 29 of the 32 registers.
 constexpr int kTilePixels = 6;
 constexpr int kTileBlocks = 1;
+constexpr int kTileUnroll = 4;
 constexpr int kDepthwisePixels = 14;
 constexpr int kStripPixels = 12;
 

@@ -9,6 +9,7 @@ using Vec = float;
 constexpr int kLanes = 1;
 constexpr int kTilePixels = 1;
 constexpr int kTileBlocks = 1;
+constexpr int kTileUnroll = 4;
 constexpr int kDepthwisePixels = 2;
 constexpr int kStripPixels = 2;
 

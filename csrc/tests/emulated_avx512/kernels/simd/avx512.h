@@ -19,6 +19,7 @@ constexpr int kLanes = 16;
 // Smaller than the real ones, which would take minutes to compile under sanitizers.
 constexpr int kTilePixels = 4;
 constexpr int kTileBlocks = 2;
+constexpr int kTileUnroll = 4;
 constexpr int kDepthwisePixels = 7;
 constexpr int kStripPixels = 14;
 

@@ -1,0 +1,3 @@
+#include "kernels/simd/wasm128.h"
+#define PNF_ISA wasm128
+#include "kernels/node/node.inl"
