@@ -8,9 +8,11 @@
 
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 #include <cstdio>
 #include <new>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include "connection_threads.h"
@@ -121,12 +123,17 @@ HttpServer::HttpServer(HttpOptions options, Router router, Recorder recorder)
 
 HttpServer::~HttpServer() { ::close(stopping_); }
 
-void HttpServer::serve() { listen_after_bind(); }
+void HttpServer::serve() {
+  listen_after_bind();
+  served_ = true;
+}
 
 void HttpServer::drain() {
   drains_ = true;
   const std::uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = ::write(stopping_, &one, sizeof(one));
+  // httplib's stop() does nothing before its loop runs, which serve() may be about to begin in its thread.
+  while (!is_running() && !served_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   stop();
 }
 

@@ -55,7 +55,8 @@ class HttpServer final : private httplib::Server {
   // Serves until drain() is called and all connections have ended.
   void serve();
 
-  // Takes no more connections; what was begun is answered, and clients are told to close.
+  // Takes no more connections; what was begun is answered, and clients are told to close. While another thread is in
+  // serve(), or about to call it.
   void drain();
   bool drains() const { return drains_; }
 
@@ -81,6 +82,7 @@ class HttpServer final : private httplib::Server {
   int port_ = 0;
   int stopping_ = -1;  // an eventfd, readable from drain() on
   std::atomic<bool> drains_ = false;
+  std::atomic<bool> served_ = false;
 };
 
 }  // namespace pocketnet::server
