@@ -7,6 +7,7 @@ set(PNF_ISAS
     "avx512_bf16|x86_64|node stem margin_cross_entropy cell probe|-mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
     "amx_bf16|x86_64|node stem probe|-mamx-tile -mamx-bf16 -mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
     "neon|aarch64|all|"
+    "neon|arm|all|-mfpu=neon-vfpv4"
     "wasm128|wasm32|node stem tail|-msimd128"
     "wasm128_relaxed|wasm32|node stem tail|-msimd128 -mrelaxed-simd")
 
@@ -43,10 +44,10 @@ function(pnf_add_kernels target)
       endif()
       set(source ${PROJECT_SOURCE_DIR}/csrc/kernels/${op}/${op}_${isa}.cpp)
       target_sources(${target} PRIVATE ${source})
-      set(options ${PNF_FAST} -fno-exceptions ${flags})
-      if(PNF_FAST AND op MATCHES "node|stem")
+      set(options ${PNF_O3} -fno-exceptions ${flags})
+      if(op MATCHES "node|stem|tail")
         # Their loops are unrolled by hand: -O3 gives as quick ones and a sixth more of them.
-        list(APPEND options -O2)
+        list(APPEND options ${PNF_O2})
       endif()
       if(op STREQUAL "node" AND NOT isa STREQUAL "scalar")
         list(APPEND options -fno-tree-vectorize)

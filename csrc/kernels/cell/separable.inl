@@ -174,7 +174,7 @@ template <typename State>
 void filter_planes(const CellTerm& term, const State* const* input, float* activated, std::ptrdiff_t activated_panel,
                    float* filtered) {
   const std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(cell_pixels(term)) * kBlock;
-  const DepthwiseRow row = depthwise_row_of<float>(term.kernel, term.stride);
+  const DepthwiseRow row = depthwise_row_of(term.kernel, term.stride);
   for (int block = 0; block < term.blocks; ++block) {
     float* padded = activated + block * activated_panel;
     if (block == 0 || activated_panel > 0) clear_border(term, padded);
@@ -240,7 +240,7 @@ void depthwise_gradient(const CellTerm& term, const CellGradientOf<State>& args,
                inside(term, spread, y + r), padded, ahead);
     }
   }
-  const DepthwiseRow row = depthwise_row_of<float>(term.kernel, 1);
+  const DepthwiseRow row = depthwise_row_of(term.kernel, 1);
   const CorrelatePlane correlate = correlate_plane_of<OneRow>(term.kernel, term.stride);
   for (int block = 0; block < term.blocks; ++block) {
     const PartBlock here = part_block(term, block);

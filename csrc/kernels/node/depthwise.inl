@@ -3,16 +3,6 @@
 namespace pnf::PNF_ISA {
 namespace {
 
-template <typename State, int K>
-PNF_INLINE Vec tap_weight(const float* weights, int ky, int kx, int lane) {
-  if constexpr (sizeof(State) == sizeof(float)) {
-    return load(weights + (ky * K + kx) * kBlock + lane);
-  } else {
-    const Vec pairs = load(weights + (ky / 2 * K + kx) * kBlock + lane);
-    return ky % 2 == 0 && ky + 1 < K ? low_half(pairs) : high_half(pairs);
-  }
-}
-
 // What becomes of a convolution's sums: nothing, any PReLU with an upper bound, or ReLU alone.
 enum class MiddleKind { kNone, kAny, kRelu };
 
@@ -20,24 +10,26 @@ enum class MiddleKind { kNone, kAny, kRelu };
 // branch that always goes the same way costs less than code for each kind.
 struct Middle {
   MiddleKind kind;
-  const float* values;
+  const float* values;  // of kNone 16 zeros
 
-  Vec start(int lane) const { return kind == MiddleKind::kNone ? splat(0.0f) : load(values + lane); }
+  Vec start(int lane) const { return load(values + lane); }
 
   template <int T>
   void finish(int lane, Vec (&sums)[T]) const {
+    if (kind == MiddleKind::kNone) return;
     if (kind == MiddleKind::kRelu) {
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) sums[t] = relu(sums[t]);
-    } else if (kind == MiddleKind::kAny) {
-      const Vec slope = load(values + kBlock + lane), cap = load(values + 2 * kBlock + lane);
-#pragma GCC unroll 16
-      for (int t = 0; t < T; ++t) sums[t] = at_most(prelu(sums[t], slope), cap);
+      return;
     }
+    const Vec slope = load(values + kBlock + lane), cap = load(values + 2 * kBlock + lane);
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) sums[t] = at_most(prelu(sums[t], slope), cap);
   }
 };
 
-constexpr Middle kNoMiddle = {MiddleKind::kNone, nullptr};
+alignas(64) constexpr float kZeroPixel[kBlock] = {};
+constexpr Middle kNoMiddle = {MiddleKind::kNone, kZeroPixel};
 
 constexpr float kMostFloat = 0x1.fffffep127f;
 
@@ -69,7 +61,7 @@ PNF_INLINE void add_taps(const float* in, const Vec* w, Vec (&acc)[T], Product p
   }
 }
 
-template <typename State, int K, int S, int T>
+template <int K, int S, int T>
 PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_end, int x, const float* weights,
                                const Middle& middle, float* out) {
 #pragma GCC unroll 1
@@ -83,7 +75,7 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
       const float* in = rows[ky] + x * S * kBlock + v * kLanes;
       Vec w[K];
 #pragma GCC unroll 8
-      for (int kx = 0; kx < K; ++kx) w[kx] = tap_weight<State, K>(weights, ky, kx, v * kLanes);
+      for (int kx = 0; kx < K; ++kx) w[kx] = load(weights + (ky * K + kx) * kBlock + v * kLanes);
       add_taps<K, S>(in, w, acc, [](Vec a, Vec b, Vec c) { return fma(a, b, c); });
     }
     middle.finish(v * kLanes, acc);
@@ -113,11 +105,11 @@ PNF_INLINE void whole_window_tile(const float* const* rows, int x, const Vec (&w
 }
 
 // As many pixels of a row as tiles have; how many these are.
-template <typename State, int K, int S>
+template <int K, int S>
 int whole_window_row(const float* const* rows, int width, const float* weights, const Middle& middle, float* out) {
   Vec w[K * K];
 #pragma GCC unroll 16
-  for (int i = 0; i < K * K; ++i) w[i] = tap_weight<State, K>(weights, i / K, i % K, 0);
+  for (int i = 0; i < K * K; ++i) w[i] = load(weights + i * kBlock);
   const Vec start = middle.start(0);
   int x = 0;
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
@@ -126,43 +118,42 @@ int whole_window_row(const float* const* rows, int width, const float* weights, 
   return x;
 }
 
-template <typename State, int K, int S>
+template <int K, int S>
 void depthwise_row(const float* const* rows, int ky_begin, int ky_end, int width, const float* weights,
                    const Middle& middle, float* out) {
   int x = 0;
   if constexpr (K == 3 && kKeepsWindow) {
-    if (ky_end - ky_begin == K) x = whole_window_row<State, K, S>(rows, width, weights, middle, out);
+    if (ky_end - ky_begin == K) x = whole_window_row<K, S>(rows, width, weights, middle, out);
   }
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
-    depthwise_tile<State, K, S, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, middle, out);
+    depthwise_tile<K, S, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, middle, out);
   }
   if constexpr (kDepthwisePixels > 7) {
     for (; x + 7 <= width; x += 7) {
-      depthwise_tile<State, K, S, 7>(rows, ky_begin, ky_end, x, weights, middle, out);
+      depthwise_tile<K, S, 7>(rows, ky_begin, ky_end, x, weights, middle, out);
     }
   }
   for (; x < width; ++x) {
-    depthwise_tile<State, K, S, 1>(rows, ky_begin, ky_end, x, weights, middle, out);
+    depthwise_tile<K, S, 1>(rows, ky_begin, ky_end, x, weights, middle, out);
   }
 }
 
 using DepthwiseRow = void (*)(const float* const*, int, int, int, const float*, const Middle&, float*);
 
-template <typename State>
-DepthwiseRow depthwise_row_of(int kernel, int stride) {
+inline DepthwiseRow depthwise_row_of(int kernel, int stride) {
   switch (kernel * 2 + stride) {
     case 3 * 2 + 1:
-      return depthwise_row<State, 3, 1>;
+      return depthwise_row<3, 1>;
     case 3 * 2 + 2:
-      return depthwise_row<State, 3, 2>;
+      return depthwise_row<3, 2>;
     case 5 * 2 + 1:
-      return depthwise_row<State, 5, 1>;
+      return depthwise_row<5, 1>;
     case 5 * 2 + 2:
-      return depthwise_row<State, 5, 2>;
+      return depthwise_row<5, 2>;
     case 7 * 2 + 1:
-      return depthwise_row<State, 7, 1>;
+      return depthwise_row<7, 1>;
     default:
-      return depthwise_row<State, 7, 2>;
+      return depthwise_row<7, 2>;
   }
 }
 

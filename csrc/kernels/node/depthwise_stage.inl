@@ -17,10 +17,31 @@ PNF_INLINE std::ptrdiff_t filter_words(const TermOf<State>& term) {
   return static_cast<std::ptrdiff_t>(rows) * term.kernel * kBlock;
 }
 
+constexpr int kMostTaps = kMaxKernel * kMaxKernel * kBlock;
+
+// A block's depthwise weights as floats: where they lie, or in `taps`.
+PNF_INLINE const float* taps_of(const Term& term, int block, float*) {
+  return term.depthwise + block * filter_words(term);
+}
+inline const float* taps_of(const TermOf<Bf16>& term, int block, float* taps) {
+  PNF_ASSERT(term.kernel <= kMaxKernel);
+  const float* const words = term.depthwise + block * filter_words(term);
+  const int row = term.kernel * kBlock;
+  for (int ky = 0; ky < term.kernel; ++ky) {
+    // The last row of an odd number lies in the upper halves, as every second one does.
+    const bool low = ky % 2 == 0 && ky + 1 < term.kernel;
+    for (int i = 0; i < row; i += kLanes) {
+      const Vec pairs = load(words + ky / 2 * row + i);
+      store(taps + ky * row + i, low ? low_half(pairs) : high_half(pairs));
+    }
+  }
+  return taps;
+}
+
 // What becomes of the sums of a block, of a term whose kind is known.
 template <typename State>
 PNF_INLINE Middle middle_of(const TermOf<State>& term, MiddleKind kind, int block) {
-  return {kind, kind == MiddleKind::kNone ? nullptr : term.middle + block * kMiddleFloats};
+  return kind == MiddleKind::kNone ? kNoMiddle : Middle{kind, term.middle + block * kMiddleFloats};
 }
 
 // A convolution whose result is pooled takes every row, whatever the term's stride.
@@ -47,7 +68,7 @@ template <typename State>
 DepthwiseStage<State> begin_depthwise(const TermOf<State>& term, int row_begin, float* ring) {
   const int pad = term.kernel / 2;
   const int top = row_begin * term.stride - pad;
-  const DepthwiseRow row = depthwise_row_of<State>(term.kernel, filter_stride(term));
+  const DepthwiseRow row = depthwise_row_of(term.kernel, filter_stride(term));
   const DepthwiseStage<State> stage = {&term, row, middle_kind(term.middle, term.blocks), ring, top < 0 ? 0 : top};
   for (int block = 0; block < term.blocks; ++block) {
     for (int slot = 0; slot < term.kernel; ++slot) {
@@ -66,9 +87,10 @@ void depthwise_output_row(DepthwiseStage<State>& stage, int y, int out_width, fl
   const int top = y * filter_stride(term) - pad;
   const int ky_begin = top < 0 ? -top : 0;
   const int ky_end = top + term.kernel > term.height ? term.height - top : term.kernel;
+  alignas(64) float taps[kMostTaps];
   for (int block = 0; block < term.blocks; ++block) {
     const State* in = term.input + block * term.block_stride;
-    const float* const weights = term.depthwise + block * filter_words(term);
+    const float* const weights = taps_of(term, block, taps);
     const Middle middle = middle_of(term, stage.middle, block);
     const float* rows[kMaxKernel];
     PNF_ASSERT(ky_begin >= 0 && ky_end <= kMaxKernel);

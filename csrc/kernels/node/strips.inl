@@ -6,8 +6,6 @@
 namespace pnf::PNF_ISA {
 namespace {
 
-alignas(64) constexpr float kZeroPixel[kBlock] = {};
-
 // Rows of one block of a depthwise 3x3 term that a row of its output reads, `in` at the strip's first pixel of the first.
 struct Windows {
   const float* in;

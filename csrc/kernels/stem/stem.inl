@@ -1,8 +1,8 @@
 // The stem kernel. Include after a vocabulary from kernels/simd, with PNF_ISA naming its namespace.
 //
-// Three image rows at a time are normalised into zero-padded rows, in the caller's order of colours and pixels, so that
-// the convolution has no borders and one set of weights serves float and uint8 images, in either colour order,
-// mirrored or not: only the addresses differ.
+// Three image rows at a time are normalised into zero-padded rows, in the caller's order of colours and mirrored where that
+// is asked for, so that the convolution has no borders and one set of weights serves float and uint8 images, in either
+// colour order: only the addresses differ.
 #include "kernels/stem/stem.h"
 
 namespace pnf::PNF_ISA {
@@ -48,6 +48,18 @@ void stage_interleaved(const StemOf<State>& stem, const std::uint8_t* image, int
   for (; i < count; ++i) out[i] = (static_cast<float>(in[i]) + minus_mean[i % 3]) * scale[i % 3];
 }
 
+// The pixels of a row the other way round, each of so many floats.
+inline void reverse_pixels(float* row, int width, int floats) {
+  float* right = row + static_cast<std::ptrdiff_t>(width - 1) * floats;
+  for (float* left = row; left < right; left += floats, right -= floats) {
+    for (int i = 0; i < floats; ++i) {
+      const float pixel = left[i];
+      left[i] = right[i];
+      right[i] = pixel;
+    }
+  }
+}
+
 // Row iy of the image lies in slot (iy + 3) % 3.
 template <typename State>
 void stage_row(const StemOf<State>& stem, const Image& image, int iy, float* ring) {
@@ -56,8 +68,10 @@ void stage_row(const StemOf<State>& stem, const Image& image, int iy, float* rin
     for (int i = 0; i < staged_floats(stem); ++i) out[i] = 0.0f;
   } else if (image.planar != nullptr) {
     stage_planar(stem, image.planar, iy, out);
+    for (int c = 0; image.mirror && c < 3; ++c) reverse_pixels(out + c * (stem.width + 2) + 1, stem.width, 1);
   } else {
     stage_interleaved(stem, image.interleaved, iy, out);
+    if (image.mirror) reverse_pixels(out + 3, stem.width, 3);
   }
 }
 
@@ -133,7 +147,6 @@ template <typename State>
 void stem_rows_of(const StemOf<State>& stem, const Image& image, int row_begin, int row_end, float* scratch) {
   const bool planar = image.planar != nullptr;
   const int out_width = (stem.width + 1) / 2;
-  const int right = planar ? 1 : 3;
   const int plane = planar ? stem.width + 2 : 1;
   int next = 2 * row_begin - 1;
   for (int y = row_begin; y < row_end; ++y) {
@@ -142,14 +155,9 @@ void stem_rows_of(const StemOf<State>& stem, const Image& image, int row_begin, 
     for (int j = 0; j < 9; ++j) {
       const int c = !planar && stem.bgr ? 2 - j % 3 : j % 3;
       planes[j] = scratch + (2 * y + 2 + j / 3) % 3 * staged_floats(stem) + c * plane;
-      if (image.mirror) planes[j] += (stem.width + 1) * right;
     }
     State* row = stem.output + static_cast<std::ptrdiff_t>(y) * out_width * kBlock;
-    if (planar) {
-      image.mirror ? stem_blocks<-1>(stem, planes, out_width, row) : stem_blocks<1>(stem, planes, out_width, row);
-    } else {
-      image.mirror ? stem_blocks<-3>(stem, planes, out_width, row) : stem_blocks<3>(stem, planes, out_width, row);
-    }
+    planar ? stem_blocks<1>(stem, planes, out_width, row) : stem_blocks<3>(stem, planes, out_width, row);
   }
 }
 
