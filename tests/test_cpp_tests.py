@@ -38,6 +38,33 @@ def test_neon():
     ctest(folder, "--label-regex", "kernels", isa="neon")
 
 
+@pytest.mark.slow(seconds=90)
+def test_neon_of_32_bits(tmp_path: Path):
+    """Where a pointer has 32 bits; a Cortex-A8 has NEON without a fused multiply-add, which is not enough."""
+    tool("arm-linux-gnueabihf-g++")
+    emulator = [tool("qemu-arm"), "-L", "/usr/arm-linux-gnueabihf"]
+    toolchain = f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / 'arm-linux-gnueabihf.cmake'}"
+    folder = build("armhf", toolchain, target="run_network library_test node_test dispatch_test")
+    for test in ("library_test", "node_test", "dispatch_test"):
+        command = ("env", "PNF_TEST_ISA=neon", *emulator, folder / "csrc" / "tests" / test)
+        assert ", 0 failed" in run(*command), test
+    network = randomize_(PocketNet(random_genotype(5), 4, 4, 16), 5)
+    pixels = torch.randint(0, 256, (2, 112, 112, 3), generator=torch.Generator().manual_seed(6)).byte()
+    with torch.no_grad():
+        expected = network(network.input_spec.normalize(pixels))
+
+    def embedded(isa: str, cpu: str) -> subprocess.CompletedProcess[bytes]:
+        command = network_command("run_network", network, "fp32", isa, pixels.numpy(), tmp_path, folder)
+        return subprocess.run(
+            [*emulator, "-cpu", cpu, *command], capture_output=True, check=False, timeout=300
+        )
+
+    for isa, cpu in (("neon", "cortex-a15"), ("scalar", "cortex-a8")):
+        assert relative_error(embeddings_of(embedded(isa, cpu), 2), expected) < 1e-5, isa
+    refused = embedded("neon", "cortex-a8")
+    assert refused.returncode != 0 and b"'neon' is not available" in refused.stderr
+
+
 # Nehalem has no AVX at all, Haswell AVX2 and no AVX-512: an instruction too new ends the process.
 OLDER = {"Nehalem": ("scalar",), "Haswell": ("scalar", "avx2")}
 older_cpus = pytest.mark.skipif(platform.machine() != "x86_64", reason="emulates older x86-64 CPUs")

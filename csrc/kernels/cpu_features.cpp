@@ -1,5 +1,8 @@
 #include "kernels/cpu_features.h"
 
+#if defined(__arm__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 #if defined(__x86_64__)
 #include <cpuid.h>
 #if defined(__linux__)
@@ -57,6 +60,13 @@ CpuFeatures detect() {
 CpuFeatures detect() {
   CpuFeatures features;
   features.neon = true;  // part of the architecture's baseline
+  return features;
+}
+#elif defined(__arm__) && defined(__linux__)
+CpuFeatures detect() {
+  CpuFeatures features;
+  constexpr unsigned long kNeon = 1ul << 12, kFusedMultiplyAdd = 1ul << 16;  // HWCAP_NEON, HWCAP_VFPv4
+  features.neon = (getauxval(AT_HWCAP) & (kNeon | kFusedMultiplyAdd)) == (kNeon | kFusedMultiplyAdd);
   return features;
 }
 #else

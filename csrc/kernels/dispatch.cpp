@@ -83,7 +83,7 @@ const std::vector<KernelSet>& compiled_kernels() {
 #if defined(__x86_64__)
       PNF_KERNELS(avx512, cpu_features().avx512),
       PNF_KERNELS(avx2, cpu_features().avx2_fma),
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) || defined(__arm__)
       PNF_KERNELS(neon, cpu_features().neon),
 #elif defined(__wasm_relaxed_simd__)
       PNF_KERNELS(wasm128_relaxed, true),
@@ -103,7 +103,7 @@ const std::vector<Bf16KernelSet>& compiled_bf16_kernels() {
       PNF_BF16_KERNELS(avx512_bf16, avx512_bf16, true, avx512, cpu_features().avx512_bf16, !cpu_features().slow_pairs),
       PNF_BF16_KERNELS(avx512, avx512, false, avx512, cpu_features().avx512, true),
       PNF_BF16_KERNELS(avx2, avx2, false, avx2, cpu_features().avx2_fma, true),
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) || defined(__arm__)
       PNF_BF16_KERNELS(neon, neon, false, neon, cpu_features().neon, true),
 #elif defined(__wasm_relaxed_simd__)
       PNF_BF16_KERNELS(wasm128_relaxed, wasm128_relaxed, false, wasm128_relaxed, true, true),

@@ -58,7 +58,7 @@ void the_list_is_sound() {
 #if defined(__x86_64__)
   CHECK((names == std::set<std::string>{"amx_bf16", "avx512_bf16", "avx512", "avx2", "scalar"}), "%zu instruction sets",
         names.size());
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) || defined(__arm__)
   CHECK((names == std::set<std::string>{"neon", "scalar"}), "%zu instruction sets", names.size());
 #endif
 }

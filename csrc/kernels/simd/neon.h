@@ -9,12 +9,19 @@ namespace pnf::neon {
 
 using Vec = float32x4_t;
 constexpr int kLanes = 4;
+#if defined(__aarch64__)
 // 6 x 4 accumulators, 4 weights and a broadcast fill 29 of the 32 registers.
 constexpr int kTilePixels = 6;
-constexpr int kTileBlocks = 1;
-constexpr int kTileUnroll = 4;
 constexpr int kDepthwisePixels = 14;
 constexpr int kStripPixels = 12;
+#else
+// Of 16: 2 x 4 accumulators, 4 weights and 2 broadcasts.
+constexpr int kTilePixels = 2;
+constexpr int kDepthwisePixels = 7;
+constexpr int kStripPixels = 7;
+#endif
+constexpr int kTileBlocks = 1;
+constexpr int kTileUnroll = 4;
 
 PNF_INLINE Vec load(const float* p) { return vld1q_f32(p); }
 PNF_INLINE Vec load_u8(const unsigned char* p) {
@@ -42,18 +49,18 @@ PNF_INLINE Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
 PNF_INLINE Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
 PNF_INLINE Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
 PNF_INLINE Vec prelu(Vec x, Vec slope) {
-  return vbslq_f32(vcltzq_s32(vreinterpretq_s32_f32(x)), vmulq_f32(x, slope), x);
+  return vbslq_f32(vcltq_s32(vreinterpretq_s32_f32(x), vdupq_n_s32(0)), vmulq_f32(x, slope), x);
 }
 PNF_INLINE Vec at_most(Vec x, Vec cap) { return vminq_f32(x, cap); }
 PNF_INLINE Vec relu(Vec x) { return vmaxq_f32(x, vdupq_n_f32(0.0f)); }
-PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) { return vbslq_f32(vcgtzq_f32(x), a, b); }
+PNF_INLINE Vec if_positive(Vec x, Vec a, Vec b) { return vbslq_f32(vcgtq_f32(x, vdupq_n_f32(0.0f)), a, b); }
 PNF_INLINE Vec if_equal(Vec a, Vec b, Vec x, Vec y) { return vbslq_f32(vceqq_f32(a, b), x, y); }
 PNF_INLINE Vec max_nan(Vec a, Vec b) { return vmaxq_f32(a, b); }
 
 PNF_INLINE Vec times_power_of_two(Vec x, Vec n) {
-  return mul(x, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23)));
+  return mul(x, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23)));
 }
-PNF_INLINE Vec interleave_low(Vec a, Vec b) { return vzip1q_f32(a, b); }
-PNF_INLINE Vec interleave_high(Vec a, Vec b) { return vzip2q_f32(a, b); }
+PNF_INLINE Vec interleave_low(Vec a, Vec b) { return vzipq_f32(a, b).val[0]; }
+PNF_INLINE Vec interleave_high(Vec a, Vec b) { return vzipq_f32(a, b).val[1]; }
 
 }  // namespace pnf::neon
