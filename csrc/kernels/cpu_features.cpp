@@ -92,8 +92,10 @@ CpuFeatures features_of(const CpuReport& report, bool (*request_tiles)()) {
   constexpr unsigned kAvx2 = 1u << 5, kAvx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F, DQ, BW, VL
   constexpr unsigned kAvx512Bf16 = 1u << 5, kAmx = (1u << 22) | (1u << 24);                         // BF16, TILE
   constexpr unsigned kYmm = 0x6, kZmm = 0xe6, kTiles = 0x60000;
+  constexpr unsigned kSse = (1u << 9) | (1u << 19), kSha = 1u << 29;  // SSSE3, SSE4.1
   const unsigned saved = report.saved_registers;
   CpuFeatures features;
+  features.sha = has(report.leaf1_ecx, kSse) && has(report.leaf7_ebx, kSha);
   features.avx2_fma = has(saved, kYmm) && has(report.leaf1_ecx, kFma | kAvx) && has(report.leaf7_ebx, kAvx2);
   features.avx512 = features.avx2_fma && has(saved, kZmm) && has(report.leaf7_ebx, kAvx512);
   features.wide_units = features.avx512 && !is_amd_before_zen5(report);

@@ -11,6 +11,7 @@ struct CpuFeatures {
   bool slow_pairs = false;    // which take longer than as many products of floats, as on Intel's cores
   bool amx_bf16 = false;      // the same on tile registers, which the system saves and lets this process use
   bool tiles_denied = false;  // the CPU has those, and the system refused
+  bool sha = false;           // instructions of SHA-256, and SSE4.1
   bool neon = false;
 };
 

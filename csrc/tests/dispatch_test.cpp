@@ -166,6 +166,12 @@ void features_follow_from_the_report() {
   const CpuFeatures found = features_of(older, granted);
   CHECK(found.avx2_fma && !found.avx512 && !found.avx512_bf16 && !found.amx_bf16 && requests == 2,
         "registers that are not saved are in use");
+
+  CpuReport hashing = older;
+  hashing.leaf1_ecx |= 1u << 9 | 1u << 19;
+  CHECK(!features_of(hashing, refused).sha && !all.sha, "SHA-256 has instructions that are not there");
+  hashing.leaf7_ebx |= 1u << 29;
+  CHECK(features_of(hashing, refused).sha, "instructions of SHA-256 are not found");
 }
 
 void the_best_is_the_default() {

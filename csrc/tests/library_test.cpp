@@ -17,6 +17,7 @@
 
 #include "check.h"
 #include "library/sha256.h"
+#include "library/sha256_blocks.h"
 #include "model_file_builder.h"
 #include "pocketnet.h"
 #include "program_builder.h"
@@ -152,6 +153,16 @@ void digests() {
         "of two blocks");
   CHECK(hex(std::string(1000000, 'a')) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0",
         "of a million");
+
+  std::vector<std::uint8_t> blocks(std::size_t{64} * 37);
+  Random random(5);
+  for (std::uint8_t& byte : blocks) byte = static_cast<std::uint8_t>(random.integer(0, 255));
+  library::Sha256State plain = {1, 2, 3, 4, 5, 6, 7, 8}, quick = plain;
+  for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{37}}) {
+    library::sha256_blocks_plain(plain, reinterpret_cast<const std::byte*>(blocks.data()), count);
+    library::sha256_blocks()(quick, reinterpret_cast<const std::byte*>(blocks.data()), count);
+    CHECK(plain == quick, "%zu blocks differ between instruction sets", count);
+  }
 }
 
 void embedding(bool half) {
