@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
+from chromium import choose, chromium, wait_for
 from native import ROOT, run, tool, wasm_build
 
 from pocketnet_fast import FaceAnalyzer, __version__
@@ -155,22 +156,8 @@ def address(package: Package) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    options = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-    ]
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=tool("chromium"), args=options)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def opened(page: Page, address: str) -> None:
@@ -314,17 +301,6 @@ def file_of(photo: ImageArray) -> dict[str, Any]:
     return {"name": "photo.png", "mimeType": "image/png", "buffer": encode_image(photo, ".png")}
 
 
-def choose(page: Page, which: int, photo: ImageArray) -> None:
-    page.locator("input[type=file]").nth(which).set_input_files([file_of(photo)])
-
-
-def wait_for(page: Page, selector: str, text: str) -> None:
-    page.wait_for_function(
-        "([selector, text]) => document.querySelector(selector).textContent.includes(text)",
-        arg=[selector, text],
-    )
-
-
 class TestPage:
     def test_decision(self, page: Page, package: Package, shared_dir: Path) -> None:
         """Of every pair of real photos where there are some, else of rendered ones."""
@@ -344,7 +320,7 @@ class TestPage:
                 cosine = float(one @ other)
                 page.reload()
                 for which, photo in enumerate(pair):
-                    choose(page, which, photo)
+                    choose(page, which, file_of(photo))
                 wait_for(page, "#figures", f"Cosine {cosine:.3f}")
                 wait_for(page, "#figures", f"rate of 1 in 10,000 is {threshold:.3f}")
                 verdicts.append(page.locator("#verdict").text_content())
@@ -353,15 +329,15 @@ class TestPage:
         assert set(verdicts) == {"The same person", "Two different people"}
 
     def test_rate(self, page: Page) -> None:
-        choose(page, 0, check_scene())
-        choose(page, 1, check_scene())
+        choose(page, 0, file_of(check_scene()))
+        choose(page, 1, file_of(check_scene()))
         wait_for(page, "#verdict", "The same person")
         page.get_by_label("take for one person at most").select_option("1 in 1,000")
         wait_for(page, "#figures", "rate of 1 in 1,000 is")
 
     def test_faces_are_drawn(self, page: Page, package: Package) -> None:
         scene = check_scene()
-        choose(page, 0, scene)
+        choose(page, 0, file_of(scene))
         wait_for(page, ".note", "2 faces found; the most prominent is compared")
         picture = page.locator("section canvas").first.evaluate("(canvas) => canvas.toDataURL()")
         data = np.frombuffer(base64.b64decode(picture.split(",")[1]), np.uint8)
@@ -374,9 +350,9 @@ class TestPage:
         assert page.get_by_role("img", name="First photo: 2 faces found").count() == 1
 
     def test_no_face_means_no_comparison(self, page: Page) -> None:
-        choose(page, 0, np.zeros((60, 80, 3), np.uint8))
+        choose(page, 0, file_of(np.zeros((60, 80, 3), np.uint8)))
         wait_for(page, ".note", "No faces found")
-        choose(page, 1, check_scene())
+        choose(page, 1, file_of(check_scene()))
         wait_for(page, "section:nth-of-type(2) .note", "2 faces found")
         assert page.locator("#verdict").text_content() == "Choose another photo"
 

@@ -6,7 +6,6 @@ import base64
 import importlib.util
 import json
 import re
-import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
+from chromium import choose, chromium, wait_for
 from fake_service import FakeService, faces_of
 from forms import multipart
 from running import Service, running
@@ -34,15 +34,8 @@ PROBLEM = "the body is no image of a kind that is read: jpeg, png, webp"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no chromium; `apt install chromium`")
-    options = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=program, args=options)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -88,17 +81,6 @@ def photo(name: str = "a.png", width: int = 480) -> dict[str, Any]:
     size = (width, scene.shape[0] * width // scene.shape[1])
     data = encode_image(np.asarray(cv2.resize(scene, size)), Path(name).suffix)
     return {"name": name, "mimeType": f"image/{Path(name).suffix[1:]}", "buffer": data}
-
-
-def choose(page: Page, which: int, file: dict[str, Any]) -> None:
-    page.locator("input[type=file]").nth(which).set_input_files([file])
-
-
-def wait_for(page: Page, selector: str, text: str) -> None:
-    page.wait_for_function(
-        "([selector, text]) => document.querySelector(selector).textContent.includes(text)",
-        arg=[selector, text],
-    )
 
 
 def canvas_pixels(page: Page, which: int) -> np.ndarray:
