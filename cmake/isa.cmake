@@ -11,6 +11,12 @@ set(PNF_ISAS
     "wasm128|wasm32|node stem tail|-msimd128"
     "wasm128_relaxed|wasm32|node stem tail|-msimd128 -mrelaxed-simd")
 
+# 32-bit ARM is named by its version where it is not cross-compiled for.
+set(PNF_PROCESSOR ${CMAKE_SYSTEM_PROCESSOR})
+if(PNF_PROCESSOR MATCHES "^armv[0-9]")
+  set(PNF_PROCESSOR arm)
+endif()
+
 # Those that csrc/tests/emulated_avx512 has a vocabulary in plain C++ of, and the others. An engine refuses a module with
 # an instruction that it lacks, so csrc/wasm32 makes another one of wasm128_relaxed.
 set(PNF_WIDE_ISAS avx512 avx512_bf16 amx_bf16)
@@ -31,7 +37,7 @@ function(pnf_add_kernels target)
       set(flags -Wno-psabi)
     endif()
     if(NOT isa IN_LIST ARG_UNPARSED_ARGUMENTS
-       OR (NOT processor STREQUAL "any" AND NOT processor STREQUAL CMAKE_SYSTEM_PROCESSOR))
+       OR (NOT processor STREQUAL "any" AND NOT processor STREQUAL PNF_PROCESSOR))
       continue()
     endif()
     set(built node stem tail)
