@@ -1,6 +1,7 @@
 // The header's calls in any order, with any options: what the header forbids is left out, and all else is answered.
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -54,7 +55,7 @@ class Caller {
     std::unique_ptr<AlignedCopy> memory;
   };
 
-  // A structure's size: that of today, a part of it, or any.
+  // A structure's size: that of today, a part of it, or more, of which the library reads and writes what it knows.
   std::size_t size_of_structure(std::size_t today) {
     switch (input_.below(4)) {
       case 0:
@@ -85,8 +86,6 @@ class Caller {
     options.max_working_bytes = limit();
     options.max_side = limit();
     options.max_steps = limit();
-    // Of a structure that states more than there is, everything is read that is known.
-    if (options.size > sizeof(options)) options.size = sizeof(options);
     const std::size_t bytes = input_.below(8) ? file.size() : input_.value<std::uint16_t>() % file.size();
     told(pocketnet_open_memory(file.data(), bytes, input_.below(4) ? &options : nullptr, &models_[to]));
   }
@@ -104,7 +103,6 @@ class Caller {
     destroy(to);
     pocketnet_context_options options = {};
     options.size = size_of_structure(sizeof(options));
-    if (options.size > sizeof(options)) options.size = sizeof(options);
     options.crops_only = static_cast<std::uint32_t>(input_.below(2));
     options.max_photo_side = input_.below(8) ? static_cast<std::uint32_t>(input_.below(70)) + 1 : limit();
     const bool given = input_.below(4) > 0;
@@ -132,7 +130,6 @@ class Caller {
     const pocketnet_model* const model = models_[input_.below(kModels)];
     pocketnet_info info = {};
     info.size = size_of_structure(sizeof(info));
-    if (info.size > sizeof(info)) info.size = sizeof(info);
     told(pocketnet_query(model, &info));
     double cosine, rate;
     told(pocketnet_threshold(model, input_.value<std::uint32_t>() % 8, &cosine, &rate));
