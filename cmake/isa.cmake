@@ -7,6 +7,7 @@ set(PNF_ISAS
     "avx512_bf16|x86_64|node stem margin_cross_entropy cell probe|-mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
     "amx_bf16|x86_64|node stem probe|-mamx-tile -mamx-bf16 -mavx512bf16 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma"
     "neon|aarch64|all|"
+    "neon_bf16|aarch64|node stem probe|-march=armv8.2-a+bf16"
     "neon|arm|all|-mfpu=neon-vfpv4"
     "wasm128|wasm32|node stem tail|-msimd128"
     "wasm128_relaxed|wasm32|node stem tail|-msimd128 -mrelaxed-simd")
@@ -20,7 +21,7 @@ endif()
 # Those that csrc/tests/emulated_avx512 has a vocabulary in plain C++ of, and the others. An engine refuses a module with
 # an instruction that it lacks, so csrc/wasm32 makes another one of wasm128_relaxed.
 set(PNF_WIDE_ISAS avx512 avx512_bf16 amx_bf16)
-set(PNF_NARROW_ISAS scalar avx2 neon wasm128)
+set(PNF_NARROW_ISAS scalar avx2 neon neon_bf16 wasm128)
 
 # Adds <op>/<op>_<isa>.cpp to `target`, of those of the sets named that the target processor has, each with its own
 # flags; with EMULATED without them. Kernels throw nothing, and the personality of exceptions would be a symbol that

@@ -95,6 +95,13 @@ def build(name: str, *options: str, target: str = "all") -> Path:
     return cmake_build(f"native-{name}", ROOT, "-DPNF_TORCH=OFF", "-DPNF_TESTS=ON", *options, target=target)
 
 
+def arm_build() -> Path:
+    """The native tests and ``run_network`` for 64-bit ARM, by Debian's cross-compiler."""
+    tool("aarch64-linux-gnu-g++")
+    toolchain = ROOT / "cmake" / "aarch64-linux-gnu.cmake"
+    return build("aarch64", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", target="kernels_tests run_network")
+
+
 def wasm_build() -> Path:
     """The C library as WebAssembly; returns the folder that has ``web/wasm`` as it is installed."""
     for program in ("em++", "wasm-dis"):

@@ -11,6 +11,7 @@ import torch
 from helpers import random_genotype, randomize_, relative_error
 from native import (
     ROOT,
+    arm_build,
     build,
     ctest,
     embeddings_of,
@@ -29,13 +30,32 @@ def test_plain():
     assert "100% tests passed" in output
 
 
-@pytest.mark.slow(seconds=80)
-def test_neon():
-    tool("aarch64-linux-gnu-g++")
-    tool("qemu-aarch64")
-    toolchain = ROOT / "cmake" / "aarch64-linux-gnu.cmake"
-    folder = build("aarch64", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", target="kernels_tests")
+@pytest.mark.slow(seconds=100)
+def test_neon(tmp_path: Path):
+    emulator = [tool("qemu-aarch64"), "-L", "/usr/aarch64-linux-gnu"]
+    folder = arm_build()
     ctest(folder, "--label-regex", "kernels", isa="neon")
+    for test in ("node_test", "stem_test"):
+        command = ("env", "PNF_TEST_ISA=neon_bf16", *emulator, folder / "csrc" / "tests" / test)
+        assert ", 0 failed" in run(*command), test
+
+    network = randomize_(PocketNet(random_genotype(5), 4, 4, 16), 5)
+    pixels = torch.randint(0, 256, (2, 112, 112, 3), generator=torch.Generator().manual_seed(6)).byte()
+    with torch.no_grad():
+        expected = network(network.input_spec.normalize(pixels))
+
+    def embedded(isa: str, precision: str, cpu: str) -> subprocess.CompletedProcess[bytes]:
+        command = network_command("run_network", network, precision, isa, pixels.numpy(), tmp_path, folder)
+        return subprocess.run(
+            [*emulator, "-cpu", cpu, *command], capture_output=True, check=False, timeout=300
+        )
+
+    assert relative_error(embeddings_of(embedded("neon", "fp32", "cortex-a53"), 2), expected) < 1e-5
+    floats = relative_error(embeddings_of(embedded("neon", "bf16", "cortex-a53"), 2), expected)
+    pairs = relative_error(embeddings_of(embedded("neon_bf16", "bf16", "max"), 2), expected)
+    assert pairs < 1.5 * floats, (pairs, floats)
+    refused = embedded("neon_bf16", "bf16", "cortex-a53")
+    assert refused.returncode != 0 and b"'neon_bf16' is not available" in refused.stderr
 
 
 @pytest.mark.slow(seconds=90)

@@ -16,7 +16,7 @@ import pytest
 from native import ROOT, build, packaged_build, run, tool
 
 KERNELS = ROOT / "csrc" / "kernels"
-ISA_SOURCE = re.compile(r"_(scalar|avx2|avx512|avx512_bf16|amx_bf16|neon)\.cpp")
+ISA_SOURCE = re.compile(r"_(scalar|avx2|avx512|avx512_bf16|amx_bf16|neon|neon_bf16)\.cpp")
 HEADERS_WITHOUT_CODE = {"cstddef", "cstdint", "immintrin.h", "arm_neon.h"}
 
 x86_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 object files")

@@ -1,6 +1,6 @@
 #include "kernels/cpu_features.h"
 
-#if defined(__arm__) && defined(__linux__)
+#if (defined(__arm__) || defined(__aarch64__)) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
 #if defined(__x86_64__)
@@ -60,6 +60,10 @@ CpuFeatures detect() {
 CpuFeatures detect() {
   CpuFeatures features;
   features.neon = true;  // part of the architecture's baseline
+#if defined(__linux__)
+  constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16
+  features.neon_bf16 = (getauxval(AT_HWCAP2) & kBf16) != 0;
+#endif
   return features;
 }
 #elif defined(__arm__) && defined(__linux__)

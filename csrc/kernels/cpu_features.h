@@ -13,6 +13,7 @@ struct CpuFeatures {
   bool tiles_denied = false;  // the CPU has those, and the system refused
   bool sha = false;           // instructions of SHA-256, and SSE4.1
   bool neon = false;
+  bool neon_bf16 = false;  // products of pairs of Bf16, on top of that
 };
 
 // Asks the system for the tile registers where the CPU has them, once in a process.

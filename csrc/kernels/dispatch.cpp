@@ -104,6 +104,9 @@ const std::vector<Bf16KernelSet>& compiled_bf16_kernels() {
       PNF_BF16_KERNELS(avx512, avx512, false, avx512, cpu_features().avx512, true),
       PNF_BF16_KERNELS(avx2, avx2, false, avx2, cpu_features().avx2_fma, true),
 #elif defined(__aarch64__) || defined(__arm__)
+#if defined(__aarch64__)
+      PNF_BF16_KERNELS(neon_bf16, neon, false, neon, cpu_features().neon_bf16, true),
+#endif
       PNF_BF16_KERNELS(neon, neon, false, neon, cpu_features().neon, true),
 #elif defined(__wasm_relaxed_simd__)
       PNF_BF16_KERNELS(wasm128_relaxed, wasm128_relaxed, false, wasm128_relaxed, true, true),

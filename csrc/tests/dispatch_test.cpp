@@ -8,6 +8,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#elif defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 #include <cerrno>
@@ -46,6 +48,7 @@ std::vector<float> embed() {
 
 // Every set that can be forced: those of half precision, and what runs floats under their names.
 std::string fp32_set_of(const std::string& name) {
+  if (name == "neon_bf16") return "neon";
   return name == "avx512_bf16" || name == "amx_bf16" ? "avx512" : name;
 }
 
@@ -58,7 +61,9 @@ void the_list_is_sound() {
 #if defined(__x86_64__)
   CHECK((names == std::set<std::string>{"amx_bf16", "avx512_bf16", "avx512", "avx2", "scalar"}), "%zu instruction sets",
         names.size());
-#elif defined(__aarch64__) || defined(__arm__)
+#elif defined(__aarch64__)
+  CHECK((names == std::set<std::string>{"neon_bf16", "neon", "scalar"}), "%zu instruction sets", names.size());
+#elif defined(__arm__)
   CHECK((names == std::set<std::string>{"neon", "scalar"}), "%zu instruction sets", names.size());
 #endif
 }
@@ -74,6 +79,8 @@ bool compiler_finds(const std::string& name) {
   }
   if (name == "avx512_bf16") return __builtin_cpu_supports("avx512bf16");
   if (name == "amx_bf16") return __builtin_cpu_supports("amx-bf16") && !cpu_features().tiles_denied;
+#elif defined(__aarch64__) && defined(__linux__)
+  if (name == "neon_bf16") return (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0;
 #endif
   return name == "scalar" || name == "neon";
 }

@@ -55,10 +55,10 @@ def compiled_isa(precision: str = "fp32") -> str:
     The best one that the CPU has, or the one that the environment variable ``PNF_FORCE_ISA`` names.
 
     Args:
-        precision: ``"bf16"`` asks for the kernels of half precision, which have ``amx_bf16`` and
-            ``avx512_bf16`` as well; floats run on ``avx512`` where one of these is in use. Intel's CPUs
-            multiply pairs of bfloat16 at half the pace of floats, so ``avx512`` is chosen on them where there
-            are no tiles.
+        precision: ``"bf16"`` asks for the kernels of half precision, which have ``amx_bf16``,
+            ``avx512_bf16`` and ``neon_bf16`` as well; floats run on ``avx512`` or ``neon`` where one of these is
+            in use. Intel's CPUs multiply pairs of bfloat16 at half the pace of floats, so ``avx512`` is chosen
+            on them where there are no tiles.
 
     Raises:
         RuntimeError: If ``PNF_FORCE_ISA`` names a set that this build or CPU lacks.
@@ -74,7 +74,7 @@ def available_isas(precision: str = "fp32") -> list[str]:
 
 def multiplies_bf16(isa: str) -> bool:
     """Whether an instruction set multiplies pairs of bfloat16; others widen them to fp32 first."""
-    return isa in ("amx_bf16", "avx512_bf16")
+    return isa in ("amx_bf16", "avx512_bf16", "neon_bf16")
 
 
 def tiles_denied() -> bool:

@@ -84,8 +84,8 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
   }
 }
 
-// Whether there are registers for all weights of a 3x3 window beside the sums of a tile.
-constexpr bool kKeepsWindow = kVecs == 1;
+// Whether there are registers for all weights of a 3x3 window beside the sums of a tile: not where a vector takes several.
+constexpr bool kKeepsWindow = kVecs == 1 && kDepthwisePixels >= 7;
 
 // The same for whole windows, with their weights in registers over a row.
 template <int K, int S, int T>

@@ -111,6 +111,7 @@ PNF_DECLARE(wasm128_relaxed)
   }
 PNF_DECLARE_BF16(avx512_bf16)
 PNF_DECLARE_BF16(amx_bf16)
+PNF_DECLARE_BF16(neon_bf16)
 #undef PNF_DECLARE_BF16
 
 }  // namespace pnf

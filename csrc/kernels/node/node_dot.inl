@@ -10,13 +10,16 @@
 #include "kernels/node/rows.inl"
 #include "kernels/node/pairs.inl"
 #include "kernels/node/dots.inl"
+#ifdef PNF_INTERLEAVES
 #include "kernels/node/interleaved.inl"
+#endif
 // clang-format on
 
 namespace pnf::PNF_ISA {
 namespace {
 
 struct DotPanels : PairPanels<PanelsInTurn<Bf16, kBlock / 2>>, Dots {
+#ifdef PNF_INTERLEAVES
   // States that become those of a panel or, with a second row, the words of a ring.
   struct Ahead {
     const Bf16* in;
@@ -67,14 +70,17 @@ struct DotPanels : PairPanels<PanelsInTurn<Bf16, kBlock / 2>>, Dots {
   PNF_INLINE void store_tile(const TileOutOf<Bf16>& out, int pixel, const Vec (&sums)[P][NB]) {
     store_halves_tile<P, NB>(out, pixel, sums);
   }
+#endif
 };
 
 }  // namespace
 
 void node_rows(const NodeOf<Bf16>& node, int row_begin, int row_end, float* scratch) {
+#ifdef PNF_INTERLEAVES
   // One block of outputs keeps the loads busy; where a product takes two cycles, its own way costs more than it hides.
   const bool pays = node.blocks > 1 || node.wide_units;
   if (pays && is_interleaved(node)) return node_rows_interleaved<DotPanels>(node, row_begin, row_end, scratch);
+#endif
   node_rows_with<DotPanels>(node, row_begin, row_end, scratch);
 }
 

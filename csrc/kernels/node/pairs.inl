@@ -130,13 +130,15 @@ int whole_window_pair_row(const Taps& taps, int width, const Middle& middle, Bf1
 template <int K, int S, int Step>
 void depthwise_pair_row(const Taps& taps, int width, const Middle& middle, Bf16* out) {
   int x = 0;
-  if constexpr (K == 3) {
+  if constexpr (K == 3 && kKeepsWindow) {
     if (taps.count == (K + 1) / 2) x = whole_window_pair_row<K, S, Step>(taps, width, middle, out);
   }
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
     depthwise_pair_tile<K, S, Step, kDepthwisePixels>(taps, x, middle, out);
   }
-  for (; x + 7 <= width; x += 7) depthwise_pair_tile<K, S, Step, 7>(taps, x, middle, out);
+  if constexpr (kDepthwisePixels > 7) {
+    for (; x + 7 <= width; x += 7) depthwise_pair_tile<K, S, Step, 7>(taps, x, middle, out);
+  }
   for (; x < width; ++x) depthwise_pair_tile<K, S, Step, 1>(taps, x, middle, out);
 }
 

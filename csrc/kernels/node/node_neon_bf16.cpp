@@ -1,0 +1,3 @@
+#include "kernels/simd/neon_bf16.h"
+#define PNF_ISA neon_bf16
+#include "kernels/node/node_dot.inl"
