@@ -1,0 +1,211 @@
+"""libpocketnet beside the package, and beside what a program on a device would link instead.
+
+One aligned crop of bytes to one embedding, one thread, in turns within one process:
+
+    pip install ncnn pnnx MNN    # the peers; one that is missing is left out, and said
+    python benchmarks/c_library.py --model pocketnet_s128
+
+libpocketnet and the package read the crop's bytes, ncnn, too; MNN is given floats that were prepared before. All are
+called through thin layers of Python, which take some microseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from call_turns import take_turns
+from subjects import network
+from torch import nn
+
+import pocketnet_fast
+from pocketnet_fast.export.libpocketnet import LibraryModel, installed_library
+from pocketnet_fast.export.library_file import export_library_file
+from pocketnet_fast.machine import processor_name
+
+SIDE = 112
+Crop = np.ndarray
+Embed = Callable[[], np.ndarray]
+
+
+class MissingError(Exception):
+    """A peer that is not installed; the message names its package."""
+
+
+def library(model: nn.Module, crop: Crop, folder: Path, precision: str) -> Embed:
+    path = folder / f"{precision}.pnf"
+    export_library_file(model, path, precision=precision, flip=False)
+    opened = LibraryModel(path, crops_only=True)
+    return lambda: opened.embed(crop[None])[0]
+
+
+def package(model: nn.Module, crop: Crop, _folder: Path, precision: str) -> Embed:
+    compiled = pocketnet_fast.compile(model, precision=precision, threads=1)
+    pixels = torch.from_numpy(crop[None])
+    return lambda: compiled(pixels)[0].numpy()
+
+
+def require(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise MissingError(f"{module} is not installed")
+
+
+def onnx_file(model: nn.Module, folder: Path) -> Path:
+    path = folder / "network.onnx"
+    example = torch.zeros(1, 3, SIDE, SIDE)
+    torch.onnx.export(model, (example,), str(path), input_names=["input"], dynamo=True, verbose=False)
+    return path
+
+
+def script(name: str) -> str:
+    found = Path(sysconfig.get_path("scripts")) / name
+    if not found.exists():
+        raise MissingError(f"{name} is not installed")
+    return str(found)
+
+
+def ncnn(model: nn.Module, crop: Crop, folder: Path, half: bool) -> Embed:
+    require("ncnn")
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = 1
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    net.opt.use_bf16_storage = half
+    torch.jit.trace(model, torch.zeros(1, 3, SIDE, SIDE)).save(str(folder / "network.pt"))
+    command = [script("pnnx"), "network.pt", f"inputshape=[1,3,{SIDE},{SIDE}]f32", "fp16=0"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    if net.load_param(str(folder / "network.ncnn.param")) or net.load_model(str(folder / "network.ncnn.bin")):
+        raise MissingError("ncnn cannot load what pnnx converted")
+
+    def embed() -> np.ndarray:
+        image = ncnn.Mat.from_pixels(crop, ncnn.Mat.PixelType.PIXEL_RGB, SIDE, SIDE)
+        image.substract_mean_normalize([127.5] * 3, [1 / 127.5] * 3)
+        extractor = net.create_extractor()
+        extractor.input("in0", image)
+        return np.array(extractor.extract("out0")[1])
+
+    return embed
+
+
+def mnn(model: nn.Module, crop: Crop, folder: Path, precision: str) -> Embed:
+    require("MNN")
+    import MNN
+
+    source, converted = onnx_file(model, folder), folder / "network.mnn"
+    command = [script("mnnconvert"), "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(converted)]
+    subprocess.run([*command, "--bizCode", "benchmark"], check=True, capture_output=True)
+    interpreter = MNN.Interpreter(str(converted))
+    session = interpreter.createSession({"backend": "CPU", "numThread": 1, "precision": precision})
+    given = interpreter.getSessionInput(session)
+    floats = ((crop.astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)[None].copy()
+    prepared = MNN.Tensor(floats.shape, MNN.Halide_Type_Float, floats, MNN.Tensor_DimensionType_Caffe)
+
+    def embed() -> np.ndarray:
+        given.copyFrom(prepared)
+        interpreter.runSession(session)
+        found = interpreter.getSessionOutput(session)
+        shape = found.getShape()
+        host = MNN.Tensor(
+            shape, MNN.Halide_Type_Float, np.zeros(shape, np.float32), MNN.Tensor_DimensionType_Caffe
+        )
+        found.copyToHostTensor(host)
+        return np.array(host.getData(), np.float32).reshape(-1)
+
+    return embed
+
+
+SUBJECTS: dict[str, tuple[Callable[..., Embed], object, float]] = {
+    "libpocketnet fp32": (library, "fp32", 0.99999),
+    "pocketnet_fast fp32": (package, "fp32", 0.99999),
+    "ncnn fp32": (ncnn, False, 0.99999),
+    "MNN fp32": (mnn, "high", 0.99999),
+    "libpocketnet bf16": (library, "bf16", 0.95),
+    "pocketnet_fast bf16": (package, "bf16", 0.95),
+    "ncnn bf16 storage": (ncnn, True, 0.95),
+    "MNN low precision": (mnn, "low", 0.95),
+}
+"""How each is built, in which precision, and the least cosine with eager PyTorch; random weights amplify rounding."""
+
+
+def sizes() -> dict[str, int]:
+    """Bytes of what would be linked, stripped; the peers' are the modules of their Python packages."""
+    found = {}
+    for name, module in (("ncnn", "ncnn.ncnn"), ("MNN", "_mnncengine")):
+        spec = importlib.util.find_spec(module) if importlib.util.find_spec(module.split(".")[0]) else None
+        if spec is not None and spec.origin is not None:
+            found[f"{name} {metadata.version(name)}, Python module"] = stripped(Path(spec.origin))
+    return {"libpocketnet": stripped(installed_library()), **found}
+
+
+def stripped(path: Path) -> int:
+    with tempfile.NamedTemporaryFile() as copy:
+        subprocess.run(["strip", "--strip-unneeded", "-o", copy.name, str(path)], check=True)
+        return Path(copy.name).stat().st_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="pocketnet_s128")
+    parser.add_argument("--rounds", type=int, default=40, help="turns of each subject")
+    parser.add_argument("--calls", type=int, default=10, help="calls of a turn that count")
+    parser.add_argument("--out", type=Path, help="a JSON file of the figures")
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+
+    model = network(arguments.model).eval()
+    crop = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = model(model.input_spec.normalize(torch.from_numpy(crop[None])))[0].numpy()
+    calls: dict[str, Embed] = {}
+    with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
+        for name, (build, option, least) in SUBJECTS.items():
+            folder = Path(temporary) / name
+            folder.mkdir()
+            try:
+                embed = build(model, crop, folder, option)
+            except MissingError as error:
+                print(f"{name}: {error}")
+                continue
+            found = embed()
+            cosine = float(found @ expected / np.linalg.norm(found) / np.linalg.norm(expected))
+            if cosine < least:
+                print(f"{name}: cosine {cosine:.5f} with eager, not timed")
+                continue
+            calls[name] = embed
+        times = take_turns(calls, arguments.rounds, arguments.calls)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(f"{arguments.model}, one crop, one thread, {processor_name()}; medians in ms")
+    for name, median in medians.items():
+        first = medians[
+            "libpocketnet bf16" if name.endswith(("bf16", "precision", "storage")) else "libpocketnet fp32"
+        ]
+        print(f"{name:22} {median:7.3f}  {median / first:5.2f} times libpocketnet")
+    kilobytes = {name: round(size / 1000) for name, size in sizes().items()}
+    print("stripped: " + ", ".join(f"{name} {size:,} KB" for name, size in kilobytes.items()))
+    if arguments.out is not None:
+        content = {
+            "machine": processor_name(),
+            "model": arguments.model,
+            "medians": medians,
+            "kilobytes": kilobytes,
+        }
+        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
