@@ -5,8 +5,8 @@ One aligned crop of bytes to one embedding, one thread, in turns within one proc
     pip install ncnn pnnx MNN    # the peers; one that is missing is left out, and said
     python benchmarks/c_library.py --model pocketnet_s128
 
-libpocketnet and the package read the crop's bytes, ncnn, too; MNN is given floats that were prepared before. All are
-called through thin layers of Python, which take some microseconds.
+libpocketnet and the package read the crop's bytes, ncnn, too; MNN is given floats that were prepared before.
+All are called through thin layers of Python, which take some microseconds.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ def library(model: nn.Module, crop: Crop, folder: Path, precision: str) -> Embed
 def package(model: nn.Module, crop: Crop, _folder: Path, precision: str) -> Embed:
     compiled = pocketnet_fast.compile(model, precision=precision, threads=1)
     pixels = torch.from_numpy(crop[None])
-    return lambda: compiled(pixels)[0].numpy()
+
+    def embed() -> np.ndarray:
+        return compiled(pixels)[0].numpy()
+
+    return embed
 
 
 def require(module: str) -> None:
@@ -136,7 +140,7 @@ SUBJECTS: dict[str, tuple[Callable[..., Embed], object, float]] = {
     "ncnn bf16 storage": (ncnn, True, 0.95),
     "MNN low precision": (mnn, "low", 0.95),
 }
-"""How each is built, in which precision, and the least cosine with eager PyTorch; random weights amplify rounding."""
+"""How each is built, its precision, and the least cosine with eager: random weights amplify rounding."""
 
 
 def sizes() -> dict[str, int]:
@@ -191,10 +195,8 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"{arguments.model}, one crop, one thread, {processor_name()}; medians in ms")
     for name, median in medians.items():
-        first = medians[
-            "libpocketnet bf16" if name.endswith(("bf16", "precision", "storage")) else "libpocketnet fp32"
-        ]
-        print(f"{name:22} {median:7.3f}  {median / first:5.2f} times libpocketnet")
+        ours = medians["libpocketnet fp32" if name.endswith("fp32") else "libpocketnet bf16"]
+        print(f"{name:22} {median:7.3f}  {median / ours:5.2f} times libpocketnet")
     kilobytes = {name: round(size / 1000) for name, size in sizes().items()}
     print("stripped: " + ", ".join(f"{name} {size:,} KB" for name, size in kilobytes.items()))
     if arguments.out is not None:

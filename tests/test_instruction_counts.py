@@ -2,7 +2,8 @@
 
 Counts are of callgrind for x86-64, where valgrind does not know AVX-512, and of qemu-user for ARM
 (``count_instructions.c``): the same whatever else runs. They depend on the compiler, so the record names it.
-After a change that is meant to cost or save instructions: ``python tests/test_instruction_counts.py --record``.
+After a change that is meant to cost or save instructions:
+``python tests/test_instruction_counts.py --record``.
 """
 
 from __future__ import annotations

@@ -56,9 +56,9 @@ def compiled_isa(precision: str = "fp32") -> str:
 
     Args:
         precision: ``"bf16"`` asks for the kernels of half precision, which have ``amx_bf16``,
-            ``avx512_bf16`` and ``neon_bf16`` as well; floats run on ``avx512`` or ``neon`` where one of these is
-            in use. Intel's CPUs multiply pairs of bfloat16 at half the pace of floats, so ``avx512`` is chosen
-            on them where there are no tiles.
+            ``avx512_bf16`` and ``neon_bf16`` as well; floats run on ``avx512`` or ``neon`` where one of
+            these is in use. Intel's CPUs multiply pairs of bfloat16 at half the pace of floats, so
+            ``avx512`` is chosen on them where there are no tiles.
 
     Raises:
         RuntimeError: If ``PNF_FORCE_ISA`` names a set that this build or CPU lacks.
