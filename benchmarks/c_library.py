@@ -17,6 +17,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable
@@ -108,8 +109,19 @@ def mnn(model: nn.Module, crop: Crop, folder: Path, precision: str) -> Embed:
     import MNN
 
     source, converted = onnx_file(model, folder), folder / "network.mnn"
-    command = [script("mnnconvert"), "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(converted)]
-    subprocess.run([*command, "--bizCode", "benchmark"], check=True, capture_output=True)
+    # The program `mnnconvert` around it installs packages and reports its use.
+    convert = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
+    options = [
+        "-f",
+        "ONNX",
+        "--modelFile",
+        str(source),
+        "--MNNModel",
+        str(converted),
+        "--bizCode",
+        "benchmark",
+    ]
+    subprocess.run([sys.executable, "-c", convert, *options], check=True, capture_output=True)
     interpreter = MNN.Interpreter(str(converted))
     session = interpreter.createSession({"backend": "CPU", "numThread": 1, "precision": precision})
     given = interpreter.getSessionInput(session)

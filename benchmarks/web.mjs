@@ -1,16 +1,18 @@
-// The browser's package against onnxruntime-web in Debian's Chromium, one thread each, in turns.
+// The browser's package against onnxruntime-web and TensorFlow.js in Debian's Chromium, one thread each, in turns.
 import { createReadStream, existsSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { extname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 
-const USAGE = `usage: node benchmarks/web.mjs --packages FOLDER --pnf FILE --onnx FILE [--rounds 60] [--json]
+const USAGE = `usage: node benchmarks/web.mjs --packages FOLDER --pnf FILE --onnx FILE [--graph FOLDER] [--rounds 60] [--json]
 
   make web
-  npm install --prefix build/web_bench onnxruntime-web playwright-core
+  npm install --prefix build/web_bench onnxruntime-web playwright-core \\
+    @tensorflow/tfjs-core @tensorflow/tfjs-backend-wasm
   pocketnet export --no-flip -o build/web_bench/m.pnf
   pocketnet export --kernels aten -o build/web_bench/m.onnx
+  python benchmarks/web_graph.py build/web_bench/m.onnx build/web_bench/graph    # for TensorFlow.js
 
 --packages is the folder of npm's --prefix; --pnf and --onnx are one network without the mirrored sum.`;
 
@@ -18,6 +20,7 @@ const OPTIONS = {
   packages: { type: "string" },
   pnf: { type: "string" },
   onnx: { type: "string" },
+  graph: { type: "string" },
   rounds: { type: "string", default: "60" },
   json: { type: "boolean", default: false },
   help: { type: "boolean", default: false },
@@ -35,7 +38,7 @@ const FLAGS = [
 const WARM_UP = 5;
 
 /** What runs in the page: times of each subject, and the least cosine with the first one. */
-async function measure([rounds, warmUp]) {
+async function measure([rounds, warmUp, withTensorFlow]) {
   const { PocketNet, compare } = await import("/web/src/pocketnet.js");
   const onnxruntime = await import("/onnxruntime/ort.wasm.min.mjs");
   const side = 112;
@@ -59,6 +62,57 @@ async function measure([rounds, warmUp]) {
     const images = new onnxruntime.Tensor("float32", planes, [1, 3, side, side]);
     return (await session.run({ images })).embeddings.data;
   };
+
+  if (withTensorFlow) {
+    // Its bundles for pages without a bundler: a global each.
+    for (const script of ["tfjs-core/dist/tf-core.min.js", "tfjs-backend-wasm/dist/tf-backend-wasm.min.js"]) {
+      await new Promise((done, failed) => {
+        const element = document.createElement("script");
+        Object.assign(element, { src: `/tensorflow/${script}`, onload: done, onerror: () => failed(Error(script)) });
+        document.head.append(element);
+      });
+    }
+    tf.wasm.setWasmPaths("/tensorflow/tfjs-backend-wasm/dist/");
+    tf.wasm.setThreadsCount(1);
+    if (!(await tf.setBackend("wasm"))) throw Error("TensorFlow.js has no WebAssembly here");
+    const graph = await (await fetch("/graph/graph.json")).json();
+    const weights = new Float32Array(await (await fetch("/graph/weights.bin")).arrayBuffer());
+    const constants = graph.constants.map(({ shape, offset }) => {
+      const count = shape.reduce((a, b) => a * b, 1);
+      return tf.tensor(weights.slice(offset, offset + count), shape);
+    });
+    const last = new Map();
+    graph.operations.forEach(({ inputs }, i) => inputs.forEach((name) => last.set(name, i)));
+    const convolve = (fused) => (x, { weights, bias, stride, pad }) =>
+      fused({ x, filter: constants[weights], strides: stride, pad, dimRoundingMode: "floor", bias: constants[bias] });
+    const apply = {
+      convolution: convolve(tf.fused.conv2d),
+      depthwise: convolve(tf.fused.depthwiseConv2d),
+      prelu: (x, { slope }) => tf.prelu(x, constants[slope]),
+      add: (x, { second }) => tf.add(x, second),
+      concat: (x, { all }) => tf.concat(all, 3),
+      maxpool: (x, { stride }) => tf.maxPool(x, 3, stride, 1, "floor"),
+      affine: (x, { scale, shift }) => tf.add(tf.mul(x, constants[scale]), constants[shift]),
+      slice: (x, { begin }) => tf.slice(x, begin),
+      flatten: (x) => tf.reshape(x, [1, -1]),
+    };
+    const image = Float32Array.from(pixels, (byte) => (byte / 255 - 0.5) / 0.5);
+    subjects[`TensorFlow.js ${tf.version_core}`] = async () => {
+      const states = new Map([[graph.input, tf.tensor(image, [1, side, side, 3])]]);
+      graph.operations.forEach((operation, i) => {
+        const all = operation.inputs.map((name) => states.get(name));
+        states.set(operation.output, apply[operation.op](all[0], { ...operation, all, second: all[1] }));
+        for (const name of new Set(operation.inputs)) {
+          if (last.get(name) !== i) continue;
+          states.get(name).dispose();
+          states.delete(name);
+        }
+      });
+      const embedding = await states.get(graph.output).data();
+      states.get(graph.output).dispose();
+      return embedding;
+    };
+  }
 
   const names = Object.keys(subjects);
   const times = Object.fromEntries(names.map((name) => [name, []]));
@@ -114,6 +168,8 @@ const { chromium } = createRequire(join(packages, "package.json"))("playwright-c
 const server = await serve({
   "/web/": resolve(import.meta.dirname, "../web"),
   "/onnxruntime/": join(packages, "node_modules/onnxruntime-web/dist"),
+  "/tensorflow/": join(packages, "node_modules/@tensorflow"),
+  ...(values.graph && { "/graph/": resolve(values.graph) }),
   "/m.pnf": resolve(values.pnf),
   "/m.onnx": resolve(values.onnx),
 });
@@ -121,7 +177,7 @@ const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", arg
 try {
   const page = await browser.newPage();
   await page.goto(`http://127.0.0.1:${server.address().port}/`);
-  const { times, cosines } = await page.evaluate(measure, [Number(values.rounds), WARM_UP]);
+  const { times, cosines } = await page.evaluate(measure, [Number(values.rounds), WARM_UP, values.graph !== undefined]);
   const rows = Object.entries(times).map(([subject, all]) => {
     const sorted = all.toSorted((a, b) => a - b);
     const [best, low, median, high] = [0, 0.25, 0.5, 0.75].map((share) => quantile(sorted, share));
