@@ -124,10 +124,37 @@ class Operands {
   // words: sum, kind, first state, parts, kernel, stride, offset, first output channel
   void add(const std::int64_t* words) {
     const std::int64_t sums = static_cast<std::int64_t>(cell_.states.size()) - cell_.inputs;
-    const int sum = checked(words[0], std::max<std::int64_t>(sums - 1, 0), sums, "an operation's sum");
-    const std::int64_t before = cell_.inputs + sum;
     CellOperation operation = {};
-    operation.sum = sum;
+    operation.sum = checked(words[0], std::max<std::int64_t>(sums - 1, 0), sums, "an operation's sum");
+    const CellState source = read_states(words, operation);
+    const std::int64_t kind = checked(words[1], 0, kScaled, "an operation's kind");
+    if (kind >= kResidual) {
+      PNF_CHECK(operation.parts == 1 && words[4] == 1 && words[5] == 1 && words[6] == 0 && words[7] == 0, kName,
+                "a residual reads one state as it is, scaled or not");
+      reach(operation.sum, source);
+      if (kind == kResidual) {
+        cell_.residuals.push_back({operation.sum, operation.first_state});
+      } else {
+        add_scaled(operation, source);
+      }
+      return;
+    }
+    operation.kind = static_cast<CellKind>(kind);
+    read_window(words, source, operation);
+    const std::int64_t channels = std::int64_t{operation.parts} * source.channels;
+    operation.out_channels =
+        static_cast<int>(operation.kind == CellKind::kSeparable ? read_weights(channels, operation) : channels);
+    read_normalization(operation);
+    reach(operation.sum, {checked(std::int64_t{operation.first_out} + operation.out_channels, 1, kLargest,
+                                  "the number of a sum's channels"),
+                          (source.height + operation.stride - 1) / operation.stride,
+                          (source.width + operation.stride - 1) / operation.stride});
+    cell_.operations.push_back(operation);
+  }
+
+  // Which states the operation reads; the shape that they share.
+  CellState read_states(const std::int64_t* words, CellOperation& operation) {
+    const std::int64_t before = cell_.inputs + operation.sum;
     operation.first_state = checked(words[2], 0, before - 1, "an operation's first state");
     operation.parts = checked(words[3], 1, before - words[2], "an operation's number of states");
     const CellState source = cell_.states[operation.first_state];
@@ -137,34 +164,25 @@ class Operands {
                 "the states that an operation reads must have one shape");
       if (operation.first_state + p < cell_.inputs) read_[operation.first_state + p] = true;
     }
-    const std::int64_t channels = std::int64_t{operation.parts} * source.channels;
-    checked(channels, 1, kLargest, "the number of an operation's input channels");
-    const std::int64_t kind = checked(words[1], 0, kScaled, "an operation's kind");
-    if (kind >= kResidual) {
-      PNF_CHECK(operation.parts == 1 && words[4] == 1 && words[5] == 1 && words[6] == 0 && words[7] == 0, kName,
-                "a residual reads one state as it is, scaled or not");
-    }
-    if (kind == kResidual) {
-      reach(sum, {source.channels, source.height, source.width});
-      cell_.residuals.push_back({sum, operation.first_state});
-      return;
-    }
-    if (kind == kScaled) {
-      const Tensor& scale = parameter();
-      check_sizes(scale, {source.channels}, "scale");
-      operation.kind = CellKind::kNormalize;
-      operation.kernel = operation.stride = 1;
-      operation.out_channels = source.channels;
-      operation.gamma = hold(scale);
-      reach(sum, {source.channels, source.height, source.width});
-      cell_.operations.push_back(operation);
-      return;
-    }
-    operation.kind = static_cast<CellKind>(kind);
-    operation.normalized = true;
-    const bool separable = operation.kind == CellKind::kSeparable;
-    operation.stride = checked(words[5], 1, operation.kind == CellKind::kNormalize ? 1 : 2, "an operation's stride");
-    const std::int64_t only = operation.kind == CellKind::kNormalize ? 1 : 3;
+    checked(std::int64_t{operation.parts} * source.channels, 1, kLargest,
+            "the number of an operation's input channels");
+    return source;
+  }
+
+  void add_scaled(CellOperation& operation, const CellState& source) {
+    const Tensor& scale = parameter();
+    check_sizes(scale, {source.channels}, "scale");
+    operation.kind = CellKind::kNormalize;
+    operation.kernel = operation.stride = 1;
+    operation.out_channels = source.channels;
+    operation.gamma = hold(scale);
+    cell_.operations.push_back(operation);
+  }
+
+  void read_window(const std::int64_t* words, const CellState& source, CellOperation& operation) const {
+    const bool separable = operation.kind == CellKind::kSeparable, alone = operation.kind == CellKind::kNormalize;
+    operation.stride = checked(words[5], 1, alone ? 1 : 2, "an operation's stride");
+    const std::int64_t only = alone ? 1 : 3;
     operation.kernel = checked(words[4], separable ? 1 : only, separable ? 7 : only, "an operation's kernel size");
     PNF_CHECK(operation.kernel % 2 == 1, kName, "an operation's kernel size must be odd");
     operation.offset =
@@ -172,36 +190,37 @@ class Operands {
     PNF_CHECK(operation.offset == 0 || (source.height % 2 == 0 && source.width % 2 == 0), kName,
               "an operation with an offset needs an even height and width, got ", source.height, " x ", source.width);
     operation.first_out = checked(words[7], 0, kLargest, "an operation's first output channel");
+  }
+
+  // The number of output channels.
+  std::int64_t read_weights(std::int64_t channels, CellOperation& operation) {
+    const Tensor& slope = parameter();
+    const Tensor& depthwise = parameter();
+    const Tensor& pointwise = parameter();
+    PNF_CHECK(pointwise.dim() == 4, kName, "pointwise must be channels_out, channels_in, 1, 1, got ",
+              shape_of(pointwise));
+    const std::int64_t out = checked(pointwise.size(0), 1, kLargest, "the number of an operation's output channels");
+    check_sizes(slope, {channels}, "slope");
+    check_sizes(depthwise, {channels, 1, operation.kernel, operation.kernel}, "depthwise");
+    check_sizes(pointwise, {out, channels, 1, 1}, "pointwise");
+    operation.slope = hold(slope);
+    operation.depthwise = hold(depthwise);
+    operation.pointwise = hold(pointwise);
+    return out;
+  }
+
+  void read_normalization(CellOperation& operation) {
+    operation.normalized = true;
     operation.epsilon = normalized_ < epsilon_.size() ? epsilon_[normalized_] : 1.0;
     ++normalized_;
     PNF_CHECK(std::isfinite(operation.epsilon) && operation.epsilon > 0.0, kName,
               "epsilon must be positive and finite");
-    std::int64_t out = channels;
-    if (separable) {
-      const Tensor& slope = parameter();
-      const Tensor& depthwise = parameter();
-      const Tensor& pointwise = parameter();
-      PNF_CHECK(pointwise.dim() == 4, kName, "pointwise must be channels_out, channels_in, 1, 1, got ",
-                shape_of(pointwise));
-      out = checked(pointwise.size(0), 1, kLargest, "the number of an operation's output channels");
-      check_sizes(slope, {channels}, "slope");
-      check_sizes(depthwise, {channels, 1, operation.kernel, operation.kernel}, "depthwise");
-      check_sizes(pointwise, {out, channels, 1, 1}, "pointwise");
-      operation.slope = hold(slope);
-      operation.depthwise = hold(depthwise);
-      operation.pointwise = hold(pointwise);
-    }
     const Tensor& gamma = parameter();
     const Tensor& beta = parameter();
-    check_sizes(gamma, {out}, "gamma");
-    check_sizes(beta, {out}, "beta");
+    check_sizes(gamma, {operation.out_channels}, "gamma");
+    check_sizes(beta, {operation.out_channels}, "beta");
     operation.gamma = hold(gamma);
     operation.beta = hold(beta);
-    operation.out_channels = static_cast<int>(out);
-    reach(sum, {checked(operation.first_out + out, 1, kLargest, "the number of a sum's channels"),
-                (source.height + operation.stride - 1) / operation.stride,
-                (source.width + operation.stride - 1) / operation.stride});
-    cell_.operations.push_back(operation);
   }
 
   // Makes the sum, or lets it grow in channels.

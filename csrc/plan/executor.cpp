@@ -197,9 +197,23 @@ class ImageRun {
     const Buffer& in = program_.buffers[t.input];
     const View source = view(t.input, band_begin);
     const auto at = [this](int offset) { return offset < 0 ? nullptr : weights_ + offset; };
-    return {t.kind,          t.kernel,        t.stride,     t.shift,     in.height,           in.width,
-            in.blocks,       t.first_out,     t.out_blocks, source.data, source.block_stride, at(t.slope),
-            at(t.depthwise), at(t.pointwise), at(t.scale),  at(t.cap),   at(t.middle)};
+    return {.kind = t.kind,
+            .kernel = t.kernel,
+            .stride = t.stride,
+            .shift = t.shift,
+            .height = in.height,
+            .width = in.width,
+            .blocks = in.blocks,
+            .first_out = t.first_out,
+            .out_blocks = t.out_blocks,
+            .input = source.data,
+            .block_stride = source.block_stride,
+            .slope = at(t.slope),
+            .depthwise = at(t.depthwise),
+            .pointwise = at(t.pointwise),
+            .scale = at(t.scale),
+            .cap = at(t.cap),
+            .middle = at(t.middle)};
   }
 
   void map_step(const Step& step, float* result, int thread, int threads, double* seconds) {
@@ -231,15 +245,23 @@ class ImageRun {
     const View source = view(step.input, 0);
     const auto part = [&, blocks = vector_blocks(step)](int t) { return blocks * t / threads; };
     if (step.kind == StepKind::kGlobalDepthwise) {
-      const GlobalDepthwiseOf<State> args = {in.height * in.width,      source.data,
-                                             source.block_stride,       weights_ + step.slope,
-                                             weights_ + step.weights,   weights_ + step.bias,
-                                             view(step.output, 0).data, step.cap < 0 ? nullptr : weights_ + step.cap};
+      const GlobalDepthwiseOf<State> args = {.pixels = in.height * in.width,
+                                             .input = source.data,
+                                             .block_stride = source.block_stride,
+                                             .slope = weights_ + step.slope,
+                                             .weights = weights_ + step.weights,
+                                             .bias = weights_ + step.bias,
+                                             .output = view(step.output, 0).data,
+                                             .cap = step.cap < 0 ? nullptr : weights_ + step.cap};
       set_.global_depthwise(args, part(thread), part(thread + 1));
     } else {
-      const LinearOf<State> args = {
-          in.blocks * kBlock, source.data, weights_ + step.weights, weights_ + step.bias, program_.results,
-          embedding,          accumulate};
+      const LinearOf<State> args = {.inputs = in.blocks * kBlock,
+                                    .input = source.data,
+                                    .weights = weights_ + step.weights,
+                                    .bias = weights_ + step.bias,
+                                    .outputs = program_.results,
+                                    .output = embedding,
+                                    .accumulate = accumulate};
       set_.linear(args, part(thread), part(thread + 1));
     }
     add_time(step, start, seconds);

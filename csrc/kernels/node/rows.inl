@@ -60,13 +60,13 @@ struct Addends {
 // Where the blocks of outputs from `block` on begin in row y, and what is added to their products from there on.
 template <typename State>
 PNF_INLINE TileOutOf<State> tile_out(const NodeOf<State>& node, const Addends<State>& addends, int block, int y) {
-  return {node.bias + block * kBlock,
-          addends.sums == nullptr ? nullptr : addends.sums + block * addends.sums_stride,
-          addends.sums_stride,
-          addends.identity == nullptr ? nullptr : addends.identity + block * addends.identity_stride,
-          addends.identity_stride,
-          node.output + block * node.block_stride + static_cast<std::ptrdiff_t>(y) * node.width * kBlock,
-          node.block_stride};
+  return {.bias = node.bias + block * kBlock,
+          .addend = addends.sums == nullptr ? nullptr : addends.sums + block * addends.sums_stride,
+          .addend_stride = addends.sums_stride,
+          .identity = addends.identity == nullptr ? nullptr : addends.identity + block * addends.identity_stride,
+          .identity_stride = addends.identity_stride,
+          .output = node.output + block * node.block_stride + static_cast<std::ptrdiff_t>(y) * node.width * kBlock,
+          .output_stride = node.block_stride};
 }
 
 // What row y of a pointwise term's output reads of a block of its input.

@@ -119,9 +119,14 @@ struct StripTerm {
     const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term->width) * kBlock;
     PNF_ASSERT(x >= 0 && x + pixels <= term->width && pixels - columns.size <= 1);
     filter[pixels - columns.size](
-        {term->input + block * term->block_stride + (top + begin) * row + static_cast<std::ptrdiff_t>(x) * kBlock, row,
-         begin, end, x == 0, x + pixels == term->width, term->depthwise + block * 9 * kBlock,
-         middle_of(*term, middle, block)},
+        {.in = term->input + block * term->block_stride + (top + begin) * row + static_cast<std::ptrdiff_t>(x) * kBlock,
+         .row = row,
+         .ky_begin = begin,
+         .ky_end = end,
+         .left = x == 0,
+         .right = x + pixels == term->width,
+         .weights = term->depthwise + block * 9 * kBlock,
+         .middle = middle_of(*term, middle, block)},
         out);
   }
 
@@ -147,9 +152,13 @@ void multiply_strip(const Node& node, const StripTerm* strips, std::ptrdiff_t pa
   const int group = partial ? 1 : kTileBlocks;
   for (int block = 0; block < node.blocks;) {
     const int here = node.blocks - block < group ? 1 : group;
-    TileOutOf<float> out = {
-        node.bias + block * kBlock, nullptr, 0, nullptr, 0, node.output + block * node.block_stride + first,
-        node.block_stride};
+    TileOutOf<float> out = {.bias = node.bias + block * kBlock,
+                            .addend = nullptr,
+                            .addend_stride = 0,
+                            .identity = nullptr,
+                            .identity_stride = 0,
+                            .output = node.output + block * node.block_stride + first,
+                            .output_stride = node.block_stride};
     Run runs[kMaxTerms];
     int count = 0;
     for (int t = 0; t < node.terms; ++t) {

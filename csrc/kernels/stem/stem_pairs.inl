@@ -114,13 +114,13 @@ void stem_rows_with(const ImageStem& stem, const Image& image, int row_begin, in
     for (int block = 0; block < stem.blocks;) {
       const Run run = Product::run(panels, out_width, weights + block * kWeightWords, kWeightWords);
       const TileOutOf<Bf16> out = {
-          stem.bias + block * kBlock,
-          nullptr,
-          0,
-          nullptr,
-          0,
-          stem.output + block * stem.block_stride + static_cast<std::ptrdiff_t>(y) * out_width * kBlock,
-          stem.block_stride};
+          .bias = stem.bias + block * kBlock,
+          .addend = nullptr,
+          .addend_stride = 0,
+          .identity = nullptr,
+          .identity_stride = 0,
+          .output = stem.output + block * stem.block_stride + static_cast<std::ptrdiff_t>(y) * out_width * kBlock,
+          .output_stride = stem.block_stride};
       if (stem.blocks - block < kTileBlocks) {
         product.template multiply<1>(&run, 1, out, out_width);
         block += 1;

@@ -162,10 +162,15 @@ class OperationBackward {
     for (std::size_t r = 0; r < at_.residuals.size(); ++r) {
       mine.residuals[r] = at_.states[at_.residuals[r]] + image * elements;
     }
-    at_.set.remaining_result(
-        {static_cast<int>(packed_.pixels()), at_.state().channels, mine.terms.data(), terms, mine.residuals.data(),
-         static_cast<int>(at_.residuals.size()), false, products_ + image * packed_.products()},
-        at_.values(image));
+    at_.set.remaining_result({.pixels = static_cast<int>(packed_.pixels()),
+                              .channels = at_.state().channels,
+                              .terms = mine.terms.data(),
+                              .term_count = terms,
+                              .residuals = mine.residuals.data(),
+                              .residual_count = static_cast<int>(at_.residuals.size()),
+                              .accumulate = false,
+                              .out = products_ + image * packed_.products()},
+                             at_.values(image));
   }
 
   void differentiate_image(const Visit& visit, ThreadMemory<State>& mine) const {
@@ -174,19 +179,19 @@ class OperationBackward {
     packed_.parts_of(at_.grad_states, image, mine.grad_inputs);
     packed_.parts_of(before_, image, mine.before);
     double* sums = at_.memory.sums[visit.run][index_].data();
-    const CellGradientOf<State> args = {mine.inputs.data(),
-                                        gradient_of(image),
-                                        view(image, mine),
-                                        vectors_.centre,
-                                        vectors_.by_gradient,
-                                        vectors_.by_product,
-                                        vectors_.constant,
-                                        mine.grad_inputs.data(),
-                                        mine.before.data(),
-                                        visit.next,
-                                        sums,
-                                        sums + depthwise_begin(),
-                                        sums + depthwise_begin() + depthwise_size()};
+    const CellGradientOf<State> args = {.input = mine.inputs.data(),
+                                        .gradient = gradient_of(image),
+                                        .products = view(image, mine),
+                                        .mean = vectors_.centre,
+                                        .by_gradient = vectors_.by_gradient,
+                                        .by_product = vectors_.by_product,
+                                        .constant = vectors_.constant,
+                                        .grad_input = mine.grad_inputs.data(),
+                                        .before = mine.before.data(),
+                                        .next = visit.next,
+                                        .grad_pointwise = sums,
+                                        .grad_depthwise = sums + depthwise_begin(),
+                                        .grad_slope = sums + depthwise_begin() + depthwise_size()};
     at_.set.cell_gradient(packed_.term(), args, mine.scratch.reserve(0));
   }
 

@@ -131,9 +131,14 @@ class SumForward {
             term_of(packed_[i], states_, image, mine, memory_of(i, first), products_at(i, first, image));
       }
       for (std::size_t r = 0; r < residuals; ++r) mine.residuals[r] = states_[residuals_[r]] + image * elements;
-      set_.normalize_sum({state_.height * state_.width, state_.channels, mine.terms.data(),
-                          static_cast<int>(end - first), mine.residuals.data(), static_cast<int>(residuals), first > 0,
-                          out_ + image * elements});
+      set_.normalize_sum({.pixels = state_.height * state_.width,
+                          .channels = state_.channels,
+                          .terms = mine.terms.data(),
+                          .term_count = static_cast<int>(end - first),
+                          .residuals = mine.residuals.data(),
+                          .residual_count = static_cast<int>(residuals),
+                          .accumulate = first > 0,
+                          .out = out_ + image * elements});
     };
     each_image(cell_.images, threads_, Order::kBackwards, body);
   }

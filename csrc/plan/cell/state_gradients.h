@@ -58,8 +58,14 @@ class StateGradients {
       const std::ptrdiff_t at = visit.image * elements_of(size);
       std::vector<const State*> images;
       for (const State* gradient : given_[state]) images.push_back(gradient + at);
-      set_.normalize_sum({size.height * size.width, size.channels, nullptr, 0, images.data(),
-                          static_cast<int>(images.size()), written_[state], memory_[state] + at});
+      set_.normalize_sum({.pixels = size.height * size.width,
+                          .channels = size.channels,
+                          .terms = nullptr,
+                          .term_count = 0,
+                          .residuals = images.data(),
+                          .residual_count = static_cast<int>(images.size()),
+                          .accumulate = written_[state],
+                          .out = memory_[state] + at});
     };
     each_image(cell_.images, threads_, Order::kForwards, body);
     written_[state] = true;
