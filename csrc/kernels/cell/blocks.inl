@@ -106,7 +106,7 @@ PNF_INLINE void runs_of(const CellTerm& term, int begin, int count, Body body) {
 
 // What the next chunk will read, brought near bit by bit while this one is multiplied: the products wait for nothing,
 // and loading a chunk for nothing but memory.
-class Ahead {
+class Prefetch {
  public:
   template <typename State>
   void add(const State* begin, std::ptrdiff_t elements) {
@@ -144,36 +144,36 @@ class Ahead {
 
 // The input pixels of a chunk of a kernel of 1. A part may be null.
 template <typename State>
-void add_inputs(const CellTerm& term, const State* const* input, int begin, int count, Ahead& ahead) {
+void add_inputs(const CellTerm& term, const State* const* input, int begin, int count, Prefetch& prefetch) {
   if (term.stride > 1 || count <= 0) return;
   const std::ptrdiff_t pixel = term.part_channels;
   for (int part = 0; part < term.parts; ++part) {
-    if (input[part] != nullptr) ahead.add(input[part] + begin * pixel, count * pixel);
+    if (input[part] != nullptr) prefetch.add(input[part] + begin * pixel, count * pixel);
   }
 }
 
 // Of the inputs of another image, or of what lies like them, the share that belongs to a chunk of output pixels.
 template <typename State>
-void add_share(const CellTerm& term, const State* const* input, int image, int begin, int count, Ahead& ahead) {
+void add_share(const CellTerm& term, const State* const* input, int image, int begin, int count, Prefetch& prefetch) {
   const std::ptrdiff_t elements = static_cast<std::ptrdiff_t>(term.height) * term.width * term.part_channels;
   const std::ptrdiff_t pixels = cell_pixels(term);
   const std::ptrdiff_t first = elements * begin / pixels, end = elements * (begin + count) / pixels;
   for (int part = 0; part < term.parts; ++part) {
-    if (input[part] != nullptr) ahead.add(input[part] + image * elements + first, end - first);
+    if (input[part] != nullptr) prefetch.add(input[part] + image * elements + first, end - first);
   }
 }
 
 // Of the output's gradient and the products that go with it.
 template <typename State>
 void add_gradient(const CellTerm& term, const CellGradientOf<State>& args, std::ptrdiff_t begin, int count,
-                  Ahead& ahead) {
-  ahead.add(args.gradient.data + begin * args.gradient.stride, count * args.gradient.stride);
+                  Prefetch& prefetch) {
+  prefetch.add(args.gradient.data + begin * args.gradient.stride, count * args.gradient.stride);
   if (args.products.padded) {
     for (int o = 0; o < term.out_blocks; ++o) {
-      ahead.add(args.products.data + o * args.products.block + begin * kBlock, count * kBlock);
+      prefetch.add(args.products.data + o * args.products.block + begin * kBlock, count * kBlock);
     }
   } else {
-    ahead.add(args.products.data + begin * args.products.step, count * args.products.step);
+    prefetch.add(args.products.data + begin * args.products.step, count * args.products.step);
   }
 }
 

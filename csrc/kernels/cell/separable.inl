@@ -57,17 +57,23 @@ PNF_INLINE void activate_chunk(const CellTerm& term, const State* const* input, 
 
 // out[block o] = sum over panels of a[panel] weights[o][panel]
 void multiply(const float* a, std::ptrdiff_t a_panel, int panels, const float* weights, int out_blocks, int pixels,
-              float* out, std::ptrdiff_t out_panel, Ahead& ahead) {
+              float* out, std::ptrdiff_t out_panel, Prefetch& prefetch) {
   const std::ptrdiff_t per_block = static_cast<std::ptrdiff_t>(panels) * kBlock * kBlock;
   for (int block = 0; block < out_blocks;) {
     const int here = out_blocks - block < kTileBlocks ? 1 : kTileBlocks;
     const Run run = {a, a_panel, weights + block * per_block, per_block, panels};
-    const TileOut target = {kZeros, nullptr, 0, nullptr, 0, out + block * out_panel, out_panel};
-    const auto prefetch = [&] { ahead.step(); };
+    const TileOut target = {.bias = kZeros,
+                            .addend = nullptr,
+                            .addend_stride = 0,
+                            .identity = nullptr,
+                            .identity_stride = 0,
+                            .output = out + block * out_panel,
+                            .output_stride = out_panel};
+    const auto bring_near = [&] { prefetch.step(); };
     if (here == 1) {
-      pointwise_pixels<1>(&run, 1, target, pixels, prefetch);
+      pointwise_pixels<1>(&run, 1, target, pixels, bring_near);
     } else {
-      pointwise_pixels<kTileBlocks>(&run, 1, target, pixels, prefetch);
+      pointwise_pixels<kTileBlocks>(&run, 1, target, pixels, bring_near);
     }
     block += here;
   }
@@ -149,12 +155,12 @@ void pointwise_gradient(const CellTerm& term, const CellGradientOf<State>& args,
       }
     }
     const int after = begin + count, left = pixels - after < chunk ? pixels - after : chunk;
-    Ahead ahead;
-    add_inputs(term, before, begin, count, ahead);
-    add_inputs(term, args.input, after, left, ahead);
-    add_gradient(term, args, after, left, ahead);
-    ahead.plan(multiply_steps(term.blocks, count));
-    multiply(gradient, panel, term.out_blocks, term.transposed, term.blocks, count, by_activated, panel, ahead);
+    Prefetch prefetch;
+    add_inputs(term, before, begin, count, prefetch);
+    add_inputs(term, args.input, after, left, prefetch);
+    add_gradient(term, args, after, left, prefetch);
+    prefetch.plan(multiply_steps(term.blocks, count));
+    multiply(gradient, panel, term.out_blocks, term.transposed, term.blocks, count, by_activated, panel, prefetch);
     for (int block = 0; block < term.blocks; ++block) {
       const PartBlock here = part_block(term, block);
       runs_of(term, begin, count, [&](int pixel, int source, int run) {
@@ -215,29 +221,29 @@ void depthwise_gradient(const CellTerm& term, const CellGradientOf<State>& args,
                     args.grad_pointwise + (static_cast<std::ptrdiff_t>(o) * term.blocks + b) * kBlock * kBlock);
       }
     }
-    Ahead ahead;
-    add_share(term, args.before, 0, y * term.out_width, count, ahead);
+    Prefetch prefetch;
+    add_share(term, args.before, 0, y * term.out_width, count, prefetch);
     if (args.next != 0) {
-      add_share(term, args.input, args.next, y * term.out_width, count, ahead);
-      ahead.add(args.gradient.data + (args.next * pixels + y * term.out_width) * args.gradient.stride,
-                count * args.gradient.stride);
+      add_share(term, args.input, args.next, y * term.out_width, count, prefetch);
+      prefetch.add(args.gradient.data + (args.next * pixels + y * term.out_width) * args.gradient.stride,
+                   count * args.gradient.stride);
       if (args.products.padded) {
         for (int o = 0; o < term.out_blocks; ++o) {
-          ahead.add(args.products.data + args.next * term.out_blocks * plane + o * args.products.block + y * out_row,
-                    count * kBlock);
+          prefetch.add(args.products.data + args.next * term.out_blocks * plane + o * args.products.block + y * out_row,
+                       count * kBlock);
         }
       }
     }
     if (term.stride > 1) {
-      ahead.plan(multiply_steps(term.blocks, count));
+      prefetch.plan(multiply_steps(term.blocks, count));
       multiply(gradient, panel, term.out_blocks, term.transposed, term.blocks, count, by_filtered + y * out_row, plane,
-               ahead);
+               prefetch);
       continue;
     }
-    ahead.plan(rows * multiply_steps(term.blocks, term.out_width));
+    prefetch.plan(rows * multiply_steps(term.blocks, term.out_width));
     for (int r = 0; r < rows; ++r) {
       multiply(gradient + r * out_row, panel, term.out_blocks, term.transposed, term.blocks, term.out_width,
-               inside(term, spread, y + r), padded, ahead);
+               inside(term, spread, y + r), padded, prefetch);
     }
   }
   const DepthwiseRow row = depthwise_row_of(term.kernel, 1);
@@ -276,22 +282,22 @@ void separable_products(const CellTerm& term, const State* const* input, int nex
   for (int begin = 0; begin < pixels; begin += chunk) {
     const int count = pixels - begin < chunk ? pixels - begin : chunk;
     const float* panels = filtered + static_cast<std::ptrdiff_t>(begin) * kBlock;
-    Ahead ahead;
+    Prefetch prefetch;
     if (!has_window(term)) {
       activate_chunk(term, input, begin, count, panel, activated);
       panels = activated;
       const int after = begin + count, left = pixels - after;
-      add_inputs(term, input, after, left < chunk ? left : chunk, ahead);
+      add_inputs(term, input, after, left < chunk ? left : chunk, prefetch);
     } else if (next != 0) {
-      add_share(term, input, next, begin, count, ahead);
+      add_share(term, input, next, begin, count, prefetch);
     }
-    ahead.plan(multiply_steps(term.out_blocks, count));
+    prefetch.plan(multiply_steps(term.out_blocks, count));
     State* const out = products + static_cast<std::ptrdiff_t>(begin) * kBlock;
     const std::ptrdiff_t panel_in = has_window(term) ? plane : panel;
     if constexpr (sizeof(State) == sizeof(float)) {
-      multiply(panels, panel_in, term.blocks, term.pointwise, term.out_blocks, count, out, plane, ahead);
+      multiply(panels, panel_in, term.blocks, term.pointwise, term.out_blocks, count, out, plane, prefetch);
     } else {
-      multiply(panels, panel_in, term.blocks, term.pointwise, term.out_blocks, count, multiplied, panel, ahead);
+      multiply(panels, panel_in, term.blocks, term.pointwise, term.out_blocks, count, multiplied, panel, prefetch);
       for (int o = 0; o < term.out_blocks; ++o) {
         store_block(multiplied + o * panel, kBlock, count, static_cast<const State*>(nullptr), kBlock, out + o * plane);
       }

@@ -66,7 +66,7 @@ PNF_INLINE void activate_chunk(const CellTerm& term, const Bf16* const* input, i
 
 // out[block o] = sum over panels of a[panel] weights[o][panel]
 void multiply_pairs(const Bf16* a, std::ptrdiff_t a_panel, int panels, const float* weights, int out_blocks, int pixels,
-                    Bf16* out, std::ptrdiff_t out_panel, Ahead& ahead) {
+                    Bf16* out, std::ptrdiff_t out_panel, Prefetch& prefetch) {
   const std::ptrdiff_t per_block = static_cast<std::ptrdiff_t>(panels) * kPanelWords<Bf16>;
   const int tiles = tiles_of(pixels), size = pixels / tiles, larger = pixels % tiles;
   for (int block = 0; block < out_blocks;) {
@@ -75,7 +75,7 @@ void multiply_pairs(const Bf16* a, std::ptrdiff_t a_panel, int panels, const flo
     const TileOutOf<Bf16> target = {kZeros, nullptr, 0, nullptr, 0, out + block * out_panel, out_panel};
     for (int t = 0, pixel = 0; t < tiles; ++t) {
       const int count = size + (t < larger ? 1 : 0);
-      ahead.step();
+      prefetch.step();
       if (here == 1) {
         dot_tile_of<1, kTilePixels>(count, &run, 1, target, pixel);
       } else {
@@ -260,12 +260,13 @@ void pointwise_gradient(const CellTerm& term, const CellGradientOf<Bf16>& args, 
       }
     }
     const int after = begin + count, left = pixels - after < chunk ? pixels - after : chunk;
-    Ahead ahead;
-    add_inputs(term, before, begin, count, ahead);
-    add_inputs(term, args.input, after, left, ahead);
-    add_gradient(term, args, after, left, ahead);
-    ahead.plan(multiply_pairs_steps(term.blocks, count));
-    multiply_pairs(gradient, panel, term.out_blocks, term.transposed, term.blocks, count, by_activated, panel, ahead);
+    Prefetch prefetch;
+    add_inputs(term, before, begin, count, prefetch);
+    add_inputs(term, args.input, after, left, prefetch);
+    add_gradient(term, args, after, left, prefetch);
+    prefetch.plan(multiply_pairs_steps(term.blocks, count));
+    multiply_pairs(gradient, panel, term.out_blocks, term.transposed, term.blocks, count, by_activated, panel,
+                   prefetch);
     for (int block = 0; block < term.blocks; ++block) {
       const PartBlock here = part_block(term, block);
       runs_of(term, begin, count, [&](int pixel, int source, int run) {
@@ -314,21 +315,22 @@ void depthwise_gradient(const CellTerm& term, const CellGradientOf<Bf16>& args, 
                           args.grad_pointwise + (static_cast<std::ptrdiff_t>(o) * term.blocks + b) * kBlock * kBlock);
       }
     }
-    Ahead ahead;
-    add_share(term, args.before, 0, begin, count, ahead);
+    Prefetch prefetch;
+    add_share(term, args.before, 0, begin, count, prefetch);
     if (args.next != 0) {
-      add_share(term, args.input, args.next, begin, count, ahead);
-      ahead.add(args.gradient.data + (args.next * pixels + begin) * args.gradient.stride, count * args.gradient.stride);
+      add_share(term, args.input, args.next, begin, count, prefetch);
+      prefetch.add(args.gradient.data + (args.next * pixels + begin) * args.gradient.stride,
+                   count * args.gradient.stride);
       if (args.products.padded) {
         for (int o = 0; o < term.out_blocks; ++o) {
-          ahead.add(args.products.data + args.next * term.out_blocks * plane + o * args.products.block + y * out_row,
-                    count * kBlock);
+          prefetch.add(args.products.data + args.next * term.out_blocks * plane + o * args.products.block + y * out_row,
+                       count * kBlock);
         }
       }
     }
-    ahead.plan(multiply_pairs_steps(term.blocks, count));
+    prefetch.plan(multiply_pairs_steps(term.blocks, count));
     multiply_pairs(gradient, panel, term.out_blocks, term.transposed, term.blocks, count, by_filtered + y * out_row,
-                   plane, ahead);
+                   plane, prefetch);
   }
   const DepthwisePairRow filter = depthwise_pair_row_of<kBlock>(term.kernel, 1);
   const CorrelatePlane correlate = correlate_plane_of<RowPair>(term.kernel, term.stride);
@@ -363,7 +365,7 @@ struct InPairs {
     for (int begin = 0; begin < pixels; begin += chunk) {
       const int count = pixels - begin < chunk ? pixels - begin : chunk;
       const Bf16* panels = halves(filtered) + static_cast<std::ptrdiff_t>(begin) * kBlock;
-      Ahead ahead;
+      Prefetch prefetch;
       if (!has_window(term)) {
         Bf16* const activated = halves(scratch);
         for (int block = 0; block < term.blocks; ++block) {
@@ -371,13 +373,13 @@ struct InPairs {
         }
         panels = activated;
         const int after = begin + count, left = pixels - after;
-        add_inputs(term, input, after, left < chunk ? left : chunk, ahead);
+        add_inputs(term, input, after, left < chunk ? left : chunk, prefetch);
       } else if (next != 0) {
-        add_share(term, input, next, begin, count, ahead);
+        add_share(term, input, next, begin, count, prefetch);
       }
-      ahead.plan(multiply_pairs_steps(term.out_blocks, count));
+      prefetch.plan(multiply_pairs_steps(term.out_blocks, count));
       multiply_pairs(panels, panel, term.blocks, term.pointwise, term.out_blocks, count,
-                     products + static_cast<std::ptrdiff_t>(begin) * kBlock, plane, ahead);
+                     products + static_cast<std::ptrdiff_t>(begin) * kBlock, plane, prefetch);
     }
   }
 

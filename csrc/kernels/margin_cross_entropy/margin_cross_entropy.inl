@@ -156,13 +156,13 @@ Target target_of(const MarginHead& head, int sample) {
 }
 
 // The kernel's columns after the block, up to `end`, or the places of the block's own columns in a matrix like the kernel.
-Ahead next_block(const MarginHead& head, const Block& block, std::ptrdiff_t end, int tiles) {
+Prefetch next_block(const MarginHead& head, const Block& block, std::ptrdiff_t end, int tiles) {
   const std::ptrdiff_t size = head.bf16 ? sizeof(std::uint16_t) : sizeof(float), first = block.first + block.classes;
   const std::ptrdiff_t classes = end - first < margin_block_of(head.dims) ? end - first : margin_block_of(head.dims);
   const char* at = static_cast<const char*>(head.kernel) + first * size;
   return {at, classes * size, head.classes * size, head.dims, tiles};
 }
-Ahead this_block(const MarginHead& head, const Block& block, const void* like_kernel, int tiles) {
+Prefetch this_block(const MarginHead& head, const Block& block, const void* like_kernel, int tiles) {
   const std::ptrdiff_t size = head.bf16 ? sizeof(std::uint16_t) : sizeof(float);
   const char* at = static_cast<const char*>(like_kernel) + block.first * size;
   return {at, block.classes * size, head.classes * size, head.dims, tiles};
@@ -179,7 +179,7 @@ void each_target(const MarginHead& head, const Block& block, const Labels& label
 }
 
 void cosines(const MarginHead& head, const Rows& rows, const Block& block, int panel, int chunk, int samples,
-             float* out, Ahead& ahead) {
+             float* out, Prefetch& prefetch) {
   const Product args = {rows.by_dims + chunk * rows.dims_stride,
                         rows.dims_stride,
                         1,
@@ -190,7 +190,7 @@ void cosines(const MarginHead& head, const Rows& rows, const Block& block, int p
                         out,
                         kTile,
                         false};
-  product(args, samples, ahead);
+  product(args, samples, prefetch);
 }
 
 // The largest of each lane and row so far, of a panel whose logits are still in the first-level cache.
@@ -240,7 +240,8 @@ double lane_sum(const Block& block, int row) {
   return total;
 }
 
-void add_product_over_classes(const Block& block, int padded, int chunk, int samples, float* row_sums, Ahead& ahead) {
+void add_product_over_classes(const Block& block, int padded, int chunk, int samples, float* row_sums,
+                              Prefetch& prefetch) {
   const std::ptrdiff_t panel_words = kTile / kPerWord * kTile, row_words = kTile / kPerWord;
   for (int panel = 0; panel < padded / kTile; ++panel) {
     const Product args = {by_classes(block),
@@ -253,12 +254,12 @@ void add_product_over_classes(const Block& block, int padded, int chunk, int sam
                           row_sums + static_cast<std::ptrdiff_t>(chunk) * padded + panel * kTile,
                           padded,
                           true};
-    product(args, samples, ahead);
+    product(args, samples, prefetch);
   }
 }
 
 void add_product_over_samples(const MarginHead& head, const Rows& rows, const Block& block, int panel, int chunk,
-                              int samples, Ahead& ahead) {
+                              int samples, Prefetch& prefetch) {
   const Product args = {rows.by_samples + chunk / kPerWord * rows.samples_stride,
                         1,
                         rows.samples_stride,
@@ -269,7 +270,7 @@ void add_product_over_samples(const MarginHead& head, const Rows& rows, const Bl
                         block.gradient + panel * block.panel_floats,
                         kTile,
                         chunk > 0};
-  product(args, head.dims, ahead);
+  product(args, head.dims, prefetch);
 }
 
 // Removes the part of the gradient that is parallel to each column, and divides by the column's length.
@@ -336,7 +337,7 @@ long margin_forward(const MarginHead& head, const MarginForward& out, std::ptrdi
     for (int i = labels.begin; i < labels.end; ++i) {
       out.cosine[head.labelled_rows[i]] = target_of(head, head.labelled_rows[i]).cosine;
     }
-    Ahead next = next_block(head, block, end, block.panels * tiles_of(margin_chunk(head.samples)));
+    Prefetch next = next_block(head, block, end, block.panels * tiles_of(margin_chunk(head.samples)));
     for (int chunk = 0; chunk < head.samples; chunk += kMarginSamples) {
       const int samples = margin_chunk(head.samples - chunk);
       const std::ptrdiff_t panel_logits = static_cast<std::ptrdiff_t>(samples) * kTile;
@@ -376,9 +377,10 @@ long margin_backward(const MarginHead& head, const MarginBackward& args, std::pt
     if (bad >= 0) return bad;
     transpose_block(block, padded);
     advance(head, block, labels);
-    Ahead next = next_block(head, block, end, block.panels * tiles_of(head.dims));
-    Ahead gradient = this_block(head, block, args.grad_kernel, padded / kTile * tiles_of(margin_chunk(head.samples)));
-    Ahead nothing = {nullptr, 0, 0, 0, 1};
+    Prefetch next = next_block(head, block, end, block.panels * tiles_of(head.dims));
+    Prefetch gradient =
+        this_block(head, block, args.grad_kernel, padded / kTile * tiles_of(margin_chunk(head.samples)));
+    Prefetch nothing = {nullptr, 0, 0, 0, 1};
     for (int chunk = 0; chunk < head.samples; chunk += kMarginSamples) {
       const int samples = margin_chunk(head.samples - chunk);
       for (int panel = 0; panel < block.panels; ++panel) {

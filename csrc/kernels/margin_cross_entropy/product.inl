@@ -67,9 +67,9 @@ PNF_INLINE int tiles_of(int rows) { return (rows + kTilePixels - 1) / kTilePixel
 
 // Memory that is brought near, a few lines after every tile, while products keep the processor busy: rows of the kernel
 // or of its gradient lie pages apart, and waiting for each would take a sixth of the time.
-class Ahead {
+class Prefetch {
  public:
-  Ahead(const void* at, std::ptrdiff_t bytes, std::ptrdiff_t stride, int rows, int turns)
+  Prefetch(const void* at, std::ptrdiff_t bytes, std::ptrdiff_t stride, int rows, int turns)
       : at_(static_cast<const char*>(at)),
         stride_(stride),
         lines_(static_cast<int>(bytes / kLine) + 1),
@@ -94,14 +94,14 @@ class Ahead {
 };
 
 // Tiles differ by one row at most, so that none is left nearly empty.
-void product(const Product& args, int rows, Ahead& ahead) {
+void product(const Product& args, int rows, Prefetch& prefetch) {
   const int tiles = tiles_of(rows);
   const int size = rows / tiles, larger = rows % tiles;
   int row = 0;
   for (int t = 0; t < tiles; ++t) {
     const int here = size + (t < larger ? 1 : 0);
     product_tile_of<kTilePixels>(here, args, row);
-    ahead.step();
+    prefetch.step();
     row += here;
   }
 }

@@ -3,12 +3,12 @@
 // they stand a few instructions apart: a core does not look as far ahead as from the end of a product to its beginning.
 // Include after rows.inl. `Panels` has, besides what rows.inl asks for:
 //
-//   Ahead, kUnits                 states that become a panel's or a ring's, kChunk pixels in so many units
-//   ahead                         the next chunk of them
+//   NextStates, kUnits            states that become a panel's or a ring's, kChunk pixels in so many units
+//   chunk_of                      the next chunk of them
 //   unit                          one unit
 //   slopes_of, kSlopeFloats       a term's slopes as units read them, so many floats a block
 //   end_of                        of a stage: behind the last row, or pair of rows, that row y of its output reads
-//   row_ahead                     of a stage: a row, or pair of rows, of a block's part of the ring
+//   next_row                      of a stage: a row, or pair of rows, of a block's part of the ring
 //   product                       c plus what a word of a panel and one of the weights give
 //   kTile, store_tile             pixels of a tile, and what becomes of its sums
 #include "kernels/assert.h"
@@ -22,18 +22,18 @@ constexpr int kChunk = 14;  // pixels that are prepared at a time, those of one 
 // Beyond so many panels of weights, bands of several rows read them less often.
 constexpr int kMostWeightPanels = 64;
 
-// The product of a panel and, with `WithAhead`, the units of `ahead` between its multiply-adds that are tile `Tile`'s share.
-template <typename Panels, int NB, int Tile, bool WithAhead>
+// The product of a panel and, with `WithNext`, the units of `states` between its multiply-adds that are tile `Tile`'s share.
+template <typename Panels, int NB, int Tile, bool WithNext>
 PNF_INLINE void multiply_panel(const float* a, const float* weights, std::ptrdiff_t weights_stride,
-                               typename Panels::Ahead ahead, Vec (&acc)[Panels::kTile][2]) {
+                               typename Panels::NextStates states, Vec (&acc)[Panels::kTile][2]) {
   constexpr int kSteps = Panels::kStep / 2, kTiles = kChunk / Panels::kTile;
   constexpr int kMost = (Panels::kUnits + kTiles - 1) / kTiles, kFirst = Tile * kMost;
   constexpr int kUnits = Tile + 1 < kTiles ? kMost : Panels::kUnits - kFirst;
   static_assert(kUnits <= 2 * kSteps);
   constexpr int kPerStep = kUnits <= kSteps ? 1 : 2;
   const auto prepare = [&](int step, int unit) {
-    if (WithAhead && unit < kPerStep && step * kPerStep + unit < kUnits) {
-      Panels::unit(ahead, kFirst + step * kPerStep + unit);
+    if (WithNext && unit < kPerStep && step * kPerStep + unit < kUnits) {
+      Panels::unit(states, kFirst + step * kPerStep + unit);
     }
   };
   if constexpr (NB == 1) {
@@ -72,7 +72,7 @@ PNF_INLINE void multiply_panel(const float* a, const float* weights, std::ptrdif
 
 template <typename Panels, int NB, int Tile, typename State>
 PNF_INLINE void multiply_tile(const Run* runs, int n_runs, const TileOutOf<State>& out, int chunk,
-                              const typename Panels::Ahead* aheads, int n_aheads) {
+                              const typename Panels::NextStates* next, int n_next) {
   constexpr int P = Panels::kTile;
   const int pixel = chunk * kChunk + Tile * P;
   Vec acc[P][2];
@@ -82,13 +82,13 @@ PNF_INLINE void multiply_tile(const Run* runs, int n_runs, const TileOutOf<State
   } else {
     start_tile<P, 2>(out, pixel, acc);
   }
-  const typename Panels::Ahead* const end = aheads + n_aheads;
+  const typename Panels::NextStates* const end = next + n_next;
   for (int r = 0; r < n_runs; ++r) {
     const float* a = runs[r].a + pixel * Panels::kStep;
     const float* weights = runs[r].weights;
     for (int panel = 0; panel < runs[r].panels; ++panel) {
-      if (aheads != end) {
-        multiply_panel<Panels, NB, Tile, true>(a, weights, runs[r].weights_stride, Panels::ahead(*aheads++, chunk),
+      if (next != end) {
+        multiply_panel<Panels, NB, Tile, true>(a, weights, runs[r].weights_stride, Panels::chunk_of(*next++, chunk),
                                                acc);
       } else {
         multiply_panel<Panels, NB, Tile, false>(a, weights, runs[r].weights_stride, {}, acc);
@@ -106,14 +106,14 @@ PNF_INLINE void multiply_tile(const Run* runs, int n_runs, const TileOutOf<State
   }
 }
 
-// A row of NB blocks of outputs; one of `aheads` is prepared beside each panel, from the first on.
+// A row of NB blocks of outputs; one of `next` is prepared beside each panel, from the first on.
 template <typename Panels, int NB, typename State>
 __attribute__((noinline)) void multiply_row(const Run* runs, int n_runs, const TileOutOf<State>& out, int chunks,
-                                            const typename Panels::Ahead* aheads, int n_aheads) {
+                                            const typename Panels::NextStates* next, int n_next) {
   for (int chunk = 0; chunk < chunks; ++chunk) {
-    multiply_tile<Panels, NB, 0>(runs, n_runs, out, chunk, aheads, n_aheads);
+    multiply_tile<Panels, NB, 0>(runs, n_runs, out, chunk, next, n_next);
     if constexpr (Panels::kTile < kChunk) {
-      multiply_tile<Panels, NB, 1>(runs, n_runs, out, chunk, aheads, n_aheads);
+      multiply_tile<Panels, NB, 1>(runs, n_runs, out, chunk, next, n_next);
     }
   }
 }
@@ -163,20 +163,20 @@ struct InterleavedTerm {
     }
   }
   // Adds what row y reads beyond what is there, at most one for each block; the end of them.
-  typename Panels::Ahead* prepare(int y, typename Panels::Ahead* aheads) {
-    if (!prepared) return aheads;
+  typename Panels::NextStates* prepare(int y, typename Panels::NextStates* next) {
+    if (!prepared) return next;
     if (term->kind == TermKind::kDepthwise) {
-      if (stage.next >= Panels::end_of(stage, y)) return aheads;
+      if (stage.next >= Panels::end_of(stage, y)) return next;
       for (int block = 0; block < term->blocks; ++block) {
-        *aheads++ = Panels::row_ahead(stage, block, stage.next, slopes + block * Panels::kSlopeFloats);
+        *next++ = Panels::next_row(stage, block, stage.next, slopes + block * Panels::kSlopeFloats);
       }
       ++stage.next;
-      return aheads;
+      return next;
     }
     for (int block = 0; block < term->blocks; ++block) {
-      *aheads++ = {pointwise_row(*term, block, y), slopes + block * Panels::kSlopeFloats, row_of(y) + block * panel};
+      *next++ = {pointwise_row(*term, block, y), slopes + block * Panels::kSlopeFloats, row_of(y) + block * panel};
     }
-    return aheads;
+    return next;
   }
 };
 
@@ -212,8 +212,8 @@ void node_rows_interleaved(const NodeOf<State>& node, int row_begin, int row_end
 
   for (int y = row_begin; y < row_end; ++y) {
     Run runs[kMaxTerms];
-    typename Panels::Ahead aheads[kMostWeightPanels];
-    typename Panels::Ahead* end = aheads;
+    typename Panels::NextStates next[kMostWeightPanels];
+    typename Panels::NextStates* end = next;
     for (int i = 0; i < count; ++i) {
       Convolution& convolution = convolutions[i];
       const TermOf<State>& term = *convolution.term;
@@ -232,7 +232,7 @@ void node_rows_interleaved(const NodeOf<State>& node, int row_begin, int row_end
       const TileOutOf<State> out = tile_out(node, addends, block, y);
       const auto multiply = here == 1 ? multiply_row<Panels, 1, State> : multiply_row<Panels, 2, State>;
       // The first outputs' product has as many panels as there is to prepare.
-      multiply(runs, count, out, node.width / kChunk, aheads, block == 0 ? static_cast<int>(end - aheads) : 0);
+      multiply(runs, count, out, node.width / kChunk, next, block == 0 ? static_cast<int>(end - next) : 0);
       for (int i = 0; i < count; ++i) runs[i].weights += here * runs[i].weights_stride;
       block += here;
     }

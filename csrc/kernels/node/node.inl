@@ -51,7 +51,7 @@ struct FloatPanels : PanelsInTurn<State, kBlock> {
                     [out](int p, int v, Vec value) { store(out + p * kBlock + v, value); });
   }
 #ifdef PNF_INTERLEAVES
-  struct Ahead {
+  struct NextStates {
     const State* in;
     const float* slope;
     float* out;
@@ -64,17 +64,17 @@ struct FloatPanels : PanelsInTurn<State, kBlock> {
     const int end = y * stage.term->stride - stage.term->kernel / 2 + stage.term->kernel;
     return end < stage.term->height ? end : stage.term->height;
   }
-  static Ahead row_ahead(const Stage& stage, int block, int iy, const float* slope) {
+  static NextStates next_row(const Stage& stage, int block, int iy, const float* slope) {
     const TermOf<State>& term = *stage.term;
     return {term.input + block * term.block_stride + static_cast<std::ptrdiff_t>(iy) * term.width * kBlock, slope,
             stage.slot(block, iy) + term.kernel / 2 * kBlock};
   }
-  PNF_INLINE Ahead ahead(const Ahead& row, int chunk) {
+  PNF_INLINE NextStates chunk_of(const NextStates& row, int chunk) {
     const int floats = chunk * kChunk * kBlock;
     return {row.in + floats, row.slope, row.out + floats};
   }
-  PNF_INLINE void unit(const Ahead& ahead, int pixel) {
-    store(ahead.out + pixel * kBlock, prelu(load(ahead.in + pixel * kBlock), load(ahead.slope)));
+  PNF_INLINE void unit(const NextStates& states, int pixel) {
+    store(states.out + pixel * kBlock, prelu(load(states.in + pixel * kBlock), load(states.slope)));
   }
   PNF_INLINE Vec product(Vec a, Vec b, Vec c) { return fma(a, b, c); }
   template <int P, int NB>

@@ -21,7 +21,7 @@ namespace {
 struct DotPanels : PairPanels<PanelsInTurn<Bf16, kBlock / 2>>, Dots {
 #ifdef PNF_INTERLEAVES
   // States that become those of a panel or, with a second row, the words of a ring.
-  struct Ahead {
+  struct NextStates {
     const Bf16* in;
     const float* slopes;
     float* out;
@@ -44,25 +44,25 @@ struct DotPanels : PairPanels<PanelsInTurn<Bf16, kBlock / 2>>, Dots {
     // The last row of an odd height has none beside it.
     return end < beyond ? end : beyond;
   }
-  static Ahead row_ahead(const Stage& stage, int block, int pair, const float* slopes) {
+  static NextStates next_row(const Stage& stage, int block, int pair, const float* slopes) {
     const TermOf<Bf16>& term = *stage.term;
     const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term.width) * kBlock;
     const Bf16* const first = term.input + block * term.block_stride + 2 * pair * row;
     return {first, slopes, stage.slot(block, pair) + term.kernel / 2 * kBlock, first + row};
   }
-  PNF_INLINE Ahead ahead(const Ahead& row, int chunk) {
+  PNF_INLINE NextStates chunk_of(const NextStates& row, int chunk) {
     const int elements = chunk * kChunk * kBlock;
     return {row.in + elements, row.slopes, row.out + (row.second == nullptr ? elements / 2 : elements),
             row.second == nullptr ? nullptr : row.second + elements};
   }
-  PNF_INLINE void unit(const Ahead& ahead, int two) {
-    const TwoSlopes slopes = load_slopes(ahead.slopes);
+  PNF_INLINE void unit(const NextStates& states, int two) {
+    const TwoSlopes slopes = load_slopes(states.slopes);
     const int at = 2 * two * kBlock;
-    const Two first = prelu_two(load_two(ahead.in + at), slopes);
-    if (ahead.second == nullptr) {
-      store_two(halves(ahead.out) + at, first);
+    const Two first = prelu_two(load_two(states.in + at), slopes);
+    if (states.second == nullptr) {
+      store_two(halves(states.out) + at, first);
     } else {
-      store_pairs_of_two(ahead.out + at, first, prelu_two(load_two(ahead.second + at), slopes));
+      store_pairs_of_two(states.out + at, first, prelu_two(load_two(states.second + at), slopes));
     }
   }
   PNF_INLINE Vec product(Vec a, Vec b, Vec c) { return dot(a, b, c); }
