@@ -27,6 +27,16 @@
 namespace {
 
 std::atomic<long> allocations{0};
+// How many allocations there are up to one that is refused; 0: none is.
+std::atomic<long> until_refused{0};
+
+bool refused() {
+  ++allocations;
+  long left = until_refused.load();
+  while (left > 0 && !until_refused.compare_exchange_weak(left, left - 1)) {
+  }
+  return left == 1;
+}
 
 }  // namespace
 
@@ -38,21 +48,11 @@ void* __real_calloc(std::size_t, std::size_t);
 void* __real_realloc(void*, std::size_t);
 void* __real_aligned_alloc(std::size_t, std::size_t);
 
-void* __wrap_malloc(std::size_t size) {
-  ++allocations;
-  return __real_malloc(size);
-}
-void* __wrap_calloc(std::size_t count, std::size_t size) {
-  ++allocations;
-  return __real_calloc(count, size);
-}
-void* __wrap_realloc(void* p, std::size_t size) {
-  ++allocations;
-  return __real_realloc(p, size);
-}
+void* __wrap_malloc(std::size_t size) { return refused() ? nullptr : __real_malloc(size); }
+void* __wrap_calloc(std::size_t count, std::size_t size) { return refused() ? nullptr : __real_calloc(count, size); }
+void* __wrap_realloc(void* p, std::size_t size) { return refused() ? nullptr : __real_realloc(p, size); }
 void* __wrap_aligned_alloc(std::size_t alignment, std::size_t size) {
-  ++allocations;
-  return __real_aligned_alloc(alignment, size);
+  return refused() ? nullptr : __real_aligned_alloc(alignment, size);
 }
 }
 
@@ -414,6 +414,32 @@ void threads_fit_into_the_limit() {
   CHECK(kept <= kMaxCallBytes, "a call took %zu bytes", kept);
 }
 
+// An allocation that fails, whichever it is, ends the call and nothing else: the next one gives the same bits.
+void survives_failing_allocations(int threads, bool half) {
+  const Images images = draw(12);
+  const Batch batch = images.batch(kImages, true);
+  const std::vector<float> expected = embed(batch, threads, true, network(half));
+  bool all_allowed = false;
+  int failed = 0;
+  for (long n = 1; !all_allowed; ++n) {
+    clear_shelves();
+    until_refused = n;
+    bool threw = false;
+    try {
+      const std::vector<float> found = embed(batch, threads, true, network(half));
+      CHECK(same_bits(found.data(), expected.data(), expected.size()), "allocation %ld failed in silence", n);
+    } catch (const std::bad_alloc&) {
+      threw = true;
+    }
+    all_allowed = until_refused.exchange(0) > 0;
+    CHECK(!threw || !all_allowed, "std::bad_alloc, and no allocation failed");
+    failed += threw;
+    const std::vector<float> again = embed(batch, threads, true, network(half));
+    CHECK(same_bits(again.data(), expected.data(), expected.size()), "wrong after allocation %ld has failed", n);
+  }
+  CHECK(failed >= 5, "%d allocations failed", failed);
+}
+
 }  // namespace
 }  // namespace pnf::test
 
@@ -433,6 +459,9 @@ int main() {
   keeps_little_memory();
   threads_fit_into_the_limit();
   warm_calls_allocate_nothing();
+  for (const int threads : {1, 2}) {
+    for (const bool half : {false, true}) survives_failing_allocations(threads, half);
+  }
   // ThreadSanitizer does not follow a child that a threaded process forks.
   if (!PNF_TEST_TSAN) {
     works_after_fork();
