@@ -46,6 +46,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         os.chdir(_ROOT / "tests")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nan_in_empty_tensors() -> Iterator[None]:
+    """Tensors that are made empty hold NaN, those of operators in C++ too: what is read before it is written shows.
+
+    It comes with torch's deterministic algorithms, which are the CPU's as a rule; others are allowed without a word.
+    """
+    import torch
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder of recorded data that is no part of the project."""
