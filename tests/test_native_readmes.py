@@ -50,11 +50,14 @@ def test_every_room_of_native_code_is_described() -> None:
 def test_clang_format_leaves_prose_alone(tmp_path: Path) -> None:
     (tmp_path / ".clang-format").write_text((ROOT / ".clang-format").read_text())
     (tmp_path / ".clang-format-ignore").write_text((ROOT / ".clang-format-ignore").read_text())
-    document, source = tmp_path / "README.md", tmp_path / "source.cpp"
-    for path in (document, source):
+    room = tmp_path / "csrc" / "kernels" / "simd"
+    room.mkdir(parents=True)
+    documents = [room / "README.md", room.parent / "README.md", room.parent.parent / "README.md"]
+    source = room / "source.cpp"
+    for path in (*documents, source):
         path.write_text("int  main( ){\nreturn 0; }\n")
-    subprocess.run(
-        [tool("clang-format"), "-i", "--style=file", str(document), str(source)], check=True, cwd=tmp_path
-    )
+    command = [tool("clang-format"), "-i", "--style=file", *map(str, documents), str(source)]
+    subprocess.run(command, check=True, cwd=tmp_path)
     assert source.read_text() == "int main() { return 0; }\n"
-    assert document.read_text() == "int  main( ){\nreturn 0; }\n"
+    for document in documents:
+        assert document.read_text() == "int  main( ){\nreturn 0; }\n"
