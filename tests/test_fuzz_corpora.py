@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import re
+import sqlite3
 import struct
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -119,6 +123,16 @@ def many_digits(data: bytes, number: bytes) -> bytes:
     return data.replace(number, b"9" * 30, 1)
 
 
+def altered_gallery(statement: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "people.gallery"
+        path.write_bytes(seeds("gallery")[0])
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute(statement)
+            connection.commit()
+        return path.read_bytes()
+
+
 def record_zero(label: float) -> bytes:
     payload = struct.pack("<IfQQ", 2, 0, 0, 0) + struct.pack("<ff", label, 0)
     record = struct.pack("<II", 0xCED7230A, len(payload)) + payload
@@ -152,6 +166,8 @@ FOUND = {
         "gallery",
         lambda: seeds("gallery")[0].replace(b"CREATE TABLE person", b"CREATE TABL\xe9 person", 1),
     ),
+    "a gallery that states nothing of itself": ("gallery", lambda: altered_gallery("DELETE FROM gallery")),
+    "a face of nobody": ("gallery", lambda: altered_gallery("DELETE FROM person WHERE name = 'Bob'")),
     "a time beyond 64 bits": (
         "people_table",
         lambda: re.sub(
