@@ -144,6 +144,7 @@ FOUND = {
         "metadata",
         lambda: of_another_version(zipped("a/extra/b.json", b"{}")),
     ),
+    "pairs of which one array is none": ("npz_pairs", lambda: zipped("images.npy", b"no array")),
     "weights whose archive has a damaged directory": (
         "weights",
         lambda: b"\1\n" + zipped("a/data.pkl", b"").replace(b"PK\x01\x02", b"PK\x01\x03"),
