@@ -14,10 +14,12 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# The sources as files, which can be instrumented; what finds those of an editable install comes last, for
-# what lies elsewhere, as the native library does.
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
-sys.meta_path.sort(key=lambda finder: type(finder).__name__.startswith("ScikitBuild"))
+sys.path.insert(0, str(HERE))
+if any(type(finder).__name__.startswith("ScikitBuild") for finder in sys.meta_path):
+    # An editable install shows no files to what instruments them: the sources come first, and what finds them
+    # last, for what lies elsewhere, as the native library does.
+    sys.path.insert(0, str(HERE.parents[1]))
+    sys.meta_path.sort(key=lambda finder: type(finder).__name__.startswith("ScikitBuild"))
 
 USAGE = "usage: run.py TARGET SECONDS FOLDER [LIBFUZZER OPTION...] or run.py --list"
 
