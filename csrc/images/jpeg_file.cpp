@@ -26,10 +26,12 @@ bool is_kept(int marker) {
 
 // 4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1, and black as luma.
 bool is_usual(const std::vector<std::pair<std::uint64_t, std::uint64_t>>& sides) {
-  const auto [across, down] = sides[0];
-  const auto [columns, rows] = sides[1];
-  if (sides[2] != sides[1] || (sides.back() != sides[0] && sides.back() != sides[1])) return false;
-  const auto has = [&](std::uint64_t x, std::uint64_t y) { return across == x * columns && down == y * rows; };
+  const auto& luma = sides[0];
+  const auto& chroma = sides[1];
+  if (sides[2] != chroma || (sides.back() != luma && sides.back() != chroma)) return false;
+  const auto has = [&](std::uint64_t x, std::uint64_t y) {
+    return luma == std::pair(x * chroma.first, y * chroma.second);
+  };
   return has(1, 1) || has(2, 1) || has(2, 2) || has(1, 2) || has(4, 1);
 }
 

@@ -1,8 +1,10 @@
 // Programs for the tests of the plan: encoded as plan/program.h describes, with random weights.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <vector>
 
 #include "plan/program.h"
@@ -43,7 +45,9 @@ class ProgramBuilder {
     bool cap = false, middle = false;
   };
 
-  void node(int output, std::initializer_list<Operation> terms) {
+  void node(int output, std::initializer_list<Operation> terms) { node(output, std::vector<Operation>(terms)); }
+
+  void node(int output, const std::vector<Operation>& terms) {
     const int blocks = buffers_[output].blocks;
     item({static_cast<int>(StepKind::kNode), output, constants(blocks * kBlock, 0.5f), static_cast<int>(terms.size())});
     for (const Operation& term : terms) {
@@ -107,6 +111,14 @@ class ProgramBuilder {
     return {words, weights_, height_, width_, embedding_};
   }
 
+  // The same program with the absolute values of all weights and without caps: of an image's absolute values, it computes
+  // what bounds each state of the program, and each of its sums of absolute products.
+  Encoded bounding() const {
+    Encoded result = finish();
+    result.weights = bounding_;
+    return result;
+  }
+
  private:
   int add(bool in_band, int& floats, int blocks, int height, int width, int rows) {
     buffers_.push_back({in_band, floats, blocks, height, width, rows});
@@ -118,6 +130,7 @@ class ProgramBuilder {
     const int offset = static_cast<int>(weights_.size());
     const std::vector<float> values = random_.reals(count, -magnitude, magnitude);
     weights_.insert(weights_.end(), values.begin(), values.end());
+    for (const float value : values) bounding_.push_back(std::fabs(value));
     return offset;
   }
 
@@ -126,7 +139,10 @@ class ProgramBuilder {
     if (!half_) return constants(count, 0.3f);
     const int offset = static_cast<int>(weights_.size());
     const std::vector<float> values = random_.reals(count, -0.3f, 0.3f);
-    for (int i = 0; i + 1 < count; i += 2) weights_.push_back(pair_word(values[i], values[i + 1]));
+    for (int i = 0; i + 1 < count; i += 2) {
+      weights_.push_back(pair_word(values[i], values[i + 1]));
+      bounding_.push_back(pair_word(std::fabs(values[i]), std::fabs(values[i + 1])));
+    }
     return offset;
   }
 
@@ -134,6 +150,7 @@ class ProgramBuilder {
     const int offset = static_cast<int>(weights_.size());
     const std::vector<float> values = random_.reals(count, 0.5f, 2.0f);
     weights_.insert(weights_.end(), values.begin(), values.end());
+    bounding_.insert(bounding_.end(), values.size(), std::numeric_limits<float>::max());
     return offset;
   }
 
@@ -149,7 +166,9 @@ class ProgramBuilder {
 
   int norm() {
     const int offset = static_cast<int>(weights_.size());
-    weights_.insert(weights_.end(), {127.5f, 127.5f, 127.5f, 1 / 127.5f, 1 / 127.5f, 1 / 127.5f});
+    for (std::vector<float>* weights : {&weights_, &bounding_}) {
+      weights->insert(weights->end(), {127.5f, 127.5f, 127.5f, 1 / 127.5f, 1 / 127.5f, 1 / 127.5f});
+    }
     return offset;
   }
 
@@ -164,7 +183,7 @@ class ProgramBuilder {
   Random random_;
   std::vector<Buffer> buffers_;
   std::vector<std::int32_t> body_;
-  std::vector<float> weights_;
+  std::vector<float> weights_, bounding_;
   int items_ = 0, arena_floats_ = 0, band_floats_ = 0, unit_ = 0;
 };
 

@@ -15,6 +15,7 @@ from pocketnet_fast.data.images import ImageArray, decode_image, stated_size
 from pocketnet_fast.errors import PocketNetError
 
 _SYNTHETIC = "synthetic"
+_DIGITS = 30
 _SYNTHETIC_KEYS = ("identities", "images", "seed", "first_identity")
 
 
@@ -111,7 +112,7 @@ def _synthetic_options(text: str) -> dict[str, int]:
         if not item:
             continue
         key, _, value = item.partition("=")
-        if key not in _SYNTHETIC_KEYS or not value.isdecimal():
+        if key not in _SYNTHETIC_KEYS or not value.isdecimal() or len(value) > _DIGITS:
             raise PocketNetError(
                 f"{text}: {item!r} is no option; expected KEY=N with KEY one of {', '.join(_SYNTHETIC_KEYS)}"
             )

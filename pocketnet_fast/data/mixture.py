@@ -31,6 +31,8 @@ else:
     import tomli as tomllib
 
 _KEYS: Final = ("source", "repeat", "exclude")
+_MAX_REPEAT: Final = 10_000
+_DIGITS: Final = 18
 
 
 class MixtureDataset(FaceDataset):
@@ -75,7 +77,7 @@ class MixtureDataset(FaceDataset):
 def _tables(file: Path) -> list[dict[str, Any]]:
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PocketNetError(f"{file} cannot be read as a mixture of datasets: {error}") from None
     tables = document.pop("faces", None)
     if document or not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
@@ -88,8 +90,10 @@ def _tables(file: Path) -> list[dict[str, Any]]:
                 "text, and if wanted repeat and exclude"
             )
         repeat = table.get("repeat", 1)
-        if type(repeat) is not int or repeat < 1:
-            raise PocketNetError(f"{file}: repeat = {repeat!r}; expected a number from 1")
+        if type(repeat) is not int or not 1 <= repeat <= _MAX_REPEAT:
+            raise PocketNetError(
+                f"{file}: repeat = {repeat!r:.40}; expected a number from 1 to {_MAX_REPEAT:,}"
+            )
         if not isinstance(table.get("exclude", ""), str):
             raise PocketNetError(f"{file}: exclude = {table['exclude']!r}; expected a file's path")
     return tables
@@ -111,9 +115,11 @@ def _kept(file: Path, table: dict[str, Any], count: int) -> npt.NDArray[np.int64
     listing = file.parent / table["exclude"]
     try:
         lines = listing.read_text(encoding="ascii").split()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise PocketNetError(f"{listing} cannot be read: {error}") from None
-    wrong = next((line for line in lines if not line.isdecimal() or int(line) >= count), None)
+    wrong = next(
+        (line for line in lines if not line.isdecimal() or len(line) > _DIGITS or int(line) >= count), None
+    )
     if wrong is not None:
         raise PocketNetError(
             f"{listing} holds {wrong!r}; expected places in {table['source']}, 0 to {count - 1}"

@@ -32,6 +32,8 @@ _MAGIC = 0xCED7230A
 _MAGIC_BYTES = struct.pack("<I", _MAGIC)
 _LENGTH_BITS = 29
 _MAX_LENGTH = (1 << _LENGTH_BITS) - 1
+_DIGITS = 40  # of a number in an index
+_MAX_KEY = 10**18 - 1
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _IMAGE_HEADER = struct.Struct("<IfQQ")
 
@@ -204,7 +206,7 @@ def _read_index(path: Path, size: int) -> Index:
             index = values.reshape(-1, 2)
             keys, offsets = index.T
             once = (np.diff(np.sort(keys)) > 0).all()
-            if offsets.max() < size and not (offsets % 4).any() and once:
+            if keys.max() <= _MAX_KEY and offsets.max() < size and not (offsets % 4).any() and once:
                 return index
     return _read_index_lines(path, size)
 
@@ -216,15 +218,17 @@ def _read_index_lines(path: Path, size: int) -> Index:
             if not line.strip():
                 continue
             fields = line.split()
-            if len(fields) != 2 or not fields[0].isdigit() or not fields[1].isdigit():
+            if len(fields) != 2 or not all(field.isdigit() and len(field) <= _DIGITS for field in fields):
                 raise PocketNetError(
-                    f"{path}: line {number} is {line.strip()!r}; expected a key and an offset"
+                    f"{path}: line {number} is {line.strip()!r:.80}; expected a key and an offset"
                 )
             key, offset = int(fields[0]), int(fields[1])
             if offset >= size or offset % 4:
                 raise PocketNetError(
                     f"{path}: line {number}: offset {offset} is not in a file of {size} bytes"
                 )
+            if key > _MAX_KEY:
+                raise PocketNetError(f"{path}: line {number}: key {key} is larger than {_MAX_KEY}")
             if key in offsets:
                 raise PocketNetError(f"{path}: line {number}: key {key} stands twice")
             offsets[key] = offset
@@ -365,10 +369,17 @@ def image_index(file: RecordFile) -> Index:
     if head.image or head.labels.size < 2:
         return file.index
     by_key = file.index[np.argsort(file.index[:, 0])]
-    end = int(head.labels[0])
+    stated = float(head.labels[0])
+    if not (stated.is_integer() and 0 <= stated < 1 << 62):
+        raise CorruptRecordError(
+            f"{file.path}: record 0 announces keys up to {stated:g}; expected a whole number from 0"
+        )
+    end = int(stated)
     found = by_key[(by_key[:, 0] >= 1) & (by_key[:, 0] < end)]
     if len(found) != max(end - 1, 0):
-        missing = np.setdiff1d(np.arange(1, end), found[:, 0])[0]
+        # Keys are counted from 1 and stand once, so the first that is not its own place comes after a gap.
+        gaps = np.flatnonzero(found[:, 0] != np.arange(1, len(found) + 1))
+        missing = (int(gaps[0]) if len(gaps) else len(found)) + 1
         raise CorruptRecordError(
             f"{file.path}: record 0 announces the keys 1 to {end - 1}, and key {missing} is missing"
         )

@@ -18,6 +18,7 @@ from pocketnet_fast.errors import PocketNetError
 
 _HEADS_KEPT: Final = 256  # of 0.3 MB each, per process
 _PAIRS_FROM: Final = 1_000_000
+_MAX_IMAGES: Final = 100_000_000
 
 
 class SyntheticDataset(FaceDataset):
@@ -40,10 +41,15 @@ class SyntheticDataset(FaceDataset):
     def __init__(
         self, identities: int = 64, images: int = 20, seed: int = 0, first_identity: int = 0
     ) -> None:
-        if identities < 1 or images < 1 or seed < 0 or first_identity < 0:
+        numbers = (identities, images, seed, first_identity)
+        if identities < 1 or images < 1 or seed < 0 or first_identity < 0 or max(numbers) >= 1 << 62:
             raise PocketNetError(
                 f"{identities} identities from {first_identity} with {images} images, seed {seed}: expected "
-                "at least one identity and image, and numbers from 0"
+                "at least one identity and image, and numbers from 0 to 2**62"
+            )
+        if identities * images > _MAX_IMAGES:
+            raise PocketNetError(
+                f"{identities} identities with {images} images: expected at most {_MAX_IMAGES:,} in all"
             )
         self.name = (
             f"synthetic:identities={identities},images={images},seed={seed},first_identity={first_identity}"

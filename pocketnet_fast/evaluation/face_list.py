@@ -109,7 +109,7 @@ def _read_text(path: Path) -> str:
 def _from_json(path: Path, text: str) -> tuple[list[str], list[str] | None]:
     try:
         content: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PocketNetError(f"{path}: damaged: {error}") from None
     paths, ids = content.get("path"), content.get("id")
     if not isinstance(paths, list) or not all(isinstance(name, str) for name in paths):

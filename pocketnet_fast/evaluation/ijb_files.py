@@ -148,7 +148,7 @@ def read_members(files: IjbFiles) -> tuple[list[str], Integers, Integers]:
             fields = text.split()
             try:
                 name, template, medium = fields
-                numbers.append((int(template), int(medium)))
+                numbers.append((_number(template), _number(medium)))
             except ValueError:
                 raise PocketNetError(
                     f"{path}, line {line}: expected a file, a template and a medium, found {_short(text)}"
@@ -211,12 +211,15 @@ def iterate_pairs(files: IjbFiles) -> Iterator[Pairs]:
     with _opened(path) as lines:
         while block := list(islice(lines, _PAIR_LINES)):
             try:
+                if not any(map(str.strip, block)):
+                    raise ValueError("numpy warns of nothing at all")
                 columns = np.loadtxt(block, np.int64, comments=None, ndmin=2)
                 right = columns.shape == (len(block), 3) and bool(((columns[:, 2] | 1) == 1).all())
             except ValueError:
                 right = False
             if not right:
-                wrong = next(place for place, text in enumerate(block) if not _is_pair(text))
+                # What numpy alone refuses is named by the first line.
+                wrong = next((place for place, text in enumerate(block) if not _is_pair(text)), 0)
                 raise PocketNetError(
                     f"{path}, line {line + wrong}: expected two templates and a label of 0 or 1, found "
                     f"{_short(block[wrong])}"
@@ -251,7 +254,7 @@ def read_subjects(path: Path, known: Integers | None = None) -> tuple[Integers, 
         columns = header.index("TEMPLATE_ID"), header.index("SUBJECT_ID")
         for row in reader:
             try:
-                template, subject = (int(row[column]) for column in columns)
+                template, subject = (_number(row[column]) for column in columns)
             except (ValueError, IndexError):
                 raise PocketNetError(
                     f"{path}, line {reader.line_num}: expected numbers of a template and a subject"
@@ -284,9 +287,17 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
+def _number(text: str) -> int:
+    """A whole number of 64 bits, or ValueError."""
+    value = int(text)
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("too large")
+    return value
+
+
 def _is_pair(text: str) -> bool:
     try:
-        _, _, label = map(int, text.split())
+        _, _, label = map(_number, text.split())
     except ValueError:
         return False
     return label in (0, 1)

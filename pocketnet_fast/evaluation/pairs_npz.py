@@ -109,8 +109,11 @@ def _arrays(path: Path) -> dict[str, Any]:
         raise PocketNetError(f"{path}: damaged or no verification file: {error}") from None
     for name, dtype in _ARRAYS.items():
         found = arrays.get(name)
-        if found is None or found.dtype != dtype or found.ndim != 1:
-            about = "absent" if found is None else f"{found.dtype} of {found.ndim} dimensions"
+        # An entry that is no array comes as bytes.
+        if not isinstance(found, np.ndarray) or found.dtype != dtype or found.ndim != 1:
+            about = "absent" if found is None else "no array"
+            if isinstance(found, np.ndarray):
+                about = f"{found.dtype} of {found.ndim} dimensions"
             raise PocketNetError(
                 f"{path}: the array {name} is {about}; expected {np.dtype(dtype).name}, one dimension"
             )

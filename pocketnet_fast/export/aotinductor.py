@@ -245,9 +245,11 @@ def read_package_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
                         content = json.loads(stated[METADATA_FILE])
                         if isinstance(content, dict):
                             return content
-    except (OSError, zipfile.BadZipFile, ValueError, TypeError):
-        pass
-    raise PocketNetError(f"{path}: not an AOTInductor package of pocketnet_fast")
+        problem: Exception | None = None
+    except Exception as error:
+        # zipfile and zlib raise many unrelated types on damaged files.
+        problem = error
+    raise PocketNetError(f"{path}: not an AOTInductor package of pocketnet_fast") from problem
 
 
 def load_package(path: str | os.PathLike[str]) -> Package:

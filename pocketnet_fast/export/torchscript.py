@@ -194,6 +194,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             content = json.loads(archive.read(name))
         if not isinstance(content, dict):
             raise ValueError("the metadata are no object")
-    except (OSError, zipfile.BadZipFile, StopIteration, ValueError) as problem:
+    except Exception as problem:
+        # zipfile and zlib raise many unrelated types on damaged files.
         raise PocketNetError(f"{path}: not a TorchScript file of pocketnet_fast") from problem
     return content

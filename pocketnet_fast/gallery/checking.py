@@ -154,8 +154,9 @@ def _check_faces(
     cursor = connection.execute("SELECT id, embedding FROM face ORDER BY id")
     while batch := cursor.fetchmany(_BATCH):
         for face, blob in batch:
-            if len(blob) != 4 * space.dimensions:
-                raise PocketNetError(f"{where}: damaged: the embedding of face {face} has {len(blob)} bytes")
+            if not isinstance(blob, bytes) or len(blob) != 4 * space.dimensions:
+                size = len(blob) if isinstance(blob, bytes) else "no"
+                raise PocketNetError(f"{where}: damaged: the embedding of face {face} has {size} bytes")
         rows = np.frombuffer(b"".join(blob for _, blob in batch), "<f4").reshape(len(batch), -1)
         wrong = rows_of_other_length(rows)
         if len(wrong):

@@ -187,6 +187,9 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise PocketNetError(f"{self.path}: {_in_words(error)}") from error
+        except UnicodeDecodeError as error:
+            # SQLite keeps text as it was written, and quotes it in its messages.
+            raise PocketNetError(f"{self.path}: damaged: it holds text that is not UTF-8") from error
 
     def _require_writable(self) -> None:
         if self.read_only:

@@ -94,7 +94,7 @@ def read_old_gallery(folder: Path) -> OldGallery:
         ) from None
     except OSError as error:
         raise PocketNetError(f"{error.filename} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise PocketNetError(f"{path}: damaged: {type(error).__name__} {error}") from None
     if len(data["embeddings"]) != 4 * space.dimensions * count or len(data["ends"]) != 8 * count:
         raise PocketNetError(f"{path}: damaged: its files do not fit the {count} rows that it states")

@@ -103,6 +103,9 @@ def require_gallery(connection: sqlite3.Connection, where: object) -> None:
         raise PocketNetError(
             f"{where}: damaged, or changed by another program: its schema differs in {odd!r}"
         )
+    rows = connection.execute("SELECT count(*) FROM gallery").fetchone()[0]
+    if rows != 1:
+        raise PocketNetError(f"{where}: damaged: it states {rows} times what it holds, instead of once")
 
 
 def _of_sqlite(name: str) -> bool:

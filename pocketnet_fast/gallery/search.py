@@ -237,8 +237,13 @@ def claim(person: Person, faces: Indices, rows: Embeddings, query: Embeddings, t
 
 
 def _match(connection: sqlite3.Connection, face: int, score: float, margin: float | None) -> Match:
-    person, name, photo = connection.execute(
+    found = connection.execute(
         "SELECT p.id, p.name, f.photo FROM face AS f JOIN person AS p ON p.id = f.person WHERE f.id = ?",
         (face,),
     ).fetchone()
+    if found is None:
+        raise PocketNetError(
+            f"the gallery is damaged: face {face} belongs to nobody; `pocketnet gallery check` says more"
+        )
+    person, name, photo = found
     return Match(person, name, face, photo, score, margin)

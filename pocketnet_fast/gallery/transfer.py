@@ -117,7 +117,10 @@ def import_table(path: Path) -> Table:
             return {".npz": _read_npz, ".csv": _read_csv, ".parquet": _read_parquet}[suffix](stream)
     except OSError as error:
         raise PocketNetError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, EOFError, csv.Error) as error:
+    except MemoryError:
+        raise PocketNetError(f"{path} is no exported gallery: it states more than fits into memory") from None
+    except Exception as error:
+        # csv, zipfile, numpy, json and pyarrow raise many unrelated types on damaged files.
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise PocketNetError(f"{path} is no exported gallery: {reason}") from None
 
@@ -202,10 +205,12 @@ def _write_csv(table: Table, stream: BinaryIO) -> None:
 
 def _read_csv(stream: BinaryIO) -> Table:
     before = csv.field_size_limit(_FIELD)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     try:
-        rows = list(csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")))
+        rows = list(csv.reader(text))
     finally:
         csv.field_size_limit(before)
+        text.detach()
     head = [*_SPACE, *_TEXTS, *_BOX, "quality", "added"]
     if len(rows) < 2 or rows[0][: len(head)] != head:
         raise ValueError(f"expected the columns {', '.join(head)}, e0, ... and a row at least")

@@ -231,9 +231,10 @@ class VectorsOfGallery:
     def _unpacked(self, blobs: list[bytes], faces: Ids) -> Embeddings:
         size = 4 * self._space.dimensions
         for blob, face in zip(blobs, faces.tolist(), strict=True):
-            if len(blob) != size:
+            if not isinstance(blob, bytes) or len(blob) != size:
+                found = len(blob) if isinstance(blob, bytes) else "no"
                 raise PocketNetError(
-                    f"{self._database.path}: damaged: the embedding of face {face} has {len(blob)} bytes, "
+                    f"{self._database.path}: damaged: the embedding of face {face} has {found} bytes, "
                     f"not {size}"
                 )
         return np.frombuffer(b"".join(blobs), "<f4").reshape(-1, self._space.dimensions)

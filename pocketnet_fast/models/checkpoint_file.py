@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -83,10 +84,14 @@ def read_checkpoint(
 
 def is_torchscript(path: Path) -> bool:
     """Whether this is a TorchScript file, of this package or another, and so no file of plain weights."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
+    if not path.is_file():
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except Exception:
+        # No archive, or a damaged one, on which zipfile raises many unrelated types: who reads it says so.
+        return False
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -134,7 +139,10 @@ def _read_torch(path: Path) -> Any:
     if is_torchscript(path):
         raise PocketNetError(f"{path}: a TorchScript file, which runs as it is; expected a file of weights")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Of odd pickles torch warns its own developers.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch.load raises many unrelated types on damaged files, and advises to load without a check.
         raise PocketNetError(f"{path}: {_refusal(path, error)}") from None

@@ -33,7 +33,7 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers of too many digits, too, and nested lists
         raise PocketNetError(f"{name}: broken TOML: {error}") from None
 
 
@@ -101,7 +101,7 @@ def value_from_text(text: str, kind: Any, key: str) -> Any:
         return None
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     # A path such as 2024 or true reads as something else, but where text is expected it is meant as text.
     is_text = str in options and not isinstance(value, str)
