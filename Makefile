@@ -23,7 +23,7 @@ $(BIN)/python:
 SOURCES := $(shell find csrc cmake pocketnet_fast -type f -not -path '*/__pycache__/*' 2>/dev/null) CMakeLists.txt pyproject.toml
 
 $(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
-	$(BIN)/pip install --quiet "$(TORCH)" "scikit-build-core>=0.11" "cmake>=3.24" "ninja>=1.11"
+	$(BIN)/pip install --quiet "$(TORCH)" "scikit-build-core>=0.11" "pybind11>=2.13" "cmake>=3.24" "ninja>=1.11"
 	$(BIN)/pip install --quiet --no-build-isolation ".[$*]"
 	rm -f $(VENV)/.installed-*
 	touch $@

@@ -70,7 +70,7 @@ def cmake_build(name: str, source: Path, *options: str, target: str = "all") -> 
 
 def packaged_build() -> Path | None:
     """The folder where pip built the installed package's kernels, unless a source is newer than they are."""
-    folders = [archive.parent for archive in (ROOT / "build").glob("py3-*/libpnf_kernels.a")]
+    folders = [archive.parent for archive in (ROOT / "build").glob("cp*/libpnf_kernels.a")]
     if not folders:
         return None
     newest = max(folders, key=lambda folder: _modified(folder / "libpnf_kernels.a"))
@@ -126,10 +126,12 @@ def sanitized_build() -> Path:
 
 def thread_sanitized_build(target: str) -> Path:
     """Build under ThreadSanitizer: the operators against torch, or the native tests, of the same kernels."""
+    pybind11 = pytest.importorskip("pybind11", reason="the build of the operators needs pybind11")
     options = (
         "-DPNF_SANITIZE=thread",
         "-DPNF_TESTS=ON",
         f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
     )
     return cmake_build("tsan", ROOT, *options, target=target)
 

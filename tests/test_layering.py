@@ -23,7 +23,7 @@ PYTHON_ROOMS = [
     {"models"},
     {"ops"},
 ]
-FREE = {"errors", "files", "machine", "cmake", "strict_json", "pictures", "lazy", "waiting", "__init__"}
+FREE = {"errors", "files", "machine", "cmake", "strict_json", "pictures", "lazy", "waiting", "__init__", "_C"}
 NATIVE_ROOMS = [{"bindings"}, {"ops", "library", "wasm32"}, {"faces"}, {"plan"}, {"kernels"}]
 PUBLIC_HEADERS = {"pocketnet.h"}
 # What programs without Python are made of. They meet the rooms above in exported files alone.

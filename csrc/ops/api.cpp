@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 
@@ -95,3 +97,15 @@ double read_gbs(std::size_t bytes) {
 }
 
 }  // namespace pnf::api
+
+// A set is named in one of a few constant tables; each name is kept once.
+const char* pnf_compiled_isa(int half) noexcept {
+  try {
+    static std::mutex mutex;
+    static std::set<std::string> names;
+    const std::lock_guard lock(mutex);
+    return names.insert(pnf::api::compiled_isa(half != 0)).first->c_str();
+  } catch (...) {
+    return "";
+  }
+}

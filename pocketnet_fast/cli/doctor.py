@@ -39,7 +39,7 @@ _VARIABLES: Final = (
 )
 _REINSTALL: Final = "pip install . in a clone, or reinstall the wheel"
 _LIBRARIES: Final = re.compile(
-    r"/(libpnf_ops|libtorch(_cpu|_cuda)?\.|libc10\.|lib[gi]?omp|libmkl_core|libopenblas)[^/]*$"
+    r"/(libpnf_ops|_C\.|libtorch(_cpu|_cuda)?\.|libc10\.|lib[gi]?omp|libmkl_core|libopenblas)[^/]*$"
 )
 _OPENMP: Final = re.compile(r"/lib(gomp|iomp5|omp)[-.][^/]*$")
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 import torch
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.ops.extension import Extension
 
 _MAX_THREADS: Final = 1024
 
@@ -25,7 +25,7 @@ def library_path() -> Path:
     Raises:
         ImportError: If the package was not built (a source tree that was never installed).
     """
-    spec = importlib.util.find_spec("pocketnet_fast._built")
+    spec = importlib.util.find_spec("pocketnet_fast._C")
     if spec is not None and spec.origin is not None:
         path = Path(spec.origin).parent / "lib" / "libpnf_ops.so"
         if path.exists():
@@ -37,14 +37,16 @@ def library_path() -> Path:
 
 
 @functools.cache
-def extension() -> Extension:
-    """What the native library does besides its operators, which are registered in torch from now on.
+def extension() -> ModuleType:
+    """The Python extension, with the operators registered in torch.
 
     Raises:
         ImportError: If the package was not built.
     """
     torch.ops.load_library(str(library_path()))
-    return Extension(library_path())
+    from pocketnet_fast import _C
+
+    return _C
 
 
 def compiled_isa(precision: str = "fp32") -> str:
@@ -61,7 +63,8 @@ def compiled_isa(precision: str = "fp32") -> str:
     Raises:
         RuntimeError: If ``PNF_FORCE_ISA`` names a set that this build or CPU lacks.
     """
-    return extension().compiled_isa(precision == "bf16")
+    name: str = extension().compiled_isa(precision == "bf16")
+    return name
 
 
 def available_isas(precision: str = "fp32") -> list[str]:
@@ -80,7 +83,8 @@ def tiles_denied() -> bool:
     Half precision runs on ``avx512`` then. Linux refuses where a filter forbids the request and where it
     is older than 5.16.
     """
-    return extension().tiles_denied()
+    denied: bool = extension().tiles_denied()
+    return denied
 
 
 def processors() -> dict[str, int]:
@@ -91,7 +95,8 @@ def processors() -> dict[str, int]:
         of the process's control groups allow (cgroup v1 and v2), at least 1; 0 where there is no such limit.
         ``usable``: the smaller of the two, which no operator's threads go beyond.
     """
-    return extension().processors()
+    found: dict[str, int] = extension().processors()
+    return found
 
 
 def check_threads(threads: int | None) -> None:
