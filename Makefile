@@ -74,15 +74,15 @@ fuzz-python: $(VENV)/.installed-fuzz ## the fuzzers of readers in Python: PYTHON
 	  $(BIN)/python fuzz/python/run.py $$target $(TIME) build/fuzz/python/$$target || exit 1; \
 	done
 
-# What is published, in dist/: the source distribution, the wheel, and libpocketnet for this processor and for those
-# whose compiler is there (g++-aarch64-linux-gnu).
-wheels: $(VENV)/.installed-release ## the wheel, the source distribution and libpocketnet's archives, in dist/
+# What is published, in dist/: the source distribution, a wheel for each CPython of release/pythons.txt on PATH, and
+# libpocketnet for this processor and for those whose compiler is there (g++-aarch64-linux-gnu).
+wheels: $(VENV)/.installed-release ## wheels, the source distribution and libpocketnet's archives, in dist/
 	rm -rf dist
 	$(BIN)/python release/build.py dist
 
 # The wheel where no compiler is, in a new environment of PYTHON; TORCH= takes another torch.
 try-wheel: $(VENV)/.installed-release ## install dist's wheel as users do, and verify two photos
-	$(BIN)/python release/try_wheel.py dist/*.whl --python $(PYTHON) --torch "$(TORCH)"
+	$(BIN)/python release/try_wheel.py dist --python $(PYTHON) --torch "$(TORCH)"
 
 # The service takes LibTorch and the operators from the environment; docs/server.md names the Debian packages.
 server: $(VENV)/.installed-serve ## build the face service

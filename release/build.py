@@ -1,14 +1,16 @@
 """Build what is published: ``python release/build.py [OUT]`` writes to dist/.
 
-The source distribution; the wheel from it, tagged by auditwheel for the oldest glibc that it runs on, with
-its bill of materials; and libpocketnet without Python, an archive for each processor whose compiler is there.
-Needs the packages of the extra ``release``, and torch, in the environment that runs this.
+The source distribution; a wheel from it for each CPython of ``pythons.txt`` that is at hand, tagged by
+auditwheel for the oldest glibc that it runs on, with its bill of materials; and libpocketnet without Python, an
+archive for each processor whose compiler is there. Needs the packages of the extra ``release``, and torch, in
+the environment that runs this.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import importlib.util
 import io
 import os
 import platform
@@ -25,6 +27,7 @@ import sbom
 import wheel as wheels
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+BUILD_REQUIRES: Final = ("scikit-build-core>=0.11", "pybind11>=2.13", "cmake>=3.24", "ninja>=1.11")
 # Torch's libraries, which the process has loaded from where torch lies.
 NOT_GRAFTED: Final = ("libtorch*.so*", "libc10*.so*")
 # By processor: the toolchain for others, and the compiler that it needs.
@@ -40,20 +43,53 @@ def run(*command: str | Path) -> None:
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT, env=environment)
 
 
-def build_python(out: Path) -> tuple[Path, Path]:
-    """The source distribution and the wheel that was built from it."""
+def pythons() -> dict[str, str]:
+    """The CPythons that wheels are for and that are at hand, by version."""
+    found = {}
+    for version in (ROOT / "release" / "pythons.txt").read_text(encoding="utf-8").split():
+        own = f"{sys.version_info.major}.{sys.version_info.minor}" == version
+        python = sys.executable if own else shutil.which(f"python{version}")
+        # A version manager's stand-in may be there without the Python.
+        if python and subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0:
+            found[version] = python
+    return found
+
+
+def torch_folder() -> Path:
+    """Torch as it lies in this environment; its headers and libraries are the same for every Python."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise SystemExit("torch is not installed")
+    return Path(spec.origin).parent
+
+
+def build_source(out: Path) -> Path:
+    """The source distribution."""
     with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder)
-        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", raw, ROOT)
-        (source,), (built,) = raw.glob("*.tar.gz"), raw.glob("*.whl")
+        run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", folder, ROOT)
+        (source,) = Path(folder).glob("*.tar.gz")
+        return Path(shutil.copy(source, out))
+
+
+def build_wheel(python: str, source: Path, out: Path) -> Path:
+    """The wheel of a source distribution for one CPython."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        run(python, "-m", "venv", folder / "venv")
+        pip = (folder / "venv" / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
+        run(*pip, "install", *BUILD_REQUIRES)
+        torch = f"cmake.define.PNF_TORCH_DIR={torch_folder()}"
+        isolation = ("--no-build-isolation", "--no-deps", "--config-settings", torch)
+        run(*pip, "wheel", *isolation, "--wheel-dir", folder / "built", source)
+        (built,) = (folder / "built").glob("*.whl")
         excluded = [part for name in NOT_GRAFTED for part in ("--exclude", name)]
-        run(sys.executable, "-m", "auditwheel", "repair", *excluded, "-w", raw / "tagged", built)
-        (tagged,) = (raw / "tagged").glob("*.whl")
+        run(sys.executable, "-m", "auditwheel", "repair", *excluded, "-w", folder / "tagged", built)
+        (tagged,) = (folder / "tagged").glob("*.whl")
         sbom.embed(tagged)
         wrong = wheels.wrong_in_record(wheels.contents(tagged))
         if wrong:
             raise SystemExit(f"{tagged.name}: its record is wrong about {', '.join(wrong)}")
-        return Path(shutil.copy(source, out)), Path(shutil.copy(tagged, out))
+        return Path(shutil.copy(tagged, out))
 
 
 def library_options(processor: str) -> list[str]:
@@ -127,7 +163,8 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     built: list[Path] = []
     if options.only != "library":
-        built += build_python(options.out)
+        built.append(build_source(options.out))
+        built += [build_wheel(python, built[0], options.out) for python in pythons().values()]
         run(sys.executable, "-m", "twine", "check", "--strict", *built)
     if options.only != "python":
         built += [build_library(name, library_version(), options.out) for name in processors()]

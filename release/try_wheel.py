@@ -124,15 +124,31 @@ def tried(wheel: Path, venv: Path, work: Path) -> dict[str, object]:
     return known
 
 
+def wheel_for(python: str, place: Path) -> Path:
+    """A wheel, or that of a folder for a Python.
+
+    Raises:
+        FileNotFoundError: The folder has none.
+    """
+    if not place.is_dir():
+        return place
+    ask = "import sys; print('cp%d%d' % sys.version_info[:2])"
+    tag = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+    for wheel in sorted(place.glob("*.whl")):
+        if wheel.name.split("-")[2] == tag:
+            return wheel
+    raise FileNotFoundError(f"no wheel for {tag} in {place.name}")
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("wheel", type=Path)
+    parser.add_argument("wheel", type=Path, help="the file, or a folder with one for the Python")
     parser.add_argument("--python", default=sys.executable, help="the Python of the new environment")
     parser.add_argument("--torch", help="what pip is to install first, such as torch==2.10.0")
     parser.add_argument("--venv", type=Path, help="an environment that has the requirements already")
     options = parser.parse_args()
-    wheel = options.wheel.resolve()
+    wheel = wheel_for(options.python, options.wheel.resolve())
     with tempfile.TemporaryDirectory() as folder:
         venv = options.venv or Path(folder) / "venv"
         if options.venv is None:

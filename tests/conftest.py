@@ -48,9 +48,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def nan_in_empty_tensors() -> Iterator[None]:
-    """Tensors that are made empty hold NaN, those of operators in C++ too: what is read before it is written shows.
+    """Tensors that are made empty hold NaN, those of operators in C++ too: what is read unwritten shows.
 
-    It comes with torch's deterministic algorithms, which are the CPU's as a rule; others are allowed without a word.
+    It comes with torch's deterministic algorithms, which are the CPU's as a rule; others are allowed.
     """
     import torch
 

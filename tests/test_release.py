@@ -46,7 +46,12 @@ def tracked(*patterns: str) -> list[str]:
 def package_files() -> dict[str, bytes]:
     """A wheel's files: those of the sources, stand-ins for what is compiled, and its facts."""
     files = {path: (ROOT / path).read_bytes() for path in tracked("pocketnet_fast")}
-    for name in ("_built.py", "lib/libpnf_ops.so", "lib/libpocketnet.so.1", "include/pocketnet.h"):
+    for name in (
+        "_C.cpython-311-x86_64-linux-gnu.so",
+        "lib/libpnf_ops.so",
+        "lib/libpocketnet.so.1",
+        "include/pocketnet.h",
+    ):
         files[f"pocketnet_fast/{name}"] = name.encode()
     requirements = "".join(f"Requires-Dist: {text}\n" for text in PROJECT["dependencies"])
     facts = (
@@ -151,7 +156,7 @@ def test_weights_that_ship_are_parts_of_their_own(scripts: dict[str, ModuleType]
 def test_a_bill_is_put_into_a_wheel_whose_record_stays_true(
     scripts: dict[str, ModuleType], tmp_path: Path
 ) -> None:
-    wheel = write_wheel(package_files(), tmp_path / "a-0-py3-none-any.whl")
+    wheel = write_wheel(package_files(), tmp_path / "a-0-cp311-cp311-any.whl")
     place = scripts["sbom"].embed(wheel)
     files = scripts["wheel"].contents(wheel)
     assert place == f"pocketnet_fast-{PROJECT['version']}.dist-info/sboms/pocketnet_fast.cdx.json"
