@@ -1,9 +1,9 @@
 """Build what is published: ``python release/build.py [OUT]`` writes to dist/.
 
 The source distribution; a wheel from it for each CPython of ``pythons.txt`` that is at hand, tagged by
-auditwheel for the oldest glibc that it runs on, with its bill of materials; and libpocketnet without Python, an
-archive for each processor whose compiler is there. Needs the packages of the extra ``release``, and torch, in
-the environment that runs this.
+auditwheel for the oldest glibc that it runs on, with its bill of materials; and libpocketnet without Python,
+an archive for each processor whose compiler is there. Needs the packages of the extra ``release``, and torch,
+in the environment that runs this.
 """
 
 from __future__ import annotations
