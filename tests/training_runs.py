@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pocketnet_fast.data.recordio import ImageRecord, RecordWriter, pack_image
-from pocketnet_fast.training.log import read_log
+from pocketnet_fast.resumable.log import read_log
 from pocketnet_fast.training.recipe import Recipe
 from pocketnet_fast.training.step import Stepper
 

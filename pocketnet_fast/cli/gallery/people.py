@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from pocketnet_fast.cli.gallery.options import Where, Who, day, face_fields, on_one_line, person_key, shown
-from pocketnet_fast.cli.loading import JsonOption, note
+from pocketnet_fast.cli.options import JsonOption
 from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
 
 

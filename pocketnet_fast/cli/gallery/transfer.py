@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pocketnet_fast.cli.gallery.options import PLACE, Where
-from pocketnet_fast.cli.loading import JsonOption
+from pocketnet_fast.cli.options import JsonOption
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import waiting
 

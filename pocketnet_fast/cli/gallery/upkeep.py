@@ -7,9 +7,10 @@ from dataclasses import asdict
 import typer
 
 from pocketnet_fast.cli.gallery.options import Where, day
-from pocketnet_fast.cli.loading import JsonOption, note
+from pocketnet_fast.cli.options import JsonOption
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress, waiting
+from pocketnet_fast.cli.remarks import note
 
 
 def compact(where: Where, *, as_json: JsonOption = False) -> None:
