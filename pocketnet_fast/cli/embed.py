@@ -133,12 +133,12 @@ def embed(
         on_worker = replace(faces, threads=faces.threads or 1)
         _on_ray(Job(on_worker, all_faces, skip), inputs, output, part, as_json)
     else:
-        _here(Job(faces, all_faces, skip), faces.weights, inputs, output, part, as_json)
+        _here(faces, Job(faces, all_faces, skip), inputs, output, part, as_json)
 
 
 def _here(
+    faces: ManyFacesOptions,
     job: Job,
-    weights: Path | None,
     inputs: ImageInputs,
     output: Path | None,
     part: _PartOptions,
@@ -154,15 +154,15 @@ def _here(
     with contextlib.ExitStack() as stack:
         # Opened first, so that a place that cannot be written is known before the work is done.
         stream = stack.enter_context(atomic_write(output)) if output is not None else None
-        source = job.settings.source()
+        source = faces.source()
         with progress(len(images), "embedding") as advance:
             found = embed_images(job, source, images, on_image=advance, on_left_out=note_left_out)
         note_all(found.several.remarks())
         if not found.faces:
             raise PocketNetError("none of the images could be used; nothing was written")
         embedder = source.embedder
-        about: dict[str, Any] = {"model": embedder.model_name, "weights": str(weights or "") or None}
-        about |= {"untrained": job.settings.untrained, "engine": embedder.engine, "flip": job.settings.flip}
+        about: dict[str, Any] = {"model": embedder.model_name, "weights": str(faces.weights or "") or None}
+        about |= {"untrained": faces.untrained, "engine": embedder.engine, "flip": faces.flip}
         if stream is not None and output is not None:
             of_part = about_part(job.about(source), images, *part.numbers(), found)
             _write(stream, output.suffix.lower(), found, about, of_part)

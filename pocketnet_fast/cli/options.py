@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -183,6 +183,16 @@ class FaceOptions(EngineOptions):
         )
         _announced(analyzer.embedder)
         return FaceSource(analyzer)
+
+    def facts(self) -> dict[str, Any]:
+        """What a file of embeddings says of how they were made."""
+        return {
+            "flip": self.flip,
+            "untrained": self.untrained,
+            "aligned": self.aligned,
+            "upright": self.upright,
+            "detector": None if self.detector is None else self.detector.name,
+        }
 
 
 @dataclass(frozen=True)

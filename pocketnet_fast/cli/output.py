@@ -24,6 +24,14 @@ def print_json(content: Any, *, indent: int | None = 2) -> None:
     typer.echo(to_json(content, indent=indent))
 
 
+def print_result(content: Any, text: str, as_json: bool) -> None:
+    """Print a command's result as JSON or, unless that is asked for, as text."""
+    if as_json:
+        print_json(content)
+    else:
+        typer.echo(text)
+
+
 def check_picture(path: Path | None) -> None:
     """Refuse a file whose name is no picture's.
 

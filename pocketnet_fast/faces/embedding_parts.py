@@ -22,37 +22,16 @@ class SourceSettings(Protocol):
     """What builds a ``FaceSource`` here or, pickled, in another process, and says how it was built."""
 
     @property
-    def untrained(self) -> bool:
-        """Whether the weights are random."""
-        ...
-
-    @property
-    def aligned(self) -> bool:
-        """Whether images are aligned crops."""
-        ...
-
-    @property
-    def detector(self) -> Path | None:
-        """Another detector's file than the one that ships."""
-        ...
-
-    @property
-    def upright(self) -> bool:
-        """Whether it is found out which way up photos are."""
-        ...
-
-    @property
-    def flip(self) -> bool:
-        """Whether the embeddings of the mirror images are added."""
-        ...
-
-    @property
     def threads(self) -> int | None:
         """Threads of a call; None for torch's number."""
         ...
 
     def source(self) -> FaceSource:
         """Build what faces are taken from."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What a file of embeddings says of it beside the network's name and weights."""
         ...
 
 
@@ -72,12 +51,10 @@ class Job:
 
     def about(self, source: FaceSource) -> dict[str, Any]:
         """What a file of embeddings says of how they were made."""
-        embedder, settings = source.embedder, self.settings
+        embedder = source.embedder
         about: dict[str, Any] = {"model": embedder.model_name, "weights_sha256": embedder.weights_sha256}
-        about |= {"flip": settings.flip, "dimensions": embedder.embedding_dim}
-        about |= {"untrained": settings.untrained, "aligned": settings.aligned, "upright": settings.upright}
-        detector = None if settings.detector is None else settings.detector.name
-        return about | {"all_faces": self.every_face, "detector": detector, "engine": embedder.engine}
+        about |= {"dimensions": embedder.embedding_dim, "engine": embedder.engine}
+        return about | self.settings.facts() | {"all_faces": self.every_face}
 
 
 @dataclass
