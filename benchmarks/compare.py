@@ -159,7 +159,7 @@ def resolve(name: str) -> str:
     """The commit of a name, or ``.``.
 
     Raises:
-        ComparisonError: If there is none.
+        ComparisonError: There is none.
     """
     if name == WORKING_TREE:
         return name
@@ -311,7 +311,7 @@ def measure(
     """Let a subject's two processes take turns; returns the comparison, and where each found the package.
 
     Raises:
-        ComparisonError: If one of them cannot run the subject.
+        ComparisonError: One of them cannot run the subject.
     """
     with _workers(pythons, subject, threads) as workers:
         packages = {version: _answer(version, process)["package"] for version, process in workers.items()}

@@ -27,7 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 from pocketnet_fast.data.augment import reduced
-from pocketnet_fast.evaluation.pairs import open_pairs
+from pocketnet_fast.evaluation.pair_files import open_pairs
 from pocketnet_fast.evaluation.verification import consecutive_pairs, embed_both_ways, pair_distances
 from pocketnet_fast.faces.detector import FaceDetector
 from pocketnet_fast.faces.pipeline import Embedder

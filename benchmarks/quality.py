@@ -39,7 +39,7 @@ from pocketnet_fast.data.alignment import CROP_SIZE
 from pocketnet_fast.data.augment import reduced
 from pocketnet_fast.data.images import read_image
 from pocketnet_fast.evaluation.bootstrap import person_weights
-from pocketnet_fast.evaluation.pairs import open_pairs
+from pocketnet_fast.evaluation.pair_files import open_pairs
 from pocketnet_fast.evaluation.people import folds_of, known_people
 from pocketnet_fast.evaluation.verification import embed_straight_and_mirrored, unit_length
 from pocketnet_fast.faces.analyzer import FaceAnalyzer

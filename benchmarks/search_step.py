@@ -11,12 +11,11 @@ is pinned to one processor.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from step_turns import limit_threads, serve, take_turns
+from step_turns import keep, limit_threads, serve, take_turns
 from torch.nn.functional import cross_entropy
 from training_step import TUNED
 
@@ -117,10 +116,7 @@ def main() -> None:
         work(arguments.work, arguments)
         return
     results = compare(arguments)
-    if arguments.json is not None:
-        arguments.json.write_text(
-            json.dumps({"arguments": vars(arguments) | {"json": None}, **results}, default=str)
-        )
+    keep(arguments, results)
 
 
 if __name__ == "__main__":

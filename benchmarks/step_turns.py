@@ -7,7 +7,9 @@ weights are left out.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import os
 import random
 import statistics
@@ -16,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -116,3 +119,10 @@ def take_turns(
         }
         for name, times in seconds.items()
     }
+
+
+def keep(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Write what was measured, and how, to the file that ``--json`` names."""
+    if arguments.json is not None:
+        content = {"arguments": vars(arguments) | {"json": None}, **results}
+        arguments.json.write_text(json.dumps(content, default=str))

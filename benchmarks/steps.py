@@ -191,7 +191,7 @@ def measure(shape: StepShape, rounds: int, peak: float) -> Result:
     """Time one step, ours and eager in turns.
 
     Raises:
-        RuntimeError: If either does not compute the step.
+        RuntimeError: Either does not compute the step.
     """
     timers: dict[str, Timer] = {"ours": Ours(shape)}
     timers |= {name: Eager(shape, memory_format) for name, memory_format in FORMATS.items()}

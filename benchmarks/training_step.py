@@ -12,13 +12,12 @@ Peak memory is the rise of the resident peak over three steps: torch itself and 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from step_turns import limit_threads, serve, take_turns
+from step_turns import keep, limit_threads, serve, take_turns
 from torch import Tensor, nn
 
 from pocketnet_fast import create_model
@@ -185,10 +184,7 @@ def main() -> None:
         precision(arguments.network, arguments.batch, arguments.seeds, dtype)
     else:
         results = compare(arguments)
-        if arguments.json is not None:
-            arguments.json.write_text(
-                json.dumps({"arguments": vars(arguments) | {"json": None}, **results}, default=str)
-            )
+        keep(arguments, results)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ import torch
 from onnx import compose, helper, numpy_helper
 
 import pocketnet_fast
-from pocketnet_fast.data.dataset import FaceDataset, open_dataset
+from pocketnet_fast.data.dataset import FaceDataset
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
-from pocketnet_fast.models.identification import load_model
+from pocketnet_fast.models.loading import load_model
 from pocketnet_fast.training.onnx_network import OnnxNetwork
 from pocketnet_fast.training.projection import principal_directions
 from pocketnet_fast.training.sampling import sampled_faces

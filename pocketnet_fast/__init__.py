@@ -17,8 +17,8 @@ _EXPORTS = {
     "compiled_isa": "pocketnet_fast.ops.native",
     "create_model": "pocketnet_fast.models.registry",
     "export_torchscript": "pocketnet_fast.export.torchscript",
-    "list_models": "pocketnet_fast.models.registry",
-    "load_model": "pocketnet_fast.models.identification",
+    "list_models": "pocketnet_fast.models.architectures",
+    "load_model": "pocketnet_fast.models.loading",
     "load_weights": "pocketnet_fast.models.weights",
     "trim_memory": "pocketnet_fast.ops.native",
 }
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pocketnet_fast.export.torchscript import export_torchscript as export_torchscript
     from pocketnet_fast.faces.analyzer import FaceAnalyzer as FaceAnalyzer
     from pocketnet_fast.lowering.compiled import compile as compile
-    from pocketnet_fast.models.identification import load_model as load_model
+    from pocketnet_fast.models.architectures import list_models as list_models
+    from pocketnet_fast.models.loading import load_model as load_model
     from pocketnet_fast.models.registry import create_model as create_model
-    from pocketnet_fast.models.registry import list_models as list_models
     from pocketnet_fast.models.weights import load_weights as load_weights
     from pocketnet_fast.ops.native import compiled_isa as compiled_isa
     from pocketnet_fast.ops.native import trim_memory as trim_memory

@@ -71,6 +71,18 @@ def _opened(requested: str | os.PathLike[str], path: Path, flags: int) -> Binary
         raise PocketNetError(f"cannot write {requested}: {error.strerror}") from error
 
 
+def make_folder(folder: Path, *, parents: bool = True) -> None:
+    """Make a folder, if asked to with those above it; one that is there is left as it is.
+
+    Raises:
+        PocketNetError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=parents, exist_ok=True)
+    except OSError as error:
+        raise PocketNetError(f"cannot make the folder {folder}: {error.strerror}") from None
+
+
 def _sync_folder(folder: Path) -> None:
     # Without this a crash of the machine may lose the rename, though never the old file.
     with contextlib.suppress(OSError):

@@ -63,7 +63,7 @@ def picture(stream: BinaryIO, kind: str, size: tuple[float, float]) -> Iterator[
         size: Width and height, inches.
 
     Raises:
-        PocketNetError: On another kind, or if matplotlib is not installed.
+        PocketNetError: Another kind, or matplotlib is not installed.
     """
     require_matplotlib()
     if kind not in ("png", "svg", "pdf"):

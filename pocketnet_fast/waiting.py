@@ -41,7 +41,7 @@ class ProcessorWaits:
     """Measures, as a context, for which part of their time this process's threads waited for a processor.
 
     Attributes:
-        share: Of the time that they ran or would have run; None where the system does not say.
+        share: The part of the time that they ran or would have run; None where the system does not say.
     """
 
     def __init__(self) -> None:

@@ -26,6 +26,7 @@ from cell_problems import (
     TOLERANCE,
     UNSOUND,
     Problem,
+    assert_empty_batch_is_empty,
     distance,
     mixed,
     problem,
@@ -38,7 +39,7 @@ from pocketnet_fast.models import fused_training
 from pocketnet_fast.models.genotypes import Genotype
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.ops import triton_tuning
-from pocketnet_fast.ops.cell import Kind, Operation, triton_launch, triton_tiles
+from pocketnet_fast.ops.cell import Kind, Operation, triton_operations, triton_tiles
 from pocketnet_fast.ops.cell.reference import cell_reference
 from pocketnet_fast.ops.cell.triton_launch import cell
 
@@ -52,7 +53,7 @@ def enlarge_tiles(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
         larger = functools.partial(dataclasses.replace, pixels=pixels)
         for name in ("product_tiles", "lane_tiles"):
             tiles = getattr(triton_tiles, name)
-            monkeypatch.setattr(triton_launch, name, lambda *a, t=tiles: larger(t(*a)))
+            monkeypatch.setattr(triton_operations, name, lambda *a, t=tiles: larger(t(*a)))
 
 
 @pytest.fixture(autouse=True)
@@ -119,13 +120,13 @@ def test_cells(name: str) -> None:
 def test_mixed_edges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which operations are computed together: those of every searched edge, and of no other."""
     launched: list[int] = []
-    mixed_products = triton_launch._Cell.mixed
+    mixed_products = triton_operations.CellLaunches.mixed
 
     def counted(self: Any, edge: Any, *rest: Any) -> Any:
         launched.append(edge[0].operation.stride)
         return mixed_products(self, edge, *rest)
 
-    monkeypatch.setattr(triton_launch._Cell, "mixed", counted)
+    monkeypatch.setattr(triton_operations.CellLaunches, "mixed", counted)
     five = mixed(0, 0)[:-1]
     for operations, width, images, expected in (
         # Two programs, one of several tiles.
@@ -223,16 +224,7 @@ def test_gamma_beside_a_large_sum() -> None:
 
 
 def test_empty_batch() -> None:
-    given = moved(problem(NODE, [(16, 4, 4)] * 2, [16, 16], images=2))
-    inputs = [x[:0].requires_grad_() for x in given.inputs]
-    parameters = [p.requires_grad_() for p in given.parameters]
-    (out,), mean, variance = cell(inputs, parameters, given.operations)
-    assert out.shape == (0, 16, 4, 4)
-    assert not mean.any()
-    assert not variance.any()
-    out.sum().backward()
-    assert all(x.grad is not None and x.grad.shape == x.shape for x in inputs)
-    assert all(p.grad is not None and not p.grad.any() for p in parameters)
+    assert_empty_batch_is_empty(cell, moved(problem(NODE, [(16, 4, 4)] * 2, [16, 16], images=2)))
 
 
 SMALL = problem(
@@ -278,7 +270,7 @@ def test_equal_bits_and_nothing_read_before_it_is_written(
             tensor: Tensor = make(*sizes, **options)
             return tensor.fill_(math.nan if tensor.is_floating_point() else 5)
 
-        monkeypatch.setattr(triton_launch.torch, name, poisoned)
+        monkeypatch.setattr(triton_operations.torch, name, poisoned)
     for actual, true in zip(evaluate(given), clean, strict=True):
         assert torch.equal(actual, true)
 
@@ -374,7 +366,7 @@ def test_tiles_that_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         used.append(triton_tuning.tiles_of(*arguments))
         return used[-1]
 
-    monkeypatch.setattr(triton_launch, "tiles_of", spied)
+    monkeypatch.setattr(triton_operations, "tiles_of", spied)
     rules = evaluate(SMALL)
     chosen = used.copy()
     used.clear()

@@ -204,3 +204,16 @@ UNSOUND: list[tuple[dict[str, Any], str]] = [
     ({"epsilon": 0.0}, "epsilon must be positive and finite"),
     ({"epsilon": math.nan}, "epsilon must be positive and finite"),
 ]
+
+
+def assert_empty_batch_is_empty(run: Callable[..., Any], given: Problem) -> None:
+    """Of no image there are no sums, no moments, and gradients of zeros for the parameters."""
+    inputs = [x[:0].requires_grad_() for x in given.inputs]
+    parameters = [p.requires_grad_() for p in given.parameters]
+    (out,), mean, variance = run(inputs, parameters, given.operations)
+    assert out.shape == (0, *given.inputs[0].shape[1:])
+    assert not mean.any()
+    assert not variance.any()
+    out.sum().backward()
+    assert all(x.grad is not None and x.grad.shape == x.shape for x in inputs)
+    assert all(p.grad is not None and not p.grad.any() for p in parameters)

@@ -47,3 +47,11 @@ def refused(result: Result, *words: str) -> bool:
     """Exit code 2, nothing on stdout, and the reason on one line of stderr (the last)."""
     last = result.err.strip().splitlines()[-1]
     return result.code == 2 and result.out == "" and all(word in last for word in ("pocketnet: ", *words))
+
+
+def runner_without_detector(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *command: str
+) -> Run:
+    """``runner``, whatever detector the environment names."""
+    monkeypatch.delenv("POCKETNET_DETECTOR", raising=False)
+    return runner(monkeypatch, capsys, *command)

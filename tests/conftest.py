@@ -36,7 +36,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _ROOT = Path(__file__).resolve().parent.parent
 
 import installed_package  # noqa: E402, F401 - before what imports it
-from recordings import Golden, load_repository, load_shared, shared_folder  # noqa: E402 - needs both
+from recordings import Golden, load_repository, load_shared, present, shared_folder  # noqa: E402 - needs both
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -69,10 +69,13 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def yunet(shared_dir: Path) -> Path:
     """The detector's file as it is published, which is no part of the project."""
-    path = shared_dir / "models" / "yunet.onnx"
-    if not path.is_file():
-        pytest.skip(f"no detector model at {path}")
-    return path
+    return present(shared_dir / "models" / "yunet.onnx")
+
+
+@pytest.fixture(scope="session")
+def trained_mobilefacenet(shared_dir: Path) -> Path:
+    """Weights that learned from photos, which are no part of the project."""
+    return present(shared_dir / "models" / "mobilefacenet_ms1m.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -73,3 +73,14 @@ def old_gallery(
     }
     (folder / "manifest.json").write_text(json.dumps(manifest | more))
     return folder
+
+
+def assert_holds_four_faces(gallery: Gallery) -> None:
+    """What was added: ``small``'s faces and one of a third person."""
+    assert gallery.faces("bob")[0].box is None
+    _, held = gallery.embeddings()
+    np.testing.assert_allclose(held, unit(np.concatenate([rows(3), rows(1, 1)])), atol=1e-7)
+    np.testing.assert_array_equal(gallery.embeddings("ann")[1], held[[0, 2]])
+    checked, stats = gallery.check(), gallery.stats()
+    assert (checked.people, checked.faces, checked.cache) == (3, 4, "absent")
+    assert (stats.people, stats.faces, stats.most_faces, stats.lowest_quality) == (3, 4, 2, 0.25)

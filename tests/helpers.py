@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import builtins
+from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -69,3 +71,15 @@ def random_genotype(seed: int, nodes: int = 4) -> Genotype:
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Largest absolute difference over the largest absolute expected value."""
     return float((actual.double() - expected.double()).abs().max() / expected.double().abs().max())
+
+
+def without_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Let a package not be installed."""
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **options: Any) -> Any:
+        if name == package:
+            raise ImportError
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)

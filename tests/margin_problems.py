@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -88,3 +89,13 @@ def eager_autocast(embedding: Tensor, kernel: Tensor, label: Tensor) -> tuple[Te
     assert e.grad is not None
     assert k.grad is not None
     return loss.detach(), e.grad, k.grad
+
+
+def assert_not_differentiated_twice(implementation: Any) -> None:
+    """A second derivative is refused, and named as what it is."""
+    embedding, kernel, label = problem(5, 8, 40)
+    embedding.requires_grad_()
+    loss = margin_cross_entropy(embedding, kernel, label, implementation=implementation)
+    (gradient,) = torch.autograd.grad(loss, embedding, create_graph=True)
+    with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
+        gradient.sum().backward()

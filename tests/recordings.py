@@ -129,3 +129,10 @@ def _read(path: Path) -> Golden:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
     return Golden(metadata, load_file(path))
+
+
+def present(path: Path) -> Path:
+    """A file or folder beside the project; a test that needs it is skipped where it is missing."""
+    if not path.exists():
+        pytest.skip(f"there is no {path}")
+    return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from training_runs import as_text
+from training_runs import RUN, as_text
 
 from pocketnet_fast.search.recipe import SearchRecipe
 
@@ -27,13 +27,6 @@ lr = 0.05
 order = 1
 lr = 0.05
 
-[run]
-device = "cpu"
-threads = 1
-log_steps = 1
-save_steps = 0
-tensorboard = false
-drawings = false
 """
 
 
@@ -41,4 +34,4 @@ def tiny_search(source: str | Path, **values: Any) -> SearchRecipe:
     """The tiny recipe on a dataset; values by section__key."""
     overrides = {"data.source": str(source)}
     overrides |= {key.replace("__", "."): as_text(value) for key, value in values.items()}
-    return SearchRecipe.from_toml(_RECIPE, "tiny", overrides)
+    return SearchRecipe.from_toml(f"{_RECIPE}{RUN}drawings = false\n", "tiny", overrides)

@@ -18,7 +18,7 @@ from training_runs import write_faces
 
 from pocketnet_fast.data.alignment import TEMPLATE
 from pocketnet_fast.data.images import encode_image
-from pocketnet_fast.evaluation.pairs import write_pairs
+from pocketnet_fast.evaluation.pair_files import write_pairs
 from pocketnet_fast.faces.detector import Face, FaceDetector
 
 ROOT = Path(__file__).resolve().parent.parent

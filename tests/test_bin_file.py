@@ -118,6 +118,16 @@ def test_missing(tmp_path: Path) -> None:
         read_bin(tmp_path / "none.bin")
 
 
+def assert_refused_or_plain(path: Path, content: bytes | bytearray) -> None:
+    path.write_bytes(content)
+    try:
+        pairs = read_bin(path)
+    except PocketNetError:
+        return
+    assert all(type(image) is bytes for image in pairs.images)
+    assert len(pairs.images) == 2 * len(pairs)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_damage_is_an_error_or_still_plain_data(
@@ -127,14 +137,7 @@ def test_damage_is_an_error_or_still_plain_data(
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     del content[data.draw(st.integers(1, len(content))) :]
-    path = tmp_path_factory.mktemp("damage") / "a.bin"
-    path.write_bytes(content)
-    try:
-        pairs = read_bin(path)
-    except PocketNetError:
-        return
-    assert all(isinstance(image, bytes) for image in pairs.images)
-    assert len(pairs.images) == 2 * len(pairs)
+    assert_refused_or_plain(tmp_path_factory.mktemp("damage") / "a.bin", content)
 
 
 def test_real_file(shared_dir: Path) -> None:
@@ -295,11 +298,4 @@ def test_damaged_arrays_are_an_error_or_still_plain_data(
     content = bytearray(pickle.dumps(([array(i) for i in IMAGES], np.array(SAME)), protocol=2))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.mktemp("damage") / "a.bin"
-    path.write_bytes(content)
-    try:
-        pairs = read_bin(path)
-    except PocketNetError:
-        return
-    assert all(type(image) is bytes for image in pairs.images)
-    assert len(pairs.images) == 2 * len(pairs)
+    assert_refused_or_plain(tmp_path_factory.mktemp("damage") / "a.bin", content)

@@ -16,6 +16,7 @@ from cell_problems import (
     TOLERANCE,
     UNSOUND,
     Problem,
+    assert_empty_batch_is_empty,
     distance,
     problem,
 )
@@ -147,16 +148,7 @@ def test_zeros_and_ties(isa: str) -> None:
 
 
 def test_empty_batch() -> None:
-    given_cell = problem(NODE, [(16, 4, 4)] * 2, [16, 16], images=2)
-    inputs = [x[:0].requires_grad_() for x in given_cell.inputs]
-    parameters = [p.requires_grad_() for p in given_cell.parameters]
-    (out,), mean, variance = cell(inputs, parameters, given_cell.operations)
-    assert out.shape == (0, 16, 4, 4)
-    assert not mean.any()
-    assert not variance.any()
-    out.sum().backward()
-    assert all(x.grad is not None and x.grad.shape == x.shape for x in inputs)
-    assert all(p.grad is not None and not p.grad.any() for p in parameters)
+    assert_empty_batch_is_empty(cell, problem(NODE, [(16, 4, 4)] * 2, [16, 16], images=2))
 
 
 def test_strides(isa: str) -> None:

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cell_problems import CELLS
-from native import run_triton_suite
 from torch._subclasses.fake_tensor import FakeTensorMode
+from triton_tests import assert_registered, compile_for_gpu, compiling, interpreted, needs_triton, on_the_gpu
 
 from pocketnet_fast.ops.cell import Kind
 from pocketnet_fast.ops.cell.structure import encode
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
-compiling = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="it takes the compiler's place")
-SUITE = Path(__file__).with_name("cell_on_triton.py")
-
-
-@needs_triton
-@pytest.mark.slow(seconds=50)
-def test_interpreted() -> None:
-    run_triton_suite(SUITE, interpreted=True)
-
-
-@needs_triton
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_the_gpu() -> None:
-    run_triton_suite(SUITE, interpreted=False)
+test_interpreted = interpreted("cell_on_triton.py", seconds=50)
+test_on_the_gpu = on_the_gpu("cell_on_triton.py")
 
 
 POINTERS = {
@@ -62,13 +44,13 @@ def signature_of(kernel: Any, operand: str, constants: dict[str, Any], parts: in
             types[name] = "constexpr"
         elif name in ("parts", "terms", "vectors") and parts:
             types[name] = ("*fp32",) * parts
-        elif kernel.__name__ == "mixed_kernel" and name in MIXED:
+        elif kernel.__name__ == "cell_mixed_forward" and name in MIXED:
             types[name] = tuple(t.replace("operand", operand) for t in MIXED[name])
         elif name in ("firsts", "widths"):
             types[name] = ("i32",) * parts
         elif name == "epsilon":
             types[name] = "fp32"
-        elif name == "table" and kernel.__name__ != "pointwise_weight_kernel":
+        elif name == "table" and kernel.__name__ != "cell_pointwise_backward":
             types[name] = "*fp64"
         else:
             types[name] = (
@@ -78,19 +60,9 @@ def signature_of(kernel: Any, operand: str, constants: dict[str, Any], parts: in
 
 
 def compile_kernel(kernel: Any, operand: str, options: dict[str, Any], parts: int = 0) -> None:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     settings = {k: v for k, v in options.items() if k in ("num_warps", "num_stages")}
     constants = {k: v for k, v in options.items() if k not in settings}
-    compiled = triton.compile(
-        ASTSource(kernel, signature_of(kernel, operand, constants, parts), constants),
-        target=GPUTarget("cuda", 90, 32),
-        options=settings,
-    )
-    assert compiled.asm["cubin"]
-    assert compiled.metadata.shared <= 99 * 1024
+    compile_for_gpu(kernel, signature_of(kernel, operand, constants, parts), constants, **settings)
 
 
 @pytest.mark.slow
@@ -123,18 +95,16 @@ def test_products_compile_without_a_gpu(
         for backward in (False, True):
             constants = {"CHANNELS": channels, "KERNEL": kernel, "KEEP": backward and kernel > 1, **window}
             compile_kernel(
-                kernels.products_kernel,
+                kernels.cell_products_forward,
                 operand,
                 options("products", channels, **constants, BACKWARD=backward),
                 parts,
             )
         constants = {"CHANNELS": channels, "IN": inner, "KEPT": kernel > 1, **window}
         compile_kernel(
-            kernels.pointwise_weight_kernel, operand, options("pointwise_weight", channels, **constants)
+            kernels.cell_pointwise_backward, operand, options("pointwise_weight", channels, **constants)
         )
-        compile_kernel(
-            kernels.filtered_gradient_kernel, operand, options("filtered_gradient", inner, IN=inner)
-        )
+        compile_kernel(kernels.cell_filtered_backward, operand, options("filtered_gradient", inner, IN=inner))
 
 
 @pytest.mark.slow
@@ -153,7 +123,7 @@ def test_mixed_edges_compile_without_a_gpu(
     tiles = lane_tiles("mixed", channels)
     constants = {"CHANNELS": channels, "STRIDE": stride, "BACKWARD": backward, "PRECISION": "ieee"}
     sizes = {"PIXELS": tiles.pixels, "LANES": tiles.outer, "num_warps": tiles.warps}
-    compile_kernel(kernels.mixed_kernel, operand, {**constants, **sizes})
+    compile_kernel(kernels.cell_mixed_forward, operand, {**constants, **sizes})
 
 
 @pytest.mark.slow
@@ -173,17 +143,17 @@ def test_others_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.Monkey
     for kind, backward in itertools.product((Kind.MAX_POOL, Kind.AVG_POOL, Kind.NORMALIZE), (False, True)):
         # A number that is 1 reaches the compiler as a constant.
         constants = {"KIND": int(kind), "STRIDE": 1, "CENTRED": backward, "BACKWARD": backward, "tiles": 1}
-        compile_kernel(kernels.window_kernel, "fp32", options("window", 32, **constants))
+        compile_kernel(kernels.cell_window_forward, "fp32", options("window", 32, **constants))
     for kind in (Kind.MAX_POOL, Kind.AVG_POOL, Kind.NORMALIZE):
         constants = {"KIND": int(kind), "STRIDE": 2, "ACCUMULATE": True}
-        compile_kernel(kernels.window_gradient_kernel, "fp32", options("window_gradient", 21, **constants))
+        compile_kernel(kernels.cell_window_backward, "fp32", options("window_gradient", 21, **constants))
     for operand, kernel, stride in (("fp32", 7, 1), ("bf16", 1, 2)):
         constants = {"IN": 64, "KERNEL": kernel, "STRIDE": stride, "OFFSET": stride - 1, "ACCUMULATE": False}
         compile_kernel(
-            kernels.depthwise_gradient_kernel, operand, options("depthwise_gradient", 64, **constants)
+            kernels.cell_depthwise_backward, operand, options("depthwise_gradient", 64, **constants)
         )
-    compile_kernel(kernels.sum_kernel, "fp32", options("sum", 16, MODES=1 + 4 * 2), parts=3)
-    for kernel in (kernels.moments_kernel, kernels.factors_kernel):
+    compile_kernel(kernels.cell_sum_forward, "fp32", options("sum", 16, MODES=1 + 4 * 2), parts=3)
+    for kernel in (kernels.cell_moments_forward, kernels.cell_factors_backward):
         compile_kernel(kernel, "fp32", {"OUT": 16, "RUNS": 32, "LANES": 16, "num_warps": 4})
         compile_kernel(
             kernel, "fp32", {"OUT": 1, "RUNS": 32, "LANES": 16, "num_warps": 4, "runs": 1, "pixels": 1}
@@ -194,9 +164,7 @@ def test_others_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_registered_for_cuda() -> None:
     from pocketnet_fast.ops.cell import triton_launch
 
-    for name in (triton_launch.NAME, f"{triton_launch.NAME}_backward"):
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+    assert_registered(triton_launch)
 
 
 @needs_triton

@@ -16,7 +16,8 @@ import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.weights import load_weights
-from pocketnet_fast.training.checkpoint import Contents, Progress, RunFolder, epoch_weights
+from pocketnet_fast.resumable.folder import Progress
+from pocketnet_fast.training.checkpoint import Contents, RunFolder, epoch_weights
 from pocketnet_fast.training.recipe import Recipe, load_recipe
 
 
@@ -45,6 +46,12 @@ def names(folder: RunFolder) -> list[str]:
     return sorted(path.name for path in folder.path.iterdir())
 
 
+def of_step(step: int) -> list[str]:
+    """What a folder holds that has one step's checkpoint."""
+    files = [f"{step}{kind}.safetensors" for kind in ("backbone", "ema", "header", "state")]
+    return [*files, "recipe.toml"]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path / "run")
@@ -65,13 +72,7 @@ def test_round_trip(folder: RunFolder) -> None:
     assert contents.kernel is not None
     assert torch.equal(folder.columns(7, 3, 8), contents.kernel[:, 3:8])
     assert folder.recipe() == recipe()
-    assert names(folder) == [
-        "7backbone.safetensors",
-        "7ema.safetensors",
-        "7header.safetensors",
-        "7state.safetensors",
-        "recipe.toml",
-    ]
+    assert names(folder) == of_step(7)
 
 
 def test_others_read_the_weights(folder: RunFolder) -> None:
@@ -136,13 +137,7 @@ def test_what_is_kept(folder: RunFolder) -> None:
         "20header.safetensors",
     ]
     folder.save(made(25, epochs=epochs), recipe(run__keep="1", run__keep_epochs="false"))
-    assert names(folder) == [
-        "25backbone.safetensors",
-        "25ema.safetensors",
-        "25header.safetensors",
-        "25state.safetensors",
-        "recipe.toml",
-    ]
+    assert names(folder) == of_step(25)
 
 
 def test_a_second_save_of_a_step_replaces_the_state_alone(folder: RunFolder) -> None:

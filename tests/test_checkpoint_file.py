@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.checkpoint_file import TORCH_SUFFIXES
 from pocketnet_fast.models.genotypes import SOFTMAX_CASIA, SOFTMAX_CIFAR10
-from pocketnet_fast.models.identification import load_model
+from pocketnet_fast.models.loading import load_model
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.registry import create_model

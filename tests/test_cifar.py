@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pocketnet_fast.data.dataset import open_dataset
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.errors import PocketNetError
 
 COUNT = 6

@@ -13,10 +13,11 @@ from pair_files import drawn_pairs
 from safetensors import safe_open
 
 import pocketnet_fast
-from pocketnet_fast.data.dataset import open_dataset
 from pocketnet_fast.data.images import encode_image
-from pocketnet_fast.evaluation.pairs import VerificationPairs, write_pairs
-from pocketnet_fast.export.torchscript import read_metadata
+from pocketnet_fast.data.opening import open_dataset
+from pocketnet_fast.evaluation.pair_files import write_pairs
+from pocketnet_fast.evaluation.pairs import VerificationPairs
+from pocketnet_fast.export.torchscript_file import read_metadata
 from pocketnet_fast.faces.pipeline import Embedder, normalized
 from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.genotypes import SOFTMAX_CASIA

@@ -10,12 +10,12 @@ from command_line import Run, refused, runner
 from faces import crop, write_folder, write_records
 from pair_files import drawn_pairs
 
-from pocketnet_fast.data.dataset import open_dataset
 from pocketnet_fast.data.images import decode_image, read_image
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.data.recordio import RecordFile
 from pocketnet_fast.data.synthetic import SyntheticDataset
 from pocketnet_fast.evaluation.bin_file import read_bin
-from pocketnet_fast.evaluation.pairs import write_pairs
+from pocketnet_fast.evaluation.pair_files import write_pairs
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from command_line import Run, refused, runner
 from faces import photo_cosines
+from recordings import present
 
 from pocketnet_fast.data.alignment import TEMPLATE, align
 from pocketnet_fast.data.images import read_image
@@ -52,20 +53,14 @@ def crops(astronaut: Path, tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def trained(shared_dir: Path) -> list[object]:
+def trained(trained_mobilefacenet: Path) -> list[object]:
     """Options that choose a trained model."""
-    path = shared_dir / "models" / "mobilefacenet_ms1m.safetensors"
-    if not path.is_file():
-        pytest.skip(f"no trained weights at {path}")
-    return ["--model", "mobilefacenet", "--weights", path]
+    return ["--model", "mobilefacenet", "--weights", trained_mobilefacenet]
 
 
 @pytest.fixture(scope="module")
 def photos(shared_dir: Path) -> Path:
-    folder = shared_dir / "data" / "photos"
-    if not folder.is_dir():
-        pytest.skip(f"no photos at {folder}")
-    return folder
+    return present(shared_dir / "data" / "photos")
 
 
 class TestEmbed:

@@ -17,8 +17,9 @@ from pair_files import drawn_pairs
 
 import pocketnet_fast
 from pocketnet_fast.data.images import encode_image, read_image
+from pocketnet_fast.evaluation.pair_files import write_pairs
 from pocketnet_fast.evaluation.pair_scores import score_pairs
-from pocketnet_fast.evaluation.pairs import VerificationPairs, write_pairs
+from pocketnet_fast.evaluation.pairs import VerificationPairs
 from pocketnet_fast.evaluation.verification import judge
 from pocketnet_fast.export.torchscript import export_torchscript
 from pocketnet_fast.faces.pipeline import Embedder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import Run, refused, runner
+from command_line import Run, refused, runner_without_detector
 
 from pocketnet_fast.data.images import encode_image, read_image
 
@@ -15,8 +15,7 @@ pytest.importorskip("cv2")
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.delenv("POCKETNET_DETECTOR", raising=False)
-    return runner(monkeypatch, capsys, "faces")
+    return runner_without_detector(monkeypatch, capsys, "faces")
 
 
 @pytest.fixture(scope="module")

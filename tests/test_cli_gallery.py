@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from calibrations import calibration_of
-from command_line import Run, refused, runner
+from command_line import Run, refused, runner_without_detector
 from faces import crop
 from galleries import old_gallery, rows, unit
 from helpers import randomize_
@@ -29,9 +29,7 @@ MODEL = ("--aligned", "--untrained", "--threads", "1")
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``pocketnet gallery`` in this process, as the console script would."""
-    monkeypatch.delenv("POCKETNET_DETECTOR", raising=False)
-    return runner(monkeypatch, capsys, "gallery")
+    return runner_without_detector(monkeypatch, capsys, "gallery")
 
 
 @pytest.fixture
@@ -92,7 +90,7 @@ def test_the_embeddings_are_those_of_embed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    embed = runner(monkeypatch, capsys, "embed")
+    embed = runner_without_detector(monkeypatch, capsys, "embed")
     files = [people / "ann" / "one.png", people / "ann" / "two.png", people / "bob" / "one.png"]
     output = tmp_path / "out.npz"
     assert embed(*files, "--aligned", "--untrained", "-o", output).code == 0

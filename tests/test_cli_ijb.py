@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from command_line import Run, refused, runner
+from helpers import without_package
 from ijb_release import Release, write_release
 
 from pocketnet_fast.data.images import read_image
@@ -100,14 +99,7 @@ def test_refusals(run: Run, release: Release, tmp_path: Path, monkeypatch: pytes
 def test_without_matplotlib(
     run: Run, release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == "matplotlib":
-            raise ImportError
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    without_package(monkeypatch, "matplotlib")
     result = run("--root", tmp_path / "IJBB", *MODEL, "-o", tmp_path / "out")
     assert refused(result, "matplotlib is not installed")
 

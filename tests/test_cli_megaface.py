@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import Run, refused, runner
+from command_line import Run, refused, runner_without_detector
 from faces import crop
 
 from pocketnet_fast.data.images import encode_image
@@ -20,9 +20,7 @@ OTHERS = [f"{n}/x@N0{n}/{n}_0.jpg" for n in range(12)]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``pocketnet megaface`` in this process, as the console script would."""
-    monkeypatch.delenv("POCKETNET_DETECTOR", raising=False)
-    return runner(monkeypatch, capsys, "megaface")
+    return runner_without_detector(monkeypatch, capsys, "megaface")
 
 
 @pytest.fixture

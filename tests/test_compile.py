@@ -192,12 +192,13 @@ def test_half_precision_of_trained_weights_on_faces(bf16_isa: str, shared_dir: P
 
 
 def test_auto_takes_the_fastest_that_is_faithful(
-    model: PocketNet, pixels: Tensor, capsys: pytest.CaptureFixture[str]
+    model: PocketNet, pixels: Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "pocketnet_fast")
     # No precision but fp32 has a cosine of 1 to it.
     fused = pocketnet_fast.compile(model, precision="auto", calibration=pixels, min_cosine=1.0)
     assert fused.precision == "fp32"
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "precision fp32: the fastest whose cosine stays above 1.0 (fp32 " in said
     assert "bf16 " in said
     taken = []

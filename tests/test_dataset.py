@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from faces import crop, png_of_size, write_folder, write_records
 
-from pocketnet_fast.data.dataset import FaceDataset, decode_crop, open_dataset
+from pocketnet_fast.data.dataset import FaceDataset, decode_crop
 from pocketnet_fast.data.folder import FolderDataset
 from pocketnet_fast.data.images import encode_image
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.data.records import RecordDataset
 from pocketnet_fast.data.synthetic import SyntheticDataset
 from pocketnet_fast.errors import PocketNetError

@@ -4,8 +4,8 @@ from search_cases import GOLDEN
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.genotypes import OPERATIONS, format_genotype
+from pocketnet_fast.search.cells import SEARCH_OPERATIONS
 from pocketnet_fast.search.derivation import derive_genotype
-from pocketnet_fast.search.network import SEARCH_OPERATIONS
 
 NODES = 4
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.evaluation.verification import VerificationResult
-from pocketnet_fast.training.display import Display
+from pocketnet_fast.resumable.display import Display
 
 RESULT = VerificationResult(0.9876, 0.0123, 1.4, 0.5, 0.1, 0.0011, 7.654, 6000)
 

@@ -19,7 +19,7 @@ from training_runs import lines, tiny_recipe, weights, write_faces, write_recipe
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.losses import ShardedMargin
 from pocketnet_fast.models.base import InputSpec
-from pocketnet_fast.training.distributed import Processes, processes
+from pocketnet_fast.resumable.distributed import Processes, processes
 from pocketnet_fast.training.objective import MarginObjective
 from pocketnet_fast.training.optimizer import make_optimizer
 from pocketnet_fast.training.recipe import Recipe

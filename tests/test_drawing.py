@@ -10,8 +10,8 @@ from helpers import random_genotype
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.genotypes import SOFTMAX_CASIA, SOFTMAX_CIFAR10
 from pocketnet_fast.search import drawing
+from pocketnet_fast.search.cells import SEARCH_OPERATIONS
 from pocketnet_fast.search.drawing import draw_alphas, draw_genotype
-from pocketnet_fast.search.network import SEARCH_OPERATIONS
 
 OPERATIONS = len(SEARCH_OPERATIONS)
 SHARP = [[[0.9 if k == 3 else 0.1 / 7 for k in range(OPERATIONS)]] * (n + 2) for n in range(4)]

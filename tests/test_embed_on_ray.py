@@ -18,9 +18,10 @@ import pytest
 from command_line import Run, refused, runner
 from faces import crop, write_records
 
-from pocketnet_fast.cli import embed_on_ray
-from pocketnet_fast.cli.embed_parts import Job
+from pocketnet_fast.cli.options import ManyFacesOptions
 from pocketnet_fast.data.images import encode_image
+from pocketnet_fast.faces import embedding_on_ray
+from pocketnet_fast.faces.embedding_parts import Job
 
 pq = pytest.importorskip("pyarrow.parquet")
 MODEL = ("--aligned", "--untrained", "--threads", "1")
@@ -30,11 +31,11 @@ MODEL = ("--aligned", "--untrained", "--threads", "1")
 def ray() -> Iterator[Any]:
     """Ray as the command starts it, once for all tests."""
     pytest.importorskip("ray.data", reason="Ray Data is not installed (extra ray)")
-    module = embed_on_ray._ray()
+    module = embedding_on_ray._ray()
     # Paths of sockets are short, so no folder of pytest's will do.
     with tempfile.TemporaryDirectory(prefix="ray") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
-        with embed_on_ray._running(module, 2, 1) as workers:
+        with embedding_on_ray._running(module, 2, 1) as workers:
             assert workers == 2
             yield module
 
@@ -139,11 +140,11 @@ def test_a_lost_worker_loses_nothing(run: Run, crops: Path, tmp_path: Path) -> N
 
 def test_a_part_that_ends_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    job = Job(None, None, True, True, None, True, "auto", True, 1, 32, every_face=False, skip=False)
+    job = Job(ManyFacesOptions(untrained=True, aligned=True, threads=1), every_face=False, skip=False)
     file = tmp_path / "00001-of-00002.parquet"
-    task = embed_on_ray._Task(job, {}, ["a.png"], 1, 2, file, tmp_path, {})
+    task = embedding_on_ray._Task(job, {}, ["a.png"], 1, 2, file, tmp_path, {})
     task.begun.write_bytes(b"...")
-    (result,) = embed_on_ray._embed_part({"task": [pickle.dumps(task)]})["result"]
+    (result,) = embedding_on_ray._embed_part({"task": [pickle.dumps(task)]})["result"]
     assert "3 workers were lost that embedded this part; one of its 1 images" in str(pickle.loads(result))
 
 

@@ -13,18 +13,15 @@ from command_line import Run, runner
 from native import cpp_host
 from pair_files import every_nth
 
-from pocketnet_fast.evaluation.pairs import open_pairs, write_pairs
+from pocketnet_fast.evaluation.pair_files import open_pairs, write_pairs
 from pocketnet_fast.evaluation.verification import consecutive_pairs, judge, pair_distances, unit_length
 
 PAIRS, FOLDS = 140, 7
 
 
 @pytest.fixture(scope="module")
-def weights(shared_dir: Path) -> Path:
-    path = shared_dir / "models" / "mobilefacenet_ms1m.safetensors"
-    if not path.is_file():
-        pytest.skip(f"no trained weights at {path}")
-    return path
+def weights(trained_mobilefacenet: Path) -> Path:
+    return trained_mobilefacenet
 
 
 @pytest.fixture(scope="module")

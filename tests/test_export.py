@@ -20,7 +20,8 @@ from pocketnet_fast.cli.main import app
 from pocketnet_fast.data.alignment import TEMPLATE
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.source import METADATA_FILE
-from pocketnet_fast.export.torchscript import export_torchscript, read_metadata
+from pocketnet_fast.export.torchscript import export_torchscript
+from pocketnet_fast.export.torchscript_file import read_metadata
 from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet

@@ -26,7 +26,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export import export_aotinductor, export_torchscript, load_exported, load_package
 from pocketnet_fast.export.check import check_crop, check_photo
 from pocketnet_fast.export.photos import check_scene
-from pocketnet_fast.export.torchscript import read_metadata
+from pocketnet_fast.export.torchscript_file import read_metadata
 from pocketnet_fast.faces import Face
 from pocketnet_fast.ops.native import available_isas, forced_isa
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from calibrations import calibration_of
+from exported_forms import FORMS, small_network
 from faces import crop
-from helpers import random_genotype, randomize_
+from helpers import randomize_
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.exported import is_exported, load_exported
@@ -23,17 +24,10 @@ from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import weights_sha256
 
-FORMS = [
-    ("fused", "float", "rgb"),
-    ("fused", "uint8", "bgr"),
-    ("aten", "float", "rgb"),
-    ("aten", "uint8", "bgr"),
-]
-
 
 @pytest.fixture(scope="module")
 def model() -> PocketNet:
-    return randomize_(PocketNet(random_genotype(11), 8, 4, 32), 11)
+    return small_network()
 
 
 @pytest.fixture(scope="module")

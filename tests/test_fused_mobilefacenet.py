@@ -11,7 +11,7 @@ from helpers import randomize_
 from torch import Tensor
 
 import pocketnet_fast
-from pocketnet_fast.data.dataset import open_dataset
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering import lower
 from pocketnet_fast.lowering.rounding import Moments, expected_capped

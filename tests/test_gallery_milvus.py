@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from command_line import Run, refused, runner
 from faces import crop
-from galleries import SPACE, old_gallery, rows, small, unit
+from galleries import SPACE, assert_holds_four_faces, old_gallery, rows, small, unit
 
 from pocketnet_fast.data.images import encode_image
 from pocketnet_fast.errors import PocketNetError
@@ -80,15 +80,10 @@ def test_what_is_added_is_found(gallery: Gallery) -> None:
     assert said(again) == [("ann", "", ["a.jpg", ""]), ("bob", "", ["b.jpg"]), ("Zoë Ω", "", [""])]
     entry = again.face(face)
     assert (entry.person, entry.box, entry.quality) == (again.person("Zoë Ω").id, (1, 2, 3, 4.5), 0.25)
-    assert again.faces("bob")[0].box is None
-    ids, held = again.embeddings()
-    assert ids.tolist() == sorted(set(ids.tolist()))
-    np.testing.assert_allclose(held, unit(np.concatenate([rows(3), rows(1, 1)])), atol=1e-7)
-    np.testing.assert_array_equal(again.embeddings("ann")[1], held[[0, 2]])
-    checked = again.check()
-    assert (checked.people, checked.faces, checked.cache) == (3, 4, "absent")
+    ids = again.embeddings()[0].tolist()
+    assert ids == sorted(set(ids))
+    assert_holds_four_faces(again)
     stats = again.stats()
-    assert (stats.people, stats.faces, stats.most_faces, stats.lowest_quality) == (3, 4, 2, 0.25)
     assert (stats.people_without_faces, stats.bytes, stats.changes) == (0, None, None)
     assert [person.name for person in again.people(after=again.person("ann").id, limit=1)] == ["bob"]
     assert again.people(limit=1)[0].faces == 2

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from exported_forms import FORMS, small_network
 from faces import crop
-from helpers import random_genotype, randomize_
 from hosting import carried, check_content, hosted
 from torch import Tensor, nn
 
@@ -25,17 +25,10 @@ from pocketnet_fast.export.torchscript import export_torchscript
 from pocketnet_fast.faces.pipeline import Embedder
 from pocketnet_fast.models.pocketnet import PocketNet
 
-FORMS = [
-    ("fused", "float", "rgb"),
-    ("fused", "uint8", "bgr"),
-    ("aten", "float", "rgb"),
-    ("aten", "uint8", "bgr"),
-]
-
 
 @pytest.fixture(scope="module")
 def model() -> PocketNet:
-    return randomize_(PocketNet(random_genotype(11), 8, 4, 32), 11)
+    return small_network()
 
 
 @pytest.mark.parametrize(("kernels", "input", "color"), FORMS)

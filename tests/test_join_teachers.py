@@ -13,7 +13,7 @@ from helpers import randomize_
 from training_runs import write_faces
 
 import pocketnet_fast
-from pocketnet_fast.data.dataset import open_dataset
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.export import export_onnx
 from pocketnet_fast.models.weights import save_weights
 from pocketnet_fast.training.onnx_network import OnnxNetwork

@@ -8,6 +8,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering.networks import lower
 from pocketnet_fast.models.genotypes import OPERATIONS
 from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.search.cells import SEARCH_OPERATIONS
 from pocketnet_fast.search.derivation import derive_genotype
 from pocketnet_fast.search.latency import (
     ExpectedLatency,
@@ -16,7 +17,7 @@ from pocketnet_fast.search.latency import (
     genotype_latency,
     read_latency_table,
 )
-from pocketnet_fast.search.network import SEARCH_OPERATIONS, SearchNetwork
+from pocketnet_fast.search.network import SearchNetwork
 
 CHANNELS, LAYERS = 4, 5
 

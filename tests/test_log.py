@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.training.log import RunLog, read_log, truncate_log
+from pocketnet_fast.resumable.log import RunLog, read_log, truncate_log
 
 
 def write(folder: Path) -> None:

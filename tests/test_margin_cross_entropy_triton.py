@@ -9,44 +9,25 @@ from pathlib import Path
 import pytest
 import torch
 from margin_problems import problem
-from native import run_triton_suite
 from torch._subclasses.fake_tensor import FakeTensorMode
+from triton_tests import assert_registered, compile_for_gpu, compiling, interpreted, needs_triton, on_the_gpu
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.losses import margin_cross_entropy
 from pocketnet_fast.losses.margin_cross_entropy import margin_terms
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
-SUITE = Path(__file__).with_name("margin_cross_entropy_on_triton.py")
+test_interpreted = interpreted("margin_cross_entropy_on_triton.py")
+test_on_the_gpu = on_the_gpu("margin_cross_entropy_on_triton.py")
 
 
 @pytest.mark.slow
 @needs_triton
-def test_interpreted() -> None:
-    run_triton_suite(SUITE, interpreted=True)
-
-
-@needs_triton
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_the_gpu() -> None:
-    run_triton_suite(SUITE, interpreted=False)
-
-
-@pytest.mark.slow
-@needs_triton
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET takes the compiler's place")
+@compiling
 @pytest.mark.parametrize(("dtype", "capability"), [(torch.float32, 80), (torch.bfloat16, 90)])
 def test_compiles_without_a_gpu(
     dtype: torch.dtype, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the interpreter accepts the compiler may not; the tiles fit the shared memory of every GPU."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from pocketnet_fast.ops.margin_cross_entropy import triton_kernels, triton_launch
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -74,22 +55,21 @@ def test_compiles_without_a_gpu(
             name: "constexpr" if name in values else types.get(name, "*fp32") for name in kernel.arg_names
         }
         constants = {name: values[name] for name in kernel.arg_names if name in values}
-        compiled = triton.compile(
-            ASTSource(kernel, signature, constants),
-            target=GPUTarget("cuda", capability, 32),
-            options={"num_warps": tiles.warps, "num_stages": tiles.stages},
+        compile_for_gpu(
+            kernel,
+            signature,
+            constants,
+            capability=capability,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
         )
-        assert compiled.asm["cubin"]
-        assert compiled.metadata.shared <= 99 * 1024
 
 
 @needs_triton
 def test_registered_for_cuda() -> None:
     from pocketnet_fast.ops.margin_cross_entropy import triton_launch
 
-    for name in (triton_launch.NAME, f"{triton_launch.NAME}_backward"):
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+    assert_registered(triton_launch)
 
 
 @needs_triton

@@ -15,8 +15,8 @@ from training_runs import lines, same_bits, stop_after, tiny_recipe, weights, wr
 import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.weights import save_weights
+from pocketnet_fast.resumable.distributed import Processes
 from pocketnet_fast.training.assembly import assemble
-from pocketnet_fast.training.distributed import Processes
 from pocketnet_fast.training.objective import RelationalObjective
 from pocketnet_fast.training.recipe import Recipe
 from pocketnet_fast.training.trainer import train

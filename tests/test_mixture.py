@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from faces import crop, write_folder, write_records
 
-from pocketnet_fast.data.dataset import open_dataset
 from pocketnet_fast.data.mixture import MixtureDataset
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.errors import PocketNetError
 
 

@@ -33,7 +33,7 @@ from pocketnet_fast.lowering import lower
 from pocketnet_fast.lowering.rounding import Moments
 from pocketnet_fast.models.chain import ChainModel
 from pocketnet_fast.models.counting import count_model
-from pocketnet_fast.models.identification import load_model
+from pocketnet_fast.models.loading import load_model
 from pocketnet_fast.models.mobilefacenet_mbf import (
     BlockSize,
     MbfSizes,

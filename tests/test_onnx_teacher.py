@@ -10,10 +10,10 @@ from onnx_files import DIMENSIONS, write_embedder
 from torch.nn import functional
 
 from pocketnet_fast import create_model
-from pocketnet_fast.data.dataset import open_dataset
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import InputSpec
-from pocketnet_fast.training.distributed import Processes
+from pocketnet_fast.resumable.distributed import Processes
 from pocketnet_fast.training.embedding_fit import fit_embedding
 from pocketnet_fast.training.onnx_network import OnnxNetwork
 from pocketnet_fast.training.projection import PROJECTION_NAME, principal_directions, project_teacher

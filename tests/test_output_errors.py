@@ -19,7 +19,7 @@ from training_runs import tiny_recipe, write_faces
 
 from pocketnet_fast.cli import main as cli
 from pocketnet_fast.data.images import encode_image
-from pocketnet_fast.evaluation.pairs import write_pairs
+from pocketnet_fast.evaluation.pair_files import write_pairs
 from pocketnet_fast.models.genotypes import SOFTMAX_CASIA
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import save_weights
@@ -256,7 +256,7 @@ def test_one_pair(run: Run, folder: Path, tmp_path: Path) -> None:
 def test_a_list_is_no_array(folder: Path) -> None:
     from pocketnet_fast.errors import PocketNetError
     from pocketnet_fast.faces.pipeline import Embedder
-    from pocketnet_fast.models.identification import load_model
+    from pocketnet_fast.models.loading import load_model
 
     embedder = Embedder(load_model(folder / "w.safetensors"), engine="eager")
     with pytest.raises(PocketNetError, match="uint8 crops as one numpy array, got a list"):

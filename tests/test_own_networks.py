@@ -18,9 +18,9 @@ from training_runs import tiny_recipe, write_faces
 
 from pocketnet_fast.cli.main import app
 from pocketnet_fast.data.images import encode_image
-from pocketnet_fast.evaluation.pairs import write_pairs
+from pocketnet_fast.evaluation.pair_files import write_pairs
 from pocketnet_fast.faces.pipeline import Embedder
-from pocketnet_fast.models.identification import load_model
+from pocketnet_fast.models.loading import load_model
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
 from pocketnet_fast.models.weights import load_weights, save_weights, weights_sha256

@@ -11,7 +11,8 @@ from pair_files import drawn_pairs
 
 from pocketnet_fast.data.images import encode_image
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.evaluation.pairs import VerificationPairs, open_pairs, write_pairs
+from pocketnet_fast.evaluation.pair_files import open_pairs, write_pairs
+from pocketnet_fast.evaluation.pairs import VerificationPairs
 
 KINDS = ["a.bin", "a.npz", "a"]
 

@@ -1,5 +1,5 @@
 from pocketnet_fast.evaluation.paper_figures import paper_accuracy
-from pocketnet_fast.models.registry import list_models
+from pocketnet_fast.models.architectures import list_models
 
 
 def test_names_of_data_sets() -> None:

@@ -6,8 +6,9 @@ from helpers import random_genotype, randomize_, relative_error
 from torch import nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.models.cells import Cell, FactorizedReduce, Pool, make_operation
 from pocketnet_fast.models.genotypes import OPERATIONS, SOFTMAX_CASIA, parse_genotype
-from pocketnet_fast.models.pocketnet import Cell, FactorizedReduce, PocketNet, Pool, make_operation
+from pocketnet_fast.models.pocketnet import PocketNet
 
 GOLDEN = ["pocketnet_s128", "pocketnet_m256", "cifar_genotype_c16_l18_e128"]
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 import pocketnet_fast
 from pocketnet_fast.data.images import ImageArray, read_image
-from pocketnet_fast.evaluation.pairs import open_pairs
+from pocketnet_fast.evaluation.pair_files import open_pairs
 from pocketnet_fast.evaluation.verification import (
     consecutive_pairs,
     embed_both_ways,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from galleries import rows
+from helpers import without_package
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery.gallery import Gallery
@@ -64,13 +64,6 @@ def test_a_row_that_stands_out_spoils_no_other(tmp_path: Path) -> None:
 
 
 def test_without_numkong(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == "numkong":
-            raise ImportError
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    without_package(monkeypatch, "numkong")
     with pytest.raises(PocketNetError, match=r"pip install .*\[int8\]"):
         gallery.search(rows(1, dimensions=32), precision="int8")

@@ -8,35 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from native import run_triton_suite
 from torch._subclasses.fake_tensor import FakeTensorMode
+from triton_tests import compile_for_gpu, compiling, interpreted, needs_triton, on_the_gpu
 
 import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering import lower
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="triton is not installed"
-)
-SUITE = Path(__file__).with_name("run_plan_on_triton.py")
-
-
-@needs_triton
-@pytest.mark.slow(seconds=70)
-def test_interpreted() -> None:
-    run_triton_suite(SUITE, interpreted=True)
-
-
-@needs_triton
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_the_gpu() -> None:
-    run_triton_suite(SUITE, interpreted=False)
+test_interpreted = interpreted("run_plan_on_triton.py", seconds=70)
+test_on_the_gpu = on_the_gpu("run_plan_on_triton.py")
 
 
 @pytest.mark.slow
 @needs_triton
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET takes the compiler's place")
+@compiling
 @pytest.mark.parametrize(("dtype", "images"), [(torch.float32, 1), (torch.bfloat16, 256)])
 def test_compiles_without_a_gpu(
     dtype: torch.dtype, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -46,10 +31,6 @@ def test_compiles_without_a_gpu(
     The node of the most blocks of PocketNetM-128, the widest, in both precisions, and each kind of edge in
     one of them, in few nodes: a kernel is the code of its edges one after another.
     """
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from pocketnet_fast.ops.run_plan import triton_kernels, triton_launch
     from pocketnet_fast.ops.run_plan.triton_tiles import Shape
 
@@ -78,13 +59,7 @@ def test_compiles_without_a_gpu(
         signature = {
             name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names
         }
-        compiled = triton.compile(
-            ASTSource(kernel, signature, constants),
-            target=GPUTarget("cuda", 90, 32),
-            options={"num_warps": tiles.warps, "num_stages": tiles.stages},
-        )
-        assert compiled.asm["cubin"]
-        assert compiled.metadata.shared <= 99 * 1024
+        compile_for_gpu(kernel, signature, constants, num_warps=tiles.warps, num_stages=tiles.stages)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.gallery import keepers, scoring
-from pocketnet_fast.gallery.keepers import BestOverall, BestPerOwner, BestPerQuery, Both
+from pocketnet_fast.gallery import score_collectors, scoring
+from pocketnet_fast.gallery.score_collectors import BestOverall, BestPerOwner, BestPerQuery, Both
 from pocketnet_fast.gallery.scoring import scan, top_matches
 
 Array = npt.NDArray[np.float32]
@@ -191,7 +191,7 @@ def test_the_best_of_each_owner(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "_SCORES_FOR_FEW", 64)
         patch.setattr(scoring, "_ROWS", 16)
-        patch.setattr(keepers, "_RUN", 4)
+        patch.setattr(score_collectors, "_RUN", 4)
         kept = scan(
             asked,
             gallery,

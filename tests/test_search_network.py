@@ -5,7 +5,8 @@ from search_cases import GOLDEN, recorded_case
 from torch.nn.functional import cross_entropy
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.search.network import SEARCH_OPERATIONS, MixedOperation, SearchNetwork
+from pocketnet_fast.search.cells import SEARCH_OPERATIONS, MixedOperation
+from pocketnet_fast.search.network import SearchNetwork
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])

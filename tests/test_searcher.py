@@ -19,11 +19,11 @@ from training_runs import lines, same_bits, write_faces
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.genotypes import OPERATIONS, format_genotype, parse_genotype, read_genotype
+from pocketnet_fast.resumable.loop import DivergedError
 from pocketnet_fast.search.checkpoint import SearchFolder
 from pocketnet_fast.search.failure_signs import skip_shares
 from pocketnet_fast.search.searcher import SearchOutcome, search
 from pocketnet_fast.search.step import SearchStepper
-from pocketnet_fast.training.run_loop import DivergedError
 
 STEPS = 3  # of an epoch: 36 images, of which each half has 18, in batches of 6
 

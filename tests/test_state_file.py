@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.training.state_file import read_state, write_state
+from pocketnet_fast.resumable.state_file import read_state, write_state
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3).T, "b.c": torch.tensor(3), "empty": torch.empty(0, 2)}
 TEXT = {"format": "mine.1", "progress": "{}"}

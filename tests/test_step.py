@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pocketnet_fast.losses import ShardedMargin, margin_cross_entropy
 from pocketnet_fast.models.base import InputSpec
-from pocketnet_fast.training.distributed import Processes
+from pocketnet_fast.resumable.distributed import Processes
 from pocketnet_fast.training.inputs import float_images, network_input, uint8_images
 from pocketnet_fast.training.objective import FeatureObjective, MarginObjective
 from pocketnet_fast.training.optimizer import load_state_tensors, make_optimizer, state_tensors

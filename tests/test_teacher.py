@@ -14,7 +14,8 @@ import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.weights import save_weights
-from pocketnet_fast.training.checkpoint import Contents, Progress, RunFolder
+from pocketnet_fast.resumable.folder import Progress
+from pocketnet_fast.training.checkpoint import Contents, RunFolder
 from pocketnet_fast.training.inputs import float_images
 from pocketnet_fast.training.recipe import DistillationRecipe, Recipe
 from pocketnet_fast.training.teacher import Teacher, load_teacher

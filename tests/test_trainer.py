@@ -22,12 +22,12 @@ from training_runs import (
 )
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.training import interruption as interruption_module
+from pocketnet_fast.resumable import interruption as interruption_module
+from pocketnet_fast.resumable.interruption import Interruption
+from pocketnet_fast.resumable.loop import DivergedError
 from pocketnet_fast.training import step as step_module
 from pocketnet_fast.training.checkpoint import RunFolder
-from pocketnet_fast.training.interruption import Interruption
 from pocketnet_fast.training.recipe import Recipe
-from pocketnet_fast.training.run_loop import DivergedError
 from pocketnet_fast.training.step import Stepper
 from pocketnet_fast.training.trainer import Outcome, train
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pocketnet_fast.data.dataset import FaceDataset, open_dataset
+from pocketnet_fast.data.dataset import FaceDataset
 from pocketnet_fast.data.images import encode_image
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.data.recordio import ImageRecord, RecordWriter, pack_image
 from pocketnet_fast.training.recipe import Recipe, load_recipe
 from pocketnet_fast.training.teacher import build_model

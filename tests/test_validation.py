@@ -16,8 +16,9 @@ from pocketnet_fast.data.synthetic import SyntheticDataset
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.verification import judge
 from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.resumable.interruption import StoppedError
 from pocketnet_fast.training.recipe import VerificationRecipe
-from pocketnet_fast.training.validation import UNSEEN_IDENTITY, StoppedError, Validator
+from pocketnet_fast.training.validation import UNSEEN_IDENTITY, Validator
 
 CPU = torch.device("cpu")
 TRAINED_ON = SyntheticDataset(3, 2)

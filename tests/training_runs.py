@@ -15,12 +15,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pocketnet_fast.data.recordio import ImageRecord, RecordWriter, pack_image
-from pocketnet_fast.training.log import read_log
+from pocketnet_fast.resumable.log import read_log
 from pocketnet_fast.training.recipe import Recipe
 from pocketnet_fast.training.step import Stepper
 
 IDENTITIES, IMAGES = 6, 6
 
+RUN = """
+[run]
+device = "cpu"
+threads = 1
+log_steps = 1
+save_steps = 0
+tensorboard = false
+"""
 _RECIPE = """
 [model]
 name = "pocketnet"
@@ -42,13 +50,6 @@ lr_batch = 0
 [schedule]
 epochs = 2
 milestones = [2]
-
-[run]
-device = "cpu"
-threads = 1
-log_steps = 1
-save_steps = 0
-tensorboard = false
 """
 
 
@@ -56,7 +57,7 @@ def tiny_recipe(source: str | Path, **values: Any) -> Recipe:
     """The tiny recipe on a dataset; values by section__key."""
     overrides = {"data.source": str(source)}
     overrides |= {key.replace("__", "."): as_text(value) for key, value in values.items()}
-    return Recipe.from_toml(_RECIPE, "tiny", overrides)
+    return Recipe.from_toml(_RECIPE + RUN, "tiny", overrides)
 
 
 def as_text(value: Any) -> str:

@@ -325,7 +325,7 @@ def _latency_seeds() -> Iterator[bytes]:
 
 
 def _read_weights(data: bytes, folder: Path) -> None:
-    from pocketnet_fast.models.identification import load_model
+    from pocketnet_fast.models.loading import load_model
 
     name, _, content = data.partition(b"\n")
     known = (".safetensors", ".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
@@ -371,7 +371,7 @@ def _calibration_seeds() -> Iterator[bytes]:
 
 
 def _read_state(data: bytes, folder: Path) -> None:
-    from pocketnet_fast.training.state_file import read_state
+    from pocketnet_fast.resumable.state_file import read_state
 
     read_state(_laid(data, folder, "state.safetensors"), "pocketnet_fast.training.1")
 
@@ -379,7 +379,7 @@ def _read_state(data: bytes, folder: Path) -> None:
 def _state_seeds() -> Iterator[bytes]:
     import torch
 
-    from pocketnet_fast.training.state_file import write_state
+    from pocketnet_fast.resumable.state_file import write_state
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.safetensors"
@@ -619,7 +619,7 @@ def _old_gallery_seeds() -> Iterator[bytes]:
 def _read_metadata(data: bytes, folder: Path) -> None:
     from pocketnet_fast.export.aotinductor import read_package_metadata
     from pocketnet_fast.export.exported import is_exported
-    from pocketnet_fast.export.torchscript import read_metadata
+    from pocketnet_fast.export.torchscript_file import read_metadata
 
     path = _laid(data, folder, "network.pt")
     is_exported(path)

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-import statistics
-import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketnet_fast.cli.loading import (
-    DEFAULT_MODEL,
-    JsonOption,
-    ModelOption,
-    WeightsOption,
-    load_model,
-    note,
-)
-from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.loading import DEFAULT_MODEL, load_model
+from pocketnet_fast.cli.option_groups import grouped
+from pocketnet_fast.cli.options import JsonOption, ModelOption, WeightsOption
+from pocketnet_fast.cli.output import print_json, wide_console, write_json
 from pocketnet_fast.cli.progress import progress
+from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.strict_json import to_json
 
 if TYPE_CHECKING:
+    from pocketnet_fast.lowering.plan import Plan
+    from pocketnet_fast.lowering.profile import Roofline
+    from pocketnet_fast.lowering.timing import EngineTimes
     from pocketnet_fast.models.base import EmbeddingModel
 
 
+@dataclass(frozen=True)
+class _How:
+    """How it is timed."""
+
+    batch: Annotated[int, typer.Option(min=1, help="Images in one call.")] = 1
+    threads: Annotated[int, typer.Option(min=1, help="Threads of a call.")] = 1
+    repeat: Annotated[int, typer.Option(min=1, help="Timed calls of each engine.")] = 30
+    device: Annotated[str, typer.Option(help="cpu, or cuda for the Triton kernels.")] = "cpu"
+    precision: Annotated[str, typer.Option(help="fp32 or bf16; on CUDA tf32 and fp16 too.")] = "fp32"
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="On CUDA: first measure the kernels' tiles for this batch, and keep them."
+        ),
+    ] = False
+
+
+@grouped
 def bench(
     *,
     model: ModelOption = None,
     weights: WeightsOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images in one call.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of a call.")] = 1,
-    repeat: Annotated[int, typer.Option(min=1, help="Timed calls of each engine.")] = 30,
+    how: _How,
     steps: Annotated[bool, typer.Option("--profile", help="Time each step of the plan, one thread.")] = False,
     picture: Annotated[
         Path | None, typer.Option(help="Draw the steps under the roofline here: .png, .svg or .pdf.")
@@ -44,14 +56,6 @@ def bench(
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="With --table: width of the first cells.")] = 16,
     layers: Annotated[int, typer.Option(min=4, help="With --table: number of cells.")] = 18,
-    device: Annotated[str, typer.Option(help="cpu, or cuda for the Triton kernels.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16; on CUDA tf32 and fp16 too.")] = "fp32",
-    tune: Annotated[
-        bool,
-        typer.Option(
-            "--tune", help="On CUDA: first measure the kernels' tiles for this batch, and keep them."
-        ),
-    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time the fused kernels against eager PyTorch, in turns; medians.
@@ -64,65 +68,66 @@ def bench(
     Example: [bold]pocketnet bench --model pocketnet_s128 --profile[/bold]
     """
     if table is not None:
-        _table(table, channels, layers, repeat, as_json)
+        _table(table, channels, layers, how.repeat, as_json)
         return
-    if device != "cpu":
-        _cuda(_network(model, weights), batch, device, precision, repeat, tune, as_json)
+    if how.device != "cpu":
+        content = _on_cuda(_network(model, weights), how)
+        print_json(content) if as_json else _print_cuda(content)
         return
-    if tune:
+    if how.tune:
         raise PocketNetError("--tune concerns CUDA: --device cuda")
-    import torch
+    content = _on_cpu(_network(model, weights), how, steps, picture)
+    print_json(content) if as_json else _print(content)
 
+
+def _on_cpu(network: EmbeddingModel, how: _How, steps: bool, picture: Path | None) -> dict[str, Any]:
     from pocketnet_fast.lowering import lower
-    from pocketnet_fast.lowering.compiled import CompiledModel
-    from pocketnet_fast.lowering.profile import measure_roofline, profile
-    from pocketnet_fast.ops.native import compiled_isa
-    from pocketnet_fast.waiting import ProcessorWaits
+    from pocketnet_fast.lowering.profile import measure_roofline
+    from pocketnet_fast.lowering.timing import time_on_cpu
 
-    network = _network(model, weights)
-    plan = lower(network, precision=precision)
-    fused = CompiledModel(plan, threads, flip=False)
-    torch.set_num_threads(threads)
-    images = torch.rand(batch, 3, plan.height, plan.width) * 2 - 1
-    times: dict[str, list[float]] = {"fused": [], "eager": []}
-    with torch.inference_mode(), ProcessorWaits() as waits:
-        for index in range(repeat + 2):
-            for name, engine in (("fused", fused), ("eager", network)):
-                start = time.perf_counter()
-                engine(images)
-                if index >= 2:
-                    times[name].append(1e3 * (time.perf_counter() - start) / batch)
-    milliseconds = {name: statistics.median(values) for name, values in times.items()}
-    roofline = measure_roofline(precision)
-    content: dict[str, Any] = {
-        "model": network.model_name,
-        "precision": precision,
-        "isa": compiled_isa(precision),
-        "batch": batch,
-        "threads": threads,
+    plan = lower(network, precision=how.precision)
+    times = time_on_cpu(network, plan, batch=how.batch, threads=how.threads, repeats=how.repeat)
+    roofline = measure_roofline(how.precision)
+    content = _figures(network.model_name, plan, how, times, roofline)
+    if steps or picture is not None:
+        content["steps"] = _steps(plan, roofline, content, picture)
+    return content
+
+
+def _figures(model: str, plan: Plan, how: _How, times: EngineTimes, roofline: Roofline) -> dict[str, Any]:
+    from pocketnet_fast.ops.native import compiled_isa
+
+    milliseconds = {name: value / how.batch for name, value in times.milliseconds.items()}
+    return {
+        "model": model,
+        "precision": how.precision,
+        "isa": compiled_isa(how.precision),
+        "batch": how.batch,
+        "threads": how.threads,
         "milliseconds_per_image": milliseconds,
-        "waited_for_processors": waits.share,
-        "busy": waits.busy,
+        "waited_for_processors": times.waits.share,
+        "busy": times.waits.busy,
         "gflops": 2e-6 * plan.macs / milliseconds["fused"],
         "peak_gflops_per_thread": roofline.gflops,
         "cache_gbs_per_thread": roofline.gbs,
         "floor_milliseconds_one_thread": 2e-6 * plan.macs / roofline.gflops,
     }
-    if steps or picture is not None:
-        measured = profile(plan)
-        content["steps"] = [
-            {**vars(step), "of_roofline": roofline.microseconds(step) / step.microseconds}
-            for step in measured
-        ]
-        if picture is not None:
-            from pocketnet_fast.cli.roofline_picture import draw_roofline
 
-            title = f"{network.model_name}, {precision}, {content['isa']}, one thread"
-            draw_roofline(picture, measured, roofline, title)
-    if as_json:
-        print_json(content)
-    else:
-        _show(content)
+
+def _steps(
+    plan: Plan, roofline: Roofline, content: dict[str, Any], picture: Path | None
+) -> list[dict[str, Any]]:
+    """The times of the plan's steps, drawn where that is asked for."""
+    from pocketnet_fast.lowering.profile import profile
+    from pocketnet_fast.lowering.roofline_picture import draw_roofline
+
+    measured = profile(plan)
+    if picture is not None:
+        title = f"{content['model']}, {content['precision']}, {content['isa']}, one thread"
+        draw_roofline(picture, measured, roofline, title)
+    return [
+        {**vars(step), "of_roofline": roofline.microseconds(step) / step.microseconds} for step in measured
+    ]
 
 
 def _network(name: str | None, weights: Path | None) -> EmbeddingModel:
@@ -134,52 +139,36 @@ def _network(name: str | None, weights: Path | None) -> EmbeddingModel:
     return create_model(name or DEFAULT_MODEL).eval()
 
 
-def _cuda(
-    network: EmbeddingModel, batch: int, device: str, precision: str, repeat: int, tune: bool, as_json: bool
-) -> None:
-    """Replayed graphs against eager in the same precision, channels last."""
+def _on_cuda(network: EmbeddingModel, how: _How) -> dict[str, Any]:
     import torch
 
     from pocketnet_fast.lowering import lower
     from pocketnet_fast.lowering.compiled_cuda import compile_cuda
+    from pocketnet_fast.lowering.timing import time_on_cuda
 
     plan = lower(network, bands=False)
-    fused = compile_cuda(plan, device, precision, flip=False)
-    if tune:
-        note(f"measured the tiles of {fused.tune([batch])} shapes; they are kept for later runs")
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    network.to(torch.device(device), dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    images = (torch.rand(batch, 3, plan.height, plan.width) * 2 - 1).to(device)
-    given = {"fused": images, "eager": images.to(dtype, memory_format=torch.channels_last)}
-    times: dict[str, list[float]] = {"fused": [], "eager": []}
-    with torch.inference_mode():
-        for index in range(repeat + 3):
-            for name, engine in (("fused", fused), ("eager", network)):
-                torch.cuda.synchronize(device)
-                start = time.perf_counter()
-                engine(given[name])
-                torch.cuda.synchronize(device)
-                if index >= 3:
-                    times[name].append(1e3 * (time.perf_counter() - start))
-    milliseconds = {name: statistics.median(values) for name, values in times.items()}
-    content = {
+    fused = compile_cuda(plan, how.device, how.precision, flip=False)
+    if how.tune:
+        note(f"measured the tiles of {fused.tune([how.batch])} shapes; they are kept for later runs")
+    images = (torch.rand(how.batch, 3, plan.height, plan.width) * 2 - 1).to(how.device)
+    milliseconds = time_on_cuda(network, fused, images, how.precision, how.repeat)
+    return {
         "model": network.model_name,
-        "device": torch.cuda.get_device_name(torch.device(device)),
-        "precision": precision,
-        "batch": batch,
+        "device": torch.cuda.get_device_name(torch.device(how.device)),
+        "precision": how.precision,
+        "batch": how.batch,
         "milliseconds": milliseconds,
-        "images_per_second": 1e3 * batch / milliseconds["fused"],
+        "images_per_second": 1e3 * how.batch / milliseconds["fused"],
     }
-    if as_json:
-        print_json(content)
-        return
+
+
+def _print_cuda(content: dict[str, Any]) -> None:
     from rich.console import Console
 
-    ours, eager = milliseconds["fused"], milliseconds["eager"]
+    ours, eager = content["milliseconds"]["fused"], content["milliseconds"]["eager"]
     Console().print(
-        f"{content['model']}, {content['device']}, {precision}, batch {batch}: fused {ours:.3f} ms a batch, "
-        f"eager {eager:.3f} ms ({eager / ours:.1f} times as long)"
+        f"{content['model']}, {content['device']}, {content['precision']}, batch {content['batch']}: fused "
+        f"{ours:.3f} ms a batch, eager {eager:.3f} ms ({eager / ours:.1f} times as long)"
     )
 
 
@@ -191,7 +180,7 @@ def _table(path: Path, channels: int, layers: int, repeat: int, as_json: bool) -
     with atomic_write(path) as stream:
         with progress(len(OPERATIONS), "timing operations") as advance:
             content = measure_latency_table(channels, layers, repeats=repeat, advance=advance)
-        stream.write((to_json(content, indent=1) + "\n").encode())
+        write_json(stream, content, indent=1)
     if as_json:
         print_json(content)
         return
@@ -216,13 +205,12 @@ def _table(path: Path, channels: int, layers: int, repeat: int, as_json: bool) -
     )
 
 
-def _show(content: dict[str, Any]) -> None:
-    from rich.console import Console
+def _print(content: dict[str, Any]) -> None:
     from rich.table import Table
 
     milliseconds = content["milliseconds_per_image"]
     peak = content["peak_gflops_per_thread"]
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = wide_console()
     if "steps" in content:
         table = Table("step", "operations", "output", box=None, pad_edge=False)
         for head in ("MACs", "bytes", "microseconds", "GFLOP/s", "of roofline"):

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from pocketnet_fast.cli.loading import JsonOption, note
-from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.options import JsonOption
+from pocketnet_fast.cli.output import check_picture, print_json
 from pocketnet_fast.cli.progress import progress
+from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from pocketnet_fast.data.dataset import FaceDataset
-    from pocketnet_fast.data.images import ImageArray
-
-_PICTURES = (".png", ".jpg", ".jpeg")
-_SHEET_ROWS, _SHEET_COLUMNS = 8, 8
 _DAMAGED_SHOWN = 10
 
 _app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Look at, convert and make datasets.")
@@ -45,9 +37,10 @@ def inspect(
 
     Example: [bold]pocketnet data inspect faces/train.rec --show sheet.png[/bold]
     """
-    _check_picture(show)
+    check_picture(show)
 
-    from pocketnet_fast.data.dataset import open_dataset
+    from pocketnet_fast.data.inspection import damaged_images, described, write_sheet
+    from pocketnet_fast.data.opening import open_dataset
     from pocketnet_fast.data.recordio import CorruptRecordError
     from pocketnet_fast.data.records import damaged_records
 
@@ -59,10 +52,13 @@ def inspect(
         if not damaged or show is not None:
             raise
     else:
-        damaged = {} if quick else _damaged(dataset)
-        about = _described(dataset) | {"decoded": not quick}
+        damaged = {}
+        if not quick:
+            with progress(len(dataset), "decoding") as advance:
+                damaged = damaged_images(dataset, advance)
+        about = described(dataset) | {"decoded": not quick}
         if show is not None:
-            _write_sheet(dataset, damaged, show)
+            write_sheet(dataset, damaged, show)
     about["damaged"] = [{"image": index, "error": error} for index, error in damaged.items()]
     if as_json:
         print_json(about)
@@ -87,8 +83,8 @@ def convert(
 
     Example: [bold]pocketnet data convert faces/ records/train.rec[/bold]
     """
-    from pocketnet_fast.data.dataset import open_dataset
     from pocketnet_fast.data.folder import FolderDataset
+    from pocketnet_fast.data.opening import open_dataset
     from pocketnet_fast.data.records import RecordDataset
     from pocketnet_fast.data.writing import write_folder, write_records
 
@@ -118,7 +114,7 @@ def pairs(
 
     Example: [bold]pocketnet data pairs lfw.bin lfw.npz[/bold]
     """
-    from pocketnet_fast.evaluation.pairs import open_pairs, write_pairs
+    from pocketnet_fast.evaluation.pair_files import open_pairs, write_pairs
 
     opened = open_pairs(source)
     with progress(len(opened.images), "converting") as advance:
@@ -183,52 +179,9 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_app, name="data")
 
 
-def _check_picture(path: Path | None) -> None:
-    if path is not None and path.suffix.lower() not in _PICTURES:
-        raise PocketNetError(f"{path}: unknown kind of picture; expected one of {', '.join(_PICTURES)}")
-
-
 def _numbered(identities: Any) -> list[str]:
     digits = len(str(max(identities)))
     return [f"{identity:0{digits}}" for identity in identities]
-
-
-def _damaged(dataset: FaceDataset) -> dict[int, str]:
-    """Why an image cannot be used, by index."""
-    found = {}
-    with progress(len(dataset), "decoding") as advance:
-        for index in range(len(dataset)):
-            try:
-                dataset.image(index)
-            except PocketNetError as error:
-                found[index] = str(error)
-            advance()
-    return found
-
-
-def _described(dataset: FaceDataset) -> dict[str, Any]:
-    import numpy as np
-
-    from pocketnet_fast.data.alignment import CROP_SIZE
-    from pocketnet_fast.data.records import RecordDataset
-
-    counts = np.bincount(dataset.labels, minlength=dataset.classes)
-    about: dict[str, Any] = {
-        "source": dataset.name,
-        "kind": type(dataset).__name__.removesuffix("Dataset").lower(),
-        "images": len(dataset),
-        "identities": dataset.classes,
-        "images_per_identity": {
-            "min": int(counts.min()),
-            "median": float(np.median(counts)),
-            "max": int(counts.max()),
-        },
-        "size": [CROP_SIZE, CROP_SIZE],
-    }
-    if isinstance(dataset, RecordDataset):
-        about["bytes"] = dataset.file.path.stat().st_size
-        about["index_rebuilt"] = dataset.file.index_was_rebuilt
-    return about
 
 
 def _print(about: dict[str, Any]) -> None:
@@ -252,31 +205,3 @@ def _print(about: dict[str, Any]) -> None:
         typer.echo(f"  {entry['error']}")
     if len(damaged) > _DAMAGED_SHOWN:
         typer.echo(f"  and {len(damaged) - _DAMAGED_SHOWN} more; --json lists all")
-
-
-def _write_sheet(dataset: FaceDataset, damaged: dict[int, str], path: Path) -> None:
-    """Draw the first images of identities that are spread over the dataset, one row each."""
-    import numpy as np
-
-    from pocketnet_fast.data.alignment import CROP_SIZE
-    from pocketnet_fast.data.images import encode_image
-    from pocketnet_fast.files import atomic_write
-
-    rows = []
-    shown = np.unique(np.linspace(0, dataset.classes - 1, _SHEET_ROWS).round().astype(int))
-    for label in shown:
-        held = [int(index) for index in np.flatnonzero(dataset.labels == label) if index not in damaged]
-        rows.append(held[:_SHEET_COLUMNS])
-    columns = max(map(len, rows))
-    if columns == 0:
-        raise PocketNetError(
-            f"{dataset.name} has no image to show: all those of the identities drawn are damaged"
-        )
-    side = CROP_SIZE
-    sheet: ImageArray = np.full((len(rows) * side, columns * side, 3), 255, np.uint8)
-    for row, indices in enumerate(rows):
-        for column, index in enumerate(indices):
-            tile: npt.NDArray[np.uint8] = dataset.image(index)
-            sheet[row * side : (row + 1) * side, column * side : (column + 1) * side] = tile
-    with atomic_write(path) as file:
-        file.write(encode_image(sheet, path.suffix.lower()))

@@ -7,14 +7,13 @@ import importlib.util
 import os
 import platform
 import re
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import typer
 
-from pocketnet_fast.cli.loading import JsonOption
-from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.options import JsonOption
+from pocketnet_fast.cli.output import print_json, wide_console
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.machine import processor_name
 
@@ -243,64 +242,52 @@ def _half_precision(kernels: dict[str, Any]) -> str:
     return isa if multiplies_bf16(isa) else f"{isa}, whose products are of fp32: no faster than fp32"
 
 
-def _print(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-
-    def section(title: str, rows: dict[str, Any]) -> None:
-        table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
-        for name, value in rows.items():
-            table.add_row(name, escape(str("not installed" if value is None else value)))
-        console.print(table)
-        console.print()
-
-    kernels = report["kernels"]
-    section("Versions", report["versions"])
-    section("CPU", report["cpu"])
-    section(
-        "Kernels",
-        {
+def _sections(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is printed of the report, by title."""
+    kernels, threads, gpu, detector = (report[name] for name in ("kernels", "threads", "gpu", "detector"))
+    tiles = [f"{name}: {found['shapes']} shapes in {found['path']}" for name, found in gpu["tiles"].items()]
+    sections = {
+        "Versions": report["versions"],
+        "CPU": report["cpu"],
+        "Kernels": {
             "instruction set used": kernels.get("used", "none"),
             "for bf16": _half_precision(kernels),
             "available": ", ".join(kernels.get("available", [])) or "none",
             "library": kernels.get("library", "none"),
         },
-    )
-    threads = report["threads"]
-    section(
-        "Threads",
-        {
+        "Threads": {
             "PyTorch's": f"{threads['intra_op']} in an operator, {threads['inter_op']} between operators",
             "backend": threads["backend"],
             "processors of the affinity mask": threads.get("affinity") or "unknown",
             "processors of the container's quota": threads.get("quota") or "no quota",
             "the fused kernels use": threads.get("kernels", "none"),
         },
-    )
-    gpu = report["gpu"]
-    tiles = [f"{name}: {found['shapes']} shapes in {found['path']}" for name, found in gpu["tiles"].items()]
-    section(
-        "GPU",
-        {
+        "GPU": {
             "CUDA devices": ", ".join(gpu["devices"]) or "none that torch finds",
             "triton": gpu["triton"],
             "Triton kernels run": ", ".join(gpu["runs"]) or "nothing here",
             "measured tiles": "; ".join(tiles) or "none",
         },
-    )
-    if report["environment"]:
-        section("Environment", report["environment"])
-    detector = report["detector"]
-    section(
-        "Models",
-        {
+        "Environment": report["environment"],
+        "Models": {
             "detector": "the one that ships" if detector["shipped"] else detector["path"] or "none",
             "trained weights": ", ".join(report["weights"]) or "none",
         },
-    )
+    }
+    return {title: rows for title, rows in sections.items() if rows}
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = wide_console()
+    for title, rows in _sections(report).items():
+        table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+        for name, value in rows.items():
+            table.add_row(name, escape(str("not installed" if value is None else value)))
+        console.print(table)
+        console.print()
     console.print("[italic]Libraries loaded[/italic]")
     for path in report["libraries"]:
         console.print(f"  {escape(path)}", soft_wrap=True, highlight=False)

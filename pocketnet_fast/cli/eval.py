@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import typer
 
-from pocketnet_fast.cli.loading import (
-    EngineOption,
-    JsonOption,
-    ModelOption,
-    ThreadsOption,
-    UntrainedOption,
-    WeightsOption,
-    load_embedder,
-    note,
-)
-from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.loading import new_set_name
+from pocketnet_fast.cli.option_groups import grouped
+from pocketnet_fast.cli.options import CropBatchOption, CropOptions, JsonOption
+from pocketnet_fast.cli.output import print_json, wide_console, write_json
 from pocketnet_fast.cli.progress import progress
+from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.strict_json import to_json
+from pocketnet_fast.files import atomic_write, make_folder
+from pocketnet_fast.pictures import require_matplotlib
 
 if TYPE_CHECKING:
-    from pocketnet_fast.evaluation.pair_scores import PairScores
     from pocketnet_fast.evaluation.pairs import VerificationPairs
-    from pocketnet_fast.evaluation.verification import Flags, Floats
 
-_FARS: Final = (1e-1, 1e-2, 1e-3, 1e-4)
 _JSON_NAME: Final = "eval.json"
 
 
+@dataclass(frozen=True)
+class _CropOptions(CropOptions):
+    batch: CropBatchOption = 16
+
+
+@grouped
 def evaluate(
     more: Annotated[
         list[Path] | None, typer.Argument(metavar="DATA", help="More data sets, as with --data.")
@@ -43,12 +41,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="Verification pairs: .bin, .npz or a folder with pairs.csv. Takes several."),
     ] = None,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    untrained: UntrainedOption = False,
-    engine: EngineOption = "auto",
-    threads: ThreadsOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 16,
+    crops: _CropOptions,
     folds: Annotated[
         int, typer.Option(help="Contiguous parts; each is judged by the others' threshold.")
     ] = 10,
@@ -71,44 +64,18 @@ def evaluate(
     if not sources:
         raise PocketNetError("no data; pass --data FILE, a .bin or .npz file or a folder with pairs.csv")
     if output is not None:
-        from pocketnet_fast.pictures import require_matplotlib
-
         require_matplotlib()
-
     with contextlib.ExitStack() as stack:
         sets = _open_all(sources, folds)
         # Opened first, so that a place that cannot be written is known before the work is done.
         stream = stack.enter_context(_json_file(output)) if output is not None else None
-        embedder = load_embedder(
-            model, weights, untrained, engine=engine, flip=False, threads=threads, batch=batch
-        )
-        report: dict[str, Any] = {
-            "model": embedder.model_name,
-            "weights": str(weights or "") or None,
-            "weights_sha256": embedder.weights_sha256,
-            "untrained": untrained,
-            "engine": embedder.engine,
-            "folds": folds,
-            "results": {},
-        }
-        with progress(sum(2 * len(pairs) for pairs in sets.values()), "embedding") as advance:
-            from pocketnet_fast.evaluation.pair_scores import score_pairs
-
-            for name, pairs in sets.items():
-                start = time.perf_counter()
-                scores = score_pairs(embedder, pairs, batch_size=batch, on_image=advance)
-                seconds = time.perf_counter() - start
-                result = _judged(embedder.model_name, name, scores, folds)
-                result |= {"source": pairs.name, "seconds": seconds}
-                report["results"][name] = result
-                if output is not None:
-                    _draw(output, name, f"{embedder.model_name} on {name}", scores, result)
+        report = _evaluated(crops, sets, folds, output)
         if stream is not None:
-            stream.write((to_json(report, indent=2) + "\n").encode())
+            write_json(stream, report)
     if as_json:
         print_json(report)
     else:
-        _show(report)
+        _print(report)
     if output is not None:
         note(f"wrote {_JSON_NAME} and plots to {output}")
 
@@ -120,14 +87,12 @@ def register(app: typer.Typer) -> None:
 
 def _open_all(sources: list[Path], folds: int) -> dict[str, VerificationPairs]:
     """The data sets by their files' stems; what cannot be used is an error before anything is embedded."""
-    from pocketnet_fast.evaluation.pairs import open_pairs
+    from pocketnet_fast.evaluation.pair_files import open_pairs
     from pocketnet_fast.evaluation.verification import fold_ranges
 
     sets: dict[str, VerificationPairs] = {}
     for source in sources:
-        name = source.resolve().stem
-        if name in sets:
-            raise PocketNetError(f"{source}: another data set is called {name} too")
+        name = new_set_name(source, sets)
         sets[name] = open_pairs(source)
         try:
             fold_ranges(len(sets[name]), folds)
@@ -137,79 +102,41 @@ def _open_all(sources: list[Path], folds: int) -> dict[str, VerificationPairs]:
     return sets
 
 
-def _json_file(folder: Path) -> contextlib.AbstractContextManager[BinaryIO]:
-    from pocketnet_fast.files import atomic_write
+def _evaluated(
+    crops: _CropOptions, sets: dict[str, VerificationPairs], folds: int, output: Path | None
+) -> dict[str, Any]:
+    """Embed all data sets, judge them, and draw them where that is asked for."""
+    from pocketnet_fast.evaluation.pair_scores import score_pairs
+    from pocketnet_fast.evaluation.report import draw_report, verification_report
 
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise PocketNetError(f"cannot make the folder {folder}: {error.strerror}") from None
+    embedder = crops.embedder(flip=False)
+    results = {}
+    with progress(sum(2 * len(pairs) for pairs in sets.values()), "embedding") as advance:
+        for name, pairs in sets.items():
+            start = time.perf_counter()
+            scores = score_pairs(embedder, pairs, batch_size=crops.batch, on_image=advance)
+            seconds = time.perf_counter() - start
+            result = verification_report(embedder.model_name, name, scores, folds)
+            results[name] = result | {"source": pairs.name, "seconds": seconds}
+            if output is not None:
+                draw_report(output, name, f"{embedder.model_name} on {name}", scores, result)
+    return {
+        "model": embedder.model_name,
+        "weights": str(crops.weights or "") or None,
+        "weights_sha256": embedder.weights_sha256,
+        "untrained": crops.untrained,
+        "engine": embedder.engine,
+        "folds": folds,
+        "results": results,
+    }
+
+
+def _json_file(folder: Path) -> contextlib.AbstractContextManager[BinaryIO]:
+    make_folder(folder, parents=False)
     return atomic_write(folder / _JSON_NAME)
 
 
-def _judged(model: str, name: str, scores: PairScores, folds: int) -> dict[str, Any]:
-    from pocketnet_fast.evaluation.paper_figures import paper_accuracy
-
-    same_pairs = int(scores.same.sum())
-    paper = paper_accuracy(model, name)
-    return {
-        "pairs": len(scores.same),
-        "same_pairs": same_pairs,
-        **_measured(scores.distance, scores, scores.xnorm, folds),
-        "without_flip": _measured(scores.straight_distance, scores, scores.straight_xnorm, folds),
-        "paper_accuracy": None if paper is None else paper / 100,
-    }
-
-
-def _measured(distance: Floats, scores: PairScores, xnorm: float, folds: int) -> dict[str, Any]:
-    from pocketnet_fast.evaluation.verification import judge
-
-    result = judge(distance, scores.same, folds=folds, xnorm=xnorm)
-    return {
-        "accuracy": result.accuracy,
-        "accuracy_std": result.accuracy_std,
-        "threshold": result.threshold,
-        "cosine_threshold": 1 - result.threshold / 2,
-        "val": result.val,
-        "val_std": result.val_std,
-        "far": result.far,
-        "xnorm": result.xnorm,
-        "tar_at_far": _tar_at_far(1 - distance / 2, scores.same),
-    }
-
-
-def _tar_at_far(cosine: Floats, same: Flags) -> list[dict[str, Any]] | None:
-    """By counting over all pairs; None without pairs of one person or without pairs of two."""
-    import numpy as np
-
-    from pocketnet_fast.evaluation.rates import operating_point
-
-    if same.all() or not same.any():
-        return None
-    score = cosine.astype(np.float32)
-    impostors = np.sort(score[~same])[::-1]
-    points = (operating_point(score[same], impostors, len(impostors), far) for far in _FARS)
-    return [point.as_dict() for point in points]
-
-
-def _draw(output: Path, name: str, title: str, scores: PairScores, result: dict[str, Any]) -> None:
-    from pocketnet_fast.evaluation.error_rates import roc
-    from pocketnet_fast.evaluation.plots import draw_roc, draw_scores
-    from pocketnet_fast.files import atomic_write
-
-    cosine = 1 - scores.distance / 2
-    curves = {
-        "with mirror images": roc(cosine, scores.same),
-        "images alone": roc(1 - scores.straight_distance / 2, scores.same),
-    }
-    with atomic_write(output / f"{name}_roc.png") as stream:
-        draw_roc(stream, title, curves, int((~scores.same).sum()))
-    with atomic_write(output / f"{name}_scores.png") as stream:
-        draw_scores(stream, title, cosine, scores.same, result["cosine_threshold"])
-
-
-def _show(report: dict[str, Any]) -> None:
-    from rich.console import Console
+def _print(report: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -232,4 +159,4 @@ def _show(report: dict[str, Any]) -> None:
             f"{100 * result['far']:.2f}",
             f"{result['xnorm']:.2f}",
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    wide_console().print(table)

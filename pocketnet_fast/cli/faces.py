@@ -9,28 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketnet_fast.cli.loading import (
+from pocketnet_fast.cli.loading import all_photos
+from pocketnet_fast.cli.option_groups import grouped
+from pocketnet_fast.cli.options import (
     DetectorOption,
     FlipOption,
     JsonOption,
-    ModelOption,
+    MaxFacesOption,
+    NetworkOptions,
     ThreadsOption,
-    UntrainedOption,
     UprightOption,
-    WeightsOption,
-    all_photos,
-    load_network,
-    note,
 )
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
+from pocketnet_fast.cli.remarks import note_left_out
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
     from pocketnet_fast.data.images import ImageArray
+    from pocketnet_fast.faces.analyzer import FaceAnalyzer
     from pocketnet_fast.faces.face import Face
 
 
+@grouped
 def faces(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTOS", help="Photos and folders of them.")],
     *,
@@ -40,12 +41,8 @@ def faces(
     crops: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the aligned crops, 112x112, as .png.")
     ] = None,
-    most: Annotated[
-        int | None, typer.Option("--max-faces", min=1, help="Of a photo, the most prominent; default: all.")
-    ] = None,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    untrained: UntrainedOption = False,
+    max_faces: MaxFacesOption = None,
+    network: NetworkOptions,
     detector: DetectorOption = None,
     upright: UprightOption = True,
     flip: FlipOption = True,
@@ -65,33 +62,18 @@ def faces(
     from pocketnet_fast.faces.analyzer import FaceAnalyzer
 
     analyzer = FaceAnalyzer(
-        model=load_network(model, weights, untrained),
+        model=network.network(),
         detector=detector,
         upright=upright,
         flip=flip,
         threads=threads,
-        max_faces=most,
+        max_faces=max_faces,
     )
-    pictures = _Pictures(show, crops)
     report: list[dict[str, Any]] = []
-    broken: set[Path] = set()
-
-    def left_out(photo: object, error: PocketNetError) -> None:
-        assert isinstance(photo, Path)
-        broken.add(photo)
-        note(f"left out: {error}")
-
-    with progress(len(files), "looking for faces") as advance:
-        given = _Given(files, show is not None, left_out)
-        for found in analyzer.analyze_many(given.photos(), on_error=left_out):
-            path, image = given.taken.popleft()
-            advance()
-            if path in broken:
-                continue
-            pictures.write(path, image, found)
-            report.append({"file": str(path), "faces": [_described(face) for face in found]})
-            if not as_json:
-                _say(path, found)
+    for path, found in _analyzed(analyzer, files, _Pictures(show, crops)):
+        report.append({"file": str(path), "faces": [_described(face) for face in found]})
+        if not as_json:
+            _print(path, found)
     if not report:
         raise PocketNetError("none of the photos could be read")
     if as_json:
@@ -101,6 +83,27 @@ def faces(
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command("faces")(faces)
+
+
+def _analyzed(
+    analyzer: FaceAnalyzer, files: list[Path], pictures: _Pictures
+) -> Iterator[tuple[Path, list[Face]]]:
+    """Look for faces in photos, draw them where that is asked for, and name photos that cannot be read."""
+    broken: set[Path] = set()
+
+    def left_out(photo: object, error: PocketNetError) -> None:
+        assert isinstance(photo, Path)
+        broken.add(photo)
+        note_left_out(error)
+
+    with progress(len(files), "looking for faces") as advance:
+        given = _Given(files, pictures.draws, left_out)
+        for found in analyzer.analyze_many(given.photos(), on_error=left_out):
+            path, image = given.taken.popleft()
+            advance()
+            if path not in broken:
+                pictures.write(path, image, found)
+                yield path, found
 
 
 class _Given:
@@ -131,10 +134,15 @@ class _Given:
 
 
 class _Pictures:
-    """Writes what was asked for; photos of one name in different folders get numbers."""
+    """Writes what was asked for; photos of one name in different folders get numbers.
+
+    Attributes:
+        draws: Whether faces are drawn into photos, for which these are needed.
+    """
 
     def __init__(self, show: Path | None, crops: Path | None) -> None:
         self._show, self._crops = show, crops
+        self.draws = show is not None
         self._seen: dict[str, int] = {}
         for folder in (show, crops):
             if folder is None:
@@ -162,18 +170,10 @@ class _Pictures:
 
 
 def _described(face: Face) -> dict[str, Any]:
-    return {
-        "box": face.box,
-        "landmarks": face.landmarks.tolist(),
-        "score": face.score,
-        "turn": face.turn,
-        "doubt": face.doubt,
-        "quality": face.quality,
-        "embedding": None if face.embedding is None else face.embedding.tolist(),
-    }
+    return face.as_dict() | {"embedding": None if face.embedding is None else face.embedding.tolist()}
 
 
-def _say(path: Path, found: list[Face]) -> None:
+def _print(path: Path, found: list[Face]) -> None:
     typer.echo(f"{path}: {len(found)} face{'' if len(found) == 1 else 's'}")
     for index, face in enumerate(found):
         left, top, width, height = face.box

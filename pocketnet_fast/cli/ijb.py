@@ -9,30 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketnet_fast.cli.loading import (
-    EngineOption,
-    FlipOption,
-    JsonOption,
-    ModelOption,
-    ThreadsOption,
-    UntrainedOption,
-    WeightsOption,
-    load_embedder,
-    note,
-)
-from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.option_groups import grouped
+from pocketnet_fast.cli.options import CropOptions, FlipOption, JsonOption
+from pocketnet_fast.cli.output import print_json, write_json
 from pocketnet_fast.cli.progress import progress, waiting
+from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.strict_json import to_json
+from pocketnet_fast.files import atomic_write, make_folder
+from pocketnet_fast.pictures import require_matplotlib
 
 if TYPE_CHECKING:
-    from pocketnet_fast.evaluation.ijb import GallerySearch, Templates, Verification
+    from pocketnet_fast.evaluation.ijb import Templates
     from pocketnet_fast.evaluation.ijb_files import IjbFiles
     from pocketnet_fast.faces.pipeline import Embedder
 
 _PROTOCOLS = ("1:1", "1:N", "both")
 
 
+@grouped
 def ijb(
     *,
     root: Annotated[Path, typer.Option(help="Folder with loose_crop and meta, of IJB-B or IJB-C.")],
@@ -40,13 +34,8 @@ def ijb(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for result.json and pictures of the curves.")
     ] = None,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    untrained: UntrainedOption = False,
     flip: FlipOption = True,
-    engine: EngineOption = "auto",
-    threads: ThreadsOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 32,
+    crops: CropOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Pool the images of each template and compare templates.
@@ -61,33 +50,16 @@ def ijb(
     if protocol not in _PROTOCOLS:
         raise PocketNetError(f"unknown protocol {protocol!r}; expected one of {', '.join(_PROTOCOLS)}")
 
-    from pocketnet_fast.evaluation.ijb import identify, verify
     from pocketnet_fast.evaluation.ijb_files import find_files
-    from pocketnet_fast.pictures import require_matplotlib
 
     files = find_files(root)
     if output is not None:
         # A place that cannot be written to should be known before hours of embedding.
         require_matplotlib()
-        _make_folder(output)
-    embedder = load_embedder(
-        model, weights, untrained, engine=engine, flip=flip, threads=threads, batch=batch
-    )
-    pairs, searches = protocol != "1:N", protocol != "1:1"
-    templates = _pool(files, embedder, pairs, searches)
-    with waiting("comparing templates"):
-        verification = verify(files, templates) if pairs else None
-        searched = identify(files, templates) if searches else None
-
-    about: dict[str, Any] = {"benchmark": files.name, "templates": len(templates.ids)}
-    about |= {"model": embedder.model_name, "weights_sha256": embedder.weights_sha256}
-    about |= {"untrained": untrained, "flip": flip}
-    if verification is not None:
-        about["verification"] = _described_pairs(verification)
-    if searched is not None:
-        about["identification"] = _described_searches(files, searched)
-    if output is not None:
-        _write(output, files, about, verification, searched)
+        make_folder(output)
+    embedder = crops.embedder(flip=flip)
+    about = {"model": embedder.model_name, "weights_sha256": embedder.weights_sha256}
+    about = _evaluate(files, embedder, protocol, about | {"untrained": crops.untrained, "flip": flip}, output)
     if as_json:
         print_json(about)
     else:
@@ -99,6 +71,31 @@ def ijb(
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command("ijb")(ijb)
+
+
+def _evaluate(
+    files: IjbFiles, embedder: Embedder, protocol: str, about: dict[str, Any], output: Path | None
+) -> dict[str, Any]:
+    """Pool and compare the templates; write what was found, if a folder is given, and return it."""
+    from pocketnet_fast.evaluation.ijb import identify, verify
+    from pocketnet_fast.evaluation.ijb_report import draw_curves, identification_fields, verification_fields
+
+    pairs, searches = protocol != "1:N", protocol != "1:1"
+    templates = _pool(files, embedder, pairs, searches)
+    with waiting("comparing templates"):
+        verification = verify(files, templates) if pairs else None
+        searched = identify(files, templates) if searches else None
+    about = {"benchmark": files.name, "templates": len(templates.ids)} | about
+    if verification is not None:
+        about["verification"] = verification_fields(verification)
+    if searched is not None:
+        about["identification"] = identification_fields(files, searched)
+    if output is not None:
+        title = f"{files.name}, {about['model']}" + (", untrained" if about["untrained"] else "")
+        draw_curves(output, files, title, verification, searched)
+        with atomic_write(output / "result.json") as stream:
+            write_json(stream, about)
+    return about
 
 
 def _pool(files: IjbFiles, embedder: Embedder, pairs: bool, searches: bool) -> Templates:
@@ -126,67 +123,6 @@ def _pool(files: IjbFiles, embedder: Embedder, pairs: bool, searches: bool) -> T
             on_total=begin,
             on_images=step,
         )
-
-
-def _described_pairs(result: Verification) -> dict[str, Any]:
-    return {
-        "genuine": result.genuine,
-        "impostors": result.impostors,
-        "points": [point.as_dict() for point in result.points],
-    }
-
-
-def _described_searches(files: IjbFiles, results: list[GallerySearch]) -> dict[str, Any]:
-    import numpy as np
-
-    from pocketnet_fast.evaluation.ijb import RANKS
-
-    galleries = [
-        {
-            "file": path.name,
-            "templates": result.gallery,
-            "mated": result.mated,
-            "others": result.others,
-            "top": {str(rank): result.top(rank) for rank in RANKS},
-            "points": [
-                {
-                    "fpir": point.far,
-                    "tpir": point.tar,
-                    "threshold": point.threshold,
-                    "accepted": point.accepted,
-                }
-                for point in result.points
-            ],
-        }
-        for path, result in zip(files.galleries, results, strict=True)
-    ]
-    mean = {
-        "top": {str(rank): float(np.mean([result.top(rank) for result in results])) for rank in RANKS},
-        "tpir": {
-            f"{points[0].far:g}": float(np.mean([point.tar for point in points]))
-            for points in zip(*(result.points for result in results), strict=True)
-        },
-    }
-    return {"galleries": galleries, "mean": mean}
-
-
-def _write(
-    output: Path,
-    files: IjbFiles,
-    about: dict[str, Any],
-    verification: Verification | None,
-    searched: list[GallerySearch] | None,
-) -> None:
-    from pocketnet_fast.evaluation.ijb_plots import draw_cmc, draw_roc
-    from pocketnet_fast.files import atomic_write
-
-    title = f"{files.name}, {about['model']}" + (", untrained" if about["untrained"] else "")
-    if verification is not None:
-        draw_roc(output / "roc.png", verification, title)
-    if searched is not None:
-        draw_cmc(output / "cmc.png", searched, [path.stem for path in files.galleries], title)
-    with atomic_write(output / "result.json") as file:
-        file.write(to_json(about, indent=2).encode() + b"\n")
 
 
 def _print(about: dict[str, Any]) -> None:
@@ -227,10 +163,3 @@ def _print(about: dict[str, Any]) -> None:
         means = [*ranks.values(), *rates.values()]
         table.add_row("mean", "", "", *(f"{100 * figure:.2f}" for figure in means))
         console.print(table)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PocketNetError(f"cannot make the folder {folder}: {error.strerror}") from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketnet_fast.cli.loading import JsonOption, WeightsOption, load_model, weight_file
+from pocketnet_fast.cli.loading import load_model, weight_file
+from pocketnet_fast.cli.option_groups import grouped
+from pocketnet_fast.cli.options import JsonOption, WeightsOption
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.thresholds import show_calibration
 from pocketnet_fast.errors import PocketNetError
@@ -26,19 +28,31 @@ _CONVENTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class _Sizes:
+    """What a PocketNet of one's own is made of."""
+
+    genotype: Annotated[
+        str | None,
+        typer.Option(help="For the model 'pocketnet': a genotype's text, or a published one's name."),
+    ] = None
+    channels: Annotated[int | None, typer.Option(help="For the model 'pocketnet'.")] = None
+    layers: Annotated[int | None, typer.Option(help="For the model 'pocketnet'.")] = None
+    embedding_dim: Annotated[int | None, typer.Option(help="Length of the embedding.")] = None
+
+    def given(self) -> dict[str, object]:
+        """Those that were given, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@grouped
 def info(
     model: Annotated[
         str | None,
         typer.Argument(help="A network's name; without it and without --weights, all are listed."),
     ] = None,
     *,
-    genotype: Annotated[
-        str | None,
-        typer.Option(help="For the model 'pocketnet': a genotype's text, or a published one's name."),
-    ] = None,
-    channels: Annotated[int | None, typer.Option(help="For the model 'pocketnet'.")] = None,
-    layers: Annotated[int | None, typer.Option(help="For the model 'pocketnet'.")] = None,
-    embedding_dim: Annotated[int | None, typer.Option(help="Length of the embedding.")] = None,
+    sizes: _Sizes,
     weights: WeightsOption = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the fused steps of the lowered model.")] = False,
     as_json: JsonOption = False,
@@ -49,37 +63,23 @@ def info(
     [bold]pocketnet info --weights runs/tiny[/bold],
     [bold]pocketnet info pocketnet --genotype softmax_cifar10 --channels 16 --layers 18 --json[/bold]
     """
-    sizes = (genotype, channels, layers, embedding_dim)
-    if weights is not None and all(size is None for size in sizes):
+    given = sizes.given()
+    if weights is not None and not given:
         _print_one(load_model(model, weights, untrained=False), plan, as_json)
         return
     if model is None:
-        options = {
-            "--genotype": genotype,
-            "--channels": channels,
-            "--layers": layers,
-            "--embedding-dim": embedding_dim,
-            "--plan": plan or None,
-        }
-        given = [option for option, value in options.items() if value is not None]
-        if given:
-            raise PocketNetError(f"{', '.join(given)} needs a model; run: pocketnet info MODEL")
+        options = [f"--{name.replace('_', '-')}" for name in given] + (["--plan"] if plan else [])
+        if options:
+            raise PocketNetError(f"{', '.join(options)} needs a model; run: pocketnet info MODEL")
         _print_all(as_json)
         return
 
     from pocketnet_fast.models.registry import PRETRAINED, create_model
 
     file = None if weights is None else weight_file(weights)
-    network = create_model(
-        model,
-        # Of a network that ships with weights, these are what the other commands take.
-        pretrained=file is None and model in PRETRAINED and all(size is None for size in sizes),
-        weights=file,
-        embedding_dim=embedding_dim,
-        genotype=genotype,
-        channels=channels,
-        layers=layers,
-    )
+    # Of a network that ships with weights, these are what the other commands take.
+    pretrained = file is None and model in PRETRAINED and not given
+    network = create_model(model, pretrained=pretrained, weights=file, **vars(sizes))
     _print_one(network, plan, as_json)
 
 
@@ -91,8 +91,9 @@ def register(app: typer.Typer) -> None:
 def _print_all(as_json: bool) -> None:
     import torch
 
+    from pocketnet_fast.models.architectures import list_models
     from pocketnet_fast.models.counting import count_model
-    from pocketnet_fast.models.registry import create_model, list_models
+    from pocketnet_fast.models.registry import create_model
 
     counts: dict[str, tuple[int, ModelCount]] = {}
     for name in list_models():
@@ -112,45 +113,15 @@ def _print_all(as_json: bool) -> None:
 
 def _print_one(model: EmbeddingModel, plan: bool, as_json: bool) -> None:
     from pocketnet_fast.models.counting import count_model
-    from pocketnet_fast.models.pocketnet import PocketNet
     from pocketnet_fast.models.weights import weights_sha256
 
     count = count_model(model)
     steps = _lower(model) if plan else None
-    trained = model.weights_source is not None
-    sha256 = weights_sha256(model) if trained else None
-    source = (
-        f"{model.weights_source}, SHA-256 {sha256}" if trained else "none; no trained weights ship for it"
-    )
+    sha256 = None if model.weights_source is None else weights_sha256(model)
     if as_json:
-        result: dict[str, Any] = {
-            "model": model.model_name,
-            "embedding_dim": model.embedding_dim,
-            "input": asdict(model.input_spec),
-            "weights": {"source": model.weights_source, "sha256": sha256},
-            "calibration": None if model.calibration is None else model.calibration.as_dict(),
-            **_fields(count.total),
-            "by_operation": {name: _fields(part) for name, part in count.by_operation.items()},
-            "by_layer": {name: _fields(part) for name, part in count.by_layer.items()},
-        }
-        if isinstance(model, PocketNet):
-            result |= {"genotype": str(model.genotype), "channels": model.channels, "layers": model.layers}
-        if steps is not None:
-            result["plan"] = steps.rows()
-        print_json(result)
+        print_json(_described(model, count, sha256, steps))
         return
-
-    spec = model.input_spec
-    typer.echo(f"model: {model.model_name}, embedding of {model.embedding_dim}")
-    if isinstance(model, PocketNet):
-        typer.echo(f"cells: {model.layers} of {model.channels} channels; {model.genotype}")
-    typer.echo(
-        f"input: {spec.size[0]}x{spec.size[1]} {spec.color.upper()}, "
-        f"(x/255 - mean)/std with mean {spec.mean} and std {spec.std}"
-    )
-    typer.echo(f"weights: {source}")
-    if model.calibration is not None:
-        show_calibration(model.calibration)
+    _print_facts(model, sha256)
     for title, parts in (("operation", count.by_operation), ("layer", count.by_layer)):
         table = _table(title, "parameters", "MACs, M", "FLOPs, M")
         for name, part in parts.items():
@@ -161,6 +132,43 @@ def _print_one(model: EmbeddingModel, plan: bool, as_json: bool) -> None:
     typer.echo(_CONVENTIONS)
     if steps is not None:
         typer.echo(str(steps))
+
+
+def _described(
+    model: EmbeddingModel, count: ModelCount, sha256: str | None, steps: Plan | None
+) -> dict[str, Any]:
+    from pocketnet_fast.models.pocketnet import PocketNet
+
+    about: dict[str, Any] = {
+        "model": model.model_name,
+        "embedding_dim": model.embedding_dim,
+        "input": asdict(model.input_spec),
+        "weights": {"source": model.weights_source, "sha256": sha256},
+        "calibration": None if model.calibration is None else model.calibration.as_dict(),
+        **_fields(count.total),
+        "by_operation": {name: _fields(part) for name, part in count.by_operation.items()},
+        "by_layer": {name: _fields(part) for name, part in count.by_layer.items()},
+    }
+    if isinstance(model, PocketNet):
+        about |= {"genotype": str(model.genotype), "channels": model.channels, "layers": model.layers}
+    return about if steps is None else about | {"plan": steps.rows()}
+
+
+def _print_facts(model: EmbeddingModel, sha256: str | None) -> None:
+    from pocketnet_fast.models.pocketnet import PocketNet
+
+    spec = model.input_spec
+    typer.echo(f"model: {model.model_name}, embedding of {model.embedding_dim}")
+    if isinstance(model, PocketNet):
+        typer.echo(f"cells: {model.layers} of {model.channels} channels; {model.genotype}")
+    typer.echo(
+        f"input: {spec.size[0]}x{spec.size[1]} {spec.color.upper()}, "
+        f"(x/255 - mean)/std with mean {spec.mean} and std {spec.std}"
+    )
+    none = "none; no trained weights ship for it"
+    typer.echo(f"weights: {none if sha256 is None else f'{model.weights_source}, SHA-256 {sha256}'}")
+    if model.calibration is not None:
+        show_calibration(model.calibration)
 
 
 def _lower(model: EmbeddingModel) -> Plan:

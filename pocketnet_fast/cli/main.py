@@ -28,6 +28,7 @@ from pocketnet_fast.cli import (
     verify,
 )
 from pocketnet_fast.cli.help import OrderedGroup, dress
+from pocketnet_fast.cli.remarks import print_log
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import WRITE_ERRORS
 from pocketnet_fast.waiting import choose_waiting_policy
@@ -96,6 +97,7 @@ dress(app)
 def main() -> None:
     """Run the command line; bad input, a full disk or a closed pipe exits with 2, an interrupt with 130."""
     choose_waiting_policy()
+    print_log()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal cannot show is no reason to lose a result.
         if hasattr(stream, "reconfigure"):
@@ -126,7 +128,7 @@ def _flush_output() -> None:
     """Write what is left of the output while an error can still be told.
 
     Raises:
-        PocketNetError: If it cannot be written.
+        PocketNetError: It cannot be written.
     """
     if sys.stdout is None:
         return

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketnet_fast.cli.loading import (
-    AlignedOption,
-    BatchOption,
-    DetectorOption,
-    EngineOption,
-    FlipOption,
-    JsonOption,
-    ModelOption,
-    SeveralFaces,
-    ThreadsOption,
-    UntrainedOption,
-    UprightOption,
-    WeightsOption,
-    load_source,
-    note,
-)
+from pocketnet_fast.cli.embedding import embedded_faces
+from pocketnet_fast.cli.option_groups import grouped
+from pocketnet_fast.cli.options import JsonOption, ManyFacesOptions, ThreadsOption
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
+from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
@@ -34,6 +23,9 @@ if TYPE_CHECKING:
 
     from pocketnet_fast.evaluation.face_list import FaceList
     from pocketnet_fast.evaluation.megaface import MegaFaceResult
+    from pocketnet_fast.faces.sources import EmbeddedFace
+
+    _Loaded = tuple[FaceList, list[int], npt.NDArray[np.float32]]
 
 SUFFIX = "_pocketnet.bin"
 
@@ -45,7 +37,33 @@ _List = typer.Option(help="Images: the kit's JSON, or a path a line.")
 _Suffix = Annotated[str, typer.Option(help="What feature files add to the paths of a list.")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Sets:
+    """Where the probes and the distractors are."""
+
+    probe_list: Annotated[Path, _List]
+    probes: Annotated[Path, typer.Option(help="Their features: a folder, or a .bin file with a row each.")]
+    distractor_list: Annotated[Path, _List]
+    distractors: Annotated[Path, typer.Option(help="Their features, likewise.")]
+    suffix: _Suffix = SUFFIX
+    probe_noise: Annotated[
+        Path | None, typer.Option(help="Probes to leave out, a name a line: facescrub_noises.txt.")
+    ] = None
+    distractor_noise: Annotated[
+        Path | None, typer.Option(help="Distractors to leave out: megaface_noises.txt.")
+    ] = None
+
+    def load_probes(self) -> _Loaded:
+        """The list, the places in it that are kept, and their features."""
+        return _load(self.probe_list, self.probes, self.suffix, self.probe_noise)
+
+    def load_distractors(self) -> _Loaded:
+        """The same of the distractors."""
+        return _load(self.distractor_list, self.distractors, self.suffix, self.distractor_noise)
+
+
 @_app.command()
+@grouped
 def extract(
     images: Annotated[Path, typer.Argument(metavar="LIST", help="Images: the kit's JSON, or a path a line.")],
     *,
@@ -60,16 +78,7 @@ def extract(
     skip: Annotated[
         bool, typer.Option("--skip", help="Leave out images that cannot be used, naming each.")
     ] = False,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    untrained: UntrainedOption = False,
-    aligned: AlignedOption = False,
-    detector: DetectorOption = None,
-    upright: UprightOption = True,
-    flip: FlipOption = True,
-    engine: EngineOption = "auto",
-    threads: ThreadsOption = None,
-    batch: BatchOption = 32,
+    faces: ManyFacesOptions,
 ) -> None:
     """Embed the images of a list into feature files that the development kit reads.
 
@@ -85,60 +94,49 @@ def extract(
         raise PocketNetError("one file for all images has a row for each: --skip and --resume need a folder")
 
     from pocketnet_fast.evaluation.face_list import read_face_list
-    from pocketnet_fast.evaluation.feature_file import write_embedding, writing_features
 
-    faces = read_face_list(images)
-    source = load_source(
-        model,
-        weights,
-        untrained,
-        aligned=aligned,
-        detector=detector,
-        upright=upright,
-        engine=engine,
-        flip=flip,
-        threads=threads,
-        batch=batch,
-    )
-    wanted = [path for path in faces.paths if not (resume and (output / (path + suffix)).exists())]
-    targets = {str(root / path): output / (path + suffix) for path in wanted}
-    with progress(len(wanted), "embedding") as advance:
-        found = source.faces(
-            [root / path for path in wanted], on_photo=advance, on_error=_report if skip else None
-        )
-        done = 0
-        several = SeveralFaces()
-        if whole:
-            with writing_features(output, len(wanted), source.embedder.embedding_dim) as write:
-                for face in found:
-                    several.add(face)
-                    write(face.embedding)
-                    done += 1
-        else:
-            for face in found:
-                several.add(face)
-                target = targets[face.path]
-                _make_folder(target.parent)
-                write_embedding(target, face.embedding)
-                done += 1
-    several.say()
+    listed = read_face_list(images).paths
+    source = faces.source()
+    wanted = [path for path in listed if not (resume and (output / (path + suffix)).exists())]
+    found = embedded_faces(source, [root / path for path in wanted], skip=skip)
+    if whole:
+        done = _write_matrix(output, len(wanted), source.embedder.embedding_dim, found)
+    else:
+        done = _write_files({str(root / path): output / (path + suffix) for path in wanted}, found)
     note(f"wrote {done:,} embeddings of {source.embedder.embedding_dim} dimensions to {output}")
 
 
+def _write_matrix(file: Path, rows: int, dimensions: int, found: Iterator[EmbeddedFace]) -> int:
+    """Write all into one file, a row each; how many there were."""
+    from pocketnet_fast.evaluation.feature_file import writing_features
+
+    done = 0
+    with writing_features(file, rows, dimensions) as write:
+        for face in found:
+            write(face.embedding)
+            done += 1
+    return done
+
+
+def _write_files(targets: dict[str, Path], found: Iterator[EmbeddedFace]) -> int:
+    """Write each into its own file; how many there were."""
+    from pocketnet_fast.evaluation.feature_file import write_embedding
+    from pocketnet_fast.files import make_folder
+
+    done = 0
+    for face in found:
+        target = targets[face.path]
+        make_folder(target.parent)
+        write_embedding(target, face.embedding)
+        done += 1
+    return done
+
+
 @_app.command()
+@grouped
 def evaluate(
     *,
-    probe_list: Annotated[Path, _List],
-    probes: Annotated[Path, typer.Option(help="Their features: a folder, or a .bin file with a row each.")],
-    distractor_list: Annotated[Path, _List],
-    distractors: Annotated[Path, typer.Option(help="Their features, likewise.")],
-    suffix: _Suffix = SUFFIX,
-    probe_noise: Annotated[
-        Path | None, typer.Option(help="Probes to leave out, a name a line: facescrub_noises.txt.")
-    ] = None,
-    distractor_noise: Annotated[
-        Path | None, typer.Option(help="Distractors to leave out: megaface_noises.txt.")
-    ] = None,
+    sets: _Sets,
     size: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Number of distractors; repeatable; default: powers of ten, and all."),
@@ -163,8 +161,8 @@ def evaluate(
     """
     from pocketnet_fast.evaluation.megaface import evaluate as measure
 
-    people, probe_places, probe_rows = _load(probe_list, probes, suffix, probe_noise)
-    others, other_places, other_rows = _load(distractor_list, distractors, suffix, distractor_noise)
+    people, probe_places, probe_rows = sets.load_probes()
+    others, other_places, other_rows = sets.load_distractors()
     with progress(len(other_rows), "scoring") as advance:
         result = measure(
             probe_rows,
@@ -178,10 +176,7 @@ def evaluate(
         )
     left_out = len(people) - len(probe_places), len(others) - len(other_places)
     if as_json:
-        about = asdict(result) | {"noisy_probes": left_out[0], "noisy_distractors": left_out[1]}
-        for entry, size_result in zip(about["sizes"], result.sizes, strict=True):
-            entry["verification"] = [point.as_dict() for point in size_result.verification]
-        print_json(about)
+        print_json(_fields(result, left_out))
     else:
         _print(result, left_out)
 
@@ -191,9 +186,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_app, name="megaface")
 
 
-def _load(
-    path: Path, features: Path, suffix: str, noise: Path | None
-) -> tuple[FaceList, list[int], npt.NDArray[np.float32]]:
+def _load(path: Path, features: Path, suffix: str, noise: Path | None) -> _Loaded:
     from pocketnet_fast.evaluation.face_list import read_face_list, read_noise_list, without_noise
     from pocketnet_fast.evaluation.megaface import load_features
 
@@ -203,6 +196,13 @@ def _load(
         places = without_noise(faces, read_noise_list(noise))
     with progress(len(places), f"reading {PurePosixPath(features).name}") as advance:
         return faces, places, load_features(faces, features, suffix, places, on_rows=advance)
+
+
+def _fields(result: MegaFaceResult, left_out: tuple[int, int]) -> dict[str, Any]:
+    about = asdict(result) | {"noisy_probes": left_out[0], "noisy_distractors": left_out[1]}
+    for entry, size_result in zip(about["sizes"], result.sizes, strict=True):
+        entry["verification"] = [point.as_dict() for point in size_result.verification]
+    return about
 
 
 def _print(result: MegaFaceResult, left_out: tuple[int, int]) -> None:
@@ -226,14 +226,3 @@ def _print(result: MegaFaceResult, left_out: tuple[int, int]) -> None:
     Console().print(table)
     if any(point.accepted == 0 for size in result.sizes for point in size.verification):
         typer.echo("* too few pairs to measure this rate; no distractor at all is accepted")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PocketNetError(f"cannot make the folder {folder}: {error.strerror}") from None
-
-
-def _report(error: PocketNetError) -> None:
-    note(f"left out: {error}")

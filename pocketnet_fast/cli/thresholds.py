@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pocketnet_fast.cli.loading import note
+from pocketnet_fast.cli.output import wide_console
+from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
     from pocketnet_fast.models.calibration import Calibration
-
-# Of the table, where the output is no terminal and tells no width.
-_WIDTH: Final = 150
-
-FarOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Decide at this false accept rate, one of those that the weights were calibrated for; default: "
-        "the weights' own, 1e-4 where they carry it.",
-        show_default=False,
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -91,14 +79,14 @@ def decide(
     Both options are what ``check_options`` lets pass. None if there is no threshold.
 
     Args:
-        calibration: Of the weights, if they carry one.
+        calibration: The calibration of the weights, if they carry one.
         flip: Whether the embeddings of the mirror images are added; a remark is made where they were not when
             the weights were calibrated, or the other way round.
         threshold: The option.
         far: The option.
 
     Raises:
-        PocketNetError: If ``far`` was not calibrated.
+        PocketNetError: ``far`` was not calibrated.
     """
     if threshold is not None:
         return Decision(threshold, "option")
@@ -124,7 +112,6 @@ def uncalibrated(far: float) -> PocketNetError:
 
 def show_calibration(calibration: Calibration) -> None:
     """Print the default threshold, and a table of all with what they do on each data set."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -151,7 +138,7 @@ def show_calibration(calibration: Calibration) -> None:
                 _with_interval(rates.tar, rates.tar_low, rates.tar_high, lambda rate: f"{100 * rate:.2f}"),
             )
         table.add_section()
-    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
+    wide_console().print(table)
 
 
 def _short(rate: float) -> str:

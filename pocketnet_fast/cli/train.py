@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketnet_fast.cli.loading import JsonOption
-from pocketnet_fast.cli.training import (
-    BatchOption,
-    DataOption,
-    DeviceOption,
-    DryRunOption,
-    EpochsOption,
-    ForceOption,
-    ListOption,
-    OutOption,
-    RateOption,
-    ResumeOption,
-    SeedOption,
-    SetOption,
-    TeacherOption,
-    VerifyOption,
-    WorkersOption,
-    overrides,
-    run,
-)
+from pocketnet_fast.cli.option_groups import grouped
+from pocketnet_fast.cli.training import RunCommand, RunOptions
+
+if TYPE_CHECKING:
+    from pocketnet_fast.training.recipe import Recipe
+    from pocketnet_fast.training.trainer import Outcome
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(RunOptions):
+    """A training run, and values of its recipe."""
+
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A .rec file, a folder with train.rec or of identities, or "
+            "synthetic:identities=64,images=20."
+        ),
+    ] = None
+    teacher: Annotated[
+        str | None, typer.Option(help="A weight file, a TorchScript file or a training run's folder.")
+    ] = None
+    lr: Annotated[float | None, typer.Option(help="Learning rate for optimizer.lr_batch images a step.")] = (
+        None
+    )
+    verify: Annotated[
+        list[str] | None,
+        typer.Option(help="Verification pairs, .bin, .npz or a folder; may be given several times."),
+    ] = None
+
+    def training_values(self) -> dict[str, object]:
+        """What is given of these, by ``section.key`` of the recipe."""
+        return {
+            "data.source": self.data,
+            "distillation.teacher": self.teacher,
+            "schedule.epochs": self.epochs,
+            "optimizer.lr": self.lr,
+            "verification.bins": json.dumps(self.verify) if self.verify else None,
+        }
+
+
+@grouped
 def train(
     recipe: Annotated[
         str | None, typer.Argument(help="A recipe of --list or a .toml file; with --resume, the run's own.")
     ] = None,
     *,
-    out: OutOption = None,
-    data: DataOption = None,
     genotype: Annotated[
         str | None,
         typer.Option(
@@ -44,20 +65,7 @@ def train(
     ] = None,
     channels: Annotated[int | None, typer.Option(help="Width of a PocketNet's first cells.")] = None,
     layers: Annotated[int | None, typer.Option(help="Number of a PocketNet's cells.")] = None,
-    teacher: TeacherOption = None,
-    epochs: EpochsOption = None,
-    batch_size: BatchOption = None,
-    lr: RateOption = None,
-    seed: SeedOption = None,
-    workers: WorkersOption = None,
-    device: DeviceOption = None,
-    verify: VerifyOption = None,
-    changes: SetOption = None,
-    resume: ResumeOption = False,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-    listing: ListOption = False,
-    as_json: JsonOption = False,
+    options: TrainingOptions,
 ) -> None:
     """Train a network by a recipe.
 
@@ -67,19 +75,58 @@ def train(
 
     Example: [bold]pocketnet train synthetic_tiny --out runs/tiny[/bold]
     """
-    values = _network(genotype, channels, layers)
-    values |= overrides(data, teacher, epochs, batch_size, lr, seed, workers, device, verify, changes)
-    if recipe is None and genotype is not None and not resume:
+    if recipe is None and genotype is not None and not options.resume:
         recipe = "pocketnet_s128_arcface"
-    run(recipe, out, values, resume, force, dry_run, listing, as_json)
+    TrainCommand()(recipe, options, _network(genotype, channels, layers) | options.training_values())
 
 
-def _network(genotype: str | None, channels: int | None, layers: int | None) -> dict[str, str]:
+class TrainCommand(RunCommand["Recipe", "Outcome"]):
+    """Trains a network by a recipe."""
+
+    name = "train"
+
+    def recipes(self) -> dict[str, str]:
+        """The recipes of the package, and what each says of itself."""
+        from pocketnet_fast.training.recipe import list_recipes
+
+        return list_recipes()
+
+    def load(self, name: str, values: dict[str, str]) -> Recipe:
+        """Read a recipe of the package or a file, and change it."""
+        from pocketnet_fast.training.recipe import load_recipe
+
+        return load_recipe(name, values)
+
+    def load_from(self, folder: Path, values: dict[str, str]) -> Recipe:
+        """Read the recipe of a run, and change it."""
+        from pocketnet_fast.training.checkpoint import RunFolder
+        from pocketnet_fast.training.recipe import Recipe
+
+        return Recipe.from_toml(RunFolder(folder).recipe().to_toml(), str(folder), values)
+
+    def carry_out(self, recipe: Recipe, folder: Path, *, resume: bool, force: bool) -> Outcome:
+        """Train."""
+        from rich.console import Console
+
+        from pocketnet_fast.training.trainer import train as run_training
+
+        return run_training(recipe, folder, resume=resume, force=force, console=Console(stderr=True))
+
+    def fields(self, outcome: Outcome) -> dict[str, Any]:
+        """What JSON says of the outcome."""
+        return {**asdict(outcome), "weights": str(outcome.weights)}
+
+    def said(self, outcome: Outcome) -> str:
+        """What is printed of an outcome that no signal cut short."""
+        return f"{outcome.weights}: the weights after {outcome.epoch} epochs, {outcome.step:,} steps"
+
+
+def _network(genotype: str | None, channels: int | None, layers: int | None) -> dict[str, object]:
     """The options as values of a recipe; the genotype as text, so that a run does not depend on its file."""
     from pocketnet_fast.models.genotypes import format_genotype, genotype_from_name
 
     given = {"model.channels": channels, "model.layers": layers}
-    values = {key: str(value) for key, value in given.items() if value is not None}
+    values: dict[str, object] = {key: value for key, value in given.items() if value is not None}
     if genotype is not None or values:
         values["model.name"] = "pocketnet"
     if genotype is not None:

@@ -1,94 +1,173 @@
-"""What the commands that train share: their options, and how these change a recipe."""
+"""What the commands that train and search share: their options, and how these change a recipe."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import typer
 
+from pocketnet_fast.cli.options import JsonOption
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.errors import PocketNetError
 
-if TYPE_CHECKING:
-    from pocketnet_fast.search.recipe import SearchRecipe
-    from pocketnet_fast.training.recipe import Recipe
-    from pocketnet_fast.training.trainer import Outcome
 
-OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder.")]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        help="A .rec file, a folder with train.rec or of identities, or synthetic:identities=64,images=20."
-    ),
-]
-TeacherOption = Annotated[
-    str | None, typer.Option(help="A weight file, a TorchScript file or a training run's folder.")
-]
-EpochsOption = Annotated[int | None, typer.Option(help="Passes over the data.")]
-BatchOption = Annotated[int | None, typer.Option(help="Images of one process in one pass.")]
-RateOption = Annotated[float | None, typer.Option(help="Learning rate for optimizer.lr_batch images a step.")]
-SeedOption = Annotated[int | None, typer.Option(help="Of everything random.")]
-WorkersOption = Annotated[int | None, typer.Option(help="Processes that decode; 0: none.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or auto.")]
-VerifyOption = Annotated[
-    list[str] | None,
-    typer.Option(help="Verification pairs, .bin, .npz or a folder; may be given several times."),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any value of the recipe; see --dry-run."),
-]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
-ForceOption = Annotated[
-    bool, typer.Option("--force", help="Resume although harmless values of the recipe differ.")
-]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and end.")]
-ListOption = Annotated[bool, typer.Option("--list", help="List the recipes and end.")]
+class _Recipe(Protocol):
+    def to_toml(self) -> str: ...
 
 
-def overrides(
-    data: str | None,
-    teacher: str | None,
-    epochs: int | None,
-    batch_size: int | None,
-    lr: float | None,
-    seed: int | None,
-    workers: int | None,
-    device: str | None,
-    verify: list[str] | None,
-    changes: list[str] | None,
-) -> dict[str, str]:
-    """The options as values of a recipe by ``section.key``; ``--set`` comes last.
+class _Outcome(Protocol):
+    @property
+    def folder(self) -> Path: ...
 
-    Raises:
-        PocketNetError: If a ``--set`` has no ``=``.
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def signal(self) -> int: ...
+
+
+RecipeT = TypeVar("RecipeT", bound=_Recipe)
+OutcomeT = TypeVar("OutcomeT", bound=_Outcome)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """A run's folder, how it begins, and values of its recipe that every kind of run has."""
+
+    out: Annotated[Path | None, typer.Option("--out", help="The run's folder.")] = None
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Images of one process in one pass.")] = None
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None
+    workers: Annotated[int | None, typer.Option(help="Processes that decode; 0: none.")] = None
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.")] = None
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any value of the recipe; see --dry-run."),
+    ] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Resume although harmless values of the recipe differ.")
+    ] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and end.")] = False
+    listing: Annotated[bool, typer.Option("--list", help="List the recipes and end.")] = False
+    as_json: JsonOption = False
+
+    def values(self, given: Mapping[str, object]) -> dict[str, str]:
+        """Values of a recipe by ``section.key``: a command's own options, those here, and ``--set`` last.
+
+        Args:
+            given: The command's own; None where an option was not given.
+
+        Raises:
+            PocketNetError: A ``--set`` has no ``=``.
+        """
+        common = {
+            "data.batch_size": self.batch_size,
+            "run.seed": self.seed,
+            "data.workers": self.workers,
+            "run.device": self.device,
+        }
+        values = {key: str(value) for key, value in {**given, **common}.items() if value is not None}
+        return values | _changed_values(self.changes)
+
+    def folder(self) -> Path:
+        """The run's folder.
+
+        Raises:
+            PocketNetError: None was given.
+        """
+        if self.out is None:
+            raise PocketNetError("no --out: expected the run's folder")
+        return self.out
+
+
+class RunCommand(ABC, Generic[RecipeT, OutcomeT]):
+    """A command that carries out a recipe in a folder, and goes on where it was interrupted.
+
+    Attributes:
+        name: The command.
+        recipe_word: How messages call its recipe.
     """
-    given = {
-        "data.source": data,
-        "distillation.teacher": teacher,
-        "schedule.epochs": epochs,
-        "data.batch_size": batch_size,
-        "optimizer.lr": lr,
-        "run.seed": seed,
-        "data.workers": workers,
-        "run.device": device,
-        "verification.bins": json.dumps(verify) if verify else None,
-    }
-    values = {key: str(value) for key, value in given.items() if value is not None}
-    return values | changed_values(changes)
+
+    name: str
+    recipe_word = "recipe"
+
+    @abstractmethod
+    def recipes(self) -> dict[str, str]:
+        """The recipes of the package, and what each says of itself."""
+
+    @abstractmethod
+    def load(self, name: str, values: dict[str, str]) -> RecipeT:
+        """Read a recipe of the package or a file, and change it."""
+
+    @abstractmethod
+    def load_from(self, folder: Path, values: dict[str, str]) -> RecipeT:
+        """Read the recipe of a run, and change it."""
+
+    @abstractmethod
+    def carry_out(self, recipe: RecipeT, folder: Path, *, resume: bool, force: bool) -> OutcomeT:
+        """Do what the recipe says."""
+
+    @abstractmethod
+    def fields(self, outcome: OutcomeT) -> dict[str, Any]:
+        """What JSON says of the outcome."""
+
+    @abstractmethod
+    def said(self, outcome: OutcomeT) -> str:
+        """What is printed of an outcome that no signal cut short."""
+
+    def __call__(self, recipe: str | None, options: RunOptions, given: Mapping[str, object]) -> None:
+        """Carry out what the options say; exit with 128 + the signal's number if one ended the run.
+
+        Args:
+            recipe: Its name or file; None with ``--resume`` for the run's own.
+            options: Those of every run.
+            given: Values of the recipe by ``section.key`` that the command's own options give.
+
+        Raises:
+            PocketNetError: Bad input.
+        """
+        if options.listing:
+            _print_recipes(self.recipes(), options.as_json)
+            return
+        if recipe is None and not options.resume:
+            listed = ", ".join(self.recipes())
+            raise PocketNetError(f"no {self.recipe_word}: expected one of {listed}, or a .toml file")
+        if options.resume or not options.dry_run:
+            options.folder()
+        values = options.values(given)
+        chosen = self.load_from(options.folder(), values) if recipe is None else self.load(recipe, values)
+        if options.dry_run:
+            _print_recipe(chosen, options.as_json)
+            return
+        out = options.folder()
+        with _explained_loading(out):
+            outcome = self.carry_out(chosen, out, resume=options.resume, force=options.force)
+        if int(os.environ.get("RANK", "0")) == 0:
+            self._report(outcome, options.as_json)
+        if outcome.signal:
+            raise typer.Exit(128 + outcome.signal)
+
+    def _report(self, outcome: OutcomeT, as_json: bool) -> None:
+        if outcome.signal:
+            _say_stopped(self.name, outcome.step, outcome.folder)
+        if as_json:
+            print_json({**self.fields(outcome), "folder": str(outcome.folder)})
+        elif not outcome.signal and (said := self.said(outcome)):
+            typer.echo(said)
 
 
-def changed_values(changes: list[str] | None) -> dict[str, str]:
+def _changed_values(changes: list[str] | None) -> dict[str, str]:
     """What ``--set`` says, by ``section.key``.
 
     Raises:
-        PocketNetError: If one has no ``=``.
+        PocketNetError: One has no ``=``.
     """
     values = {}
     for change in changes or []:
@@ -99,44 +178,7 @@ def changed_values(changes: list[str] | None) -> dict[str, str]:
     return values
 
 
-def run(
-    recipe: str | None,
-    out: Path | None,
-    values: dict[str, str],
-    resume: bool,
-    force: bool,
-    dry_run: bool,
-    listing: bool,
-    as_json: bool,
-) -> None:
-    """Carry out what the options say; exit with 128 + the signal's number if one ended the run.
-
-    Raises:
-        PocketNetError: On bad input.
-    """
-    from pocketnet_fast.training.checkpoint import RunFolder
-    from pocketnet_fast.training.recipe import Recipe, list_recipes, load_recipe
-
-    if listing:
-        print_recipes(list_recipes(), as_json)
-        return
-    if recipe is None and not resume:
-        raise PocketNetError(f"no recipe: expected one of {', '.join(list_recipes())}, or a .toml file")
-    if out is None and (resume or not dry_run):
-        raise PocketNetError("no --out: expected the run's folder")
-    if recipe is not None:
-        chosen = load_recipe(recipe, values)
-    else:
-        assert out is not None
-        chosen = Recipe.from_toml(RunFolder(out).recipe().to_toml(), str(out), values)
-    if dry_run:
-        print_recipe(chosen, as_json)
-        return
-    assert out is not None
-    _train(chosen, out, resume, force, as_json)
-
-
-def print_recipe(recipe: Recipe | SearchRecipe, as_json: bool) -> None:
+def _print_recipe(recipe: Any, as_json: bool) -> None:
     """Print a resolved recipe, a table per section, as TOML or JSON."""
     if as_json:
         print_json(asdict(recipe))
@@ -144,25 +186,12 @@ def print_recipe(recipe: Recipe | SearchRecipe, as_json: bool) -> None:
         typer.echo(recipe.to_toml(), nl=False)
 
 
-def _train(recipe: Recipe, out: Path, resume: bool, force: bool, as_json: bool) -> None:
-    from rich.console import Console
-
-    from pocketnet_fast.training.trainer import train
-
-    with explained_loading(out):
-        outcome = train(recipe, out, resume=resume, force=force, console=Console(stderr=True))
-    if int(os.environ.get("RANK", "0")) == 0:
-        _report(outcome, as_json)
-    if outcome.signal:
-        raise typer.Exit(128 + outcome.signal)
-
-
 @contextlib.contextmanager
-def explained_loading(out: Path) -> Iterator[None]:
+def _explained_loading(out: Path) -> Iterator[None]:
     """Say in one line that a process which loads images has died, and how to go on.
 
     Raises:
-        PocketNetError: If one has.
+        PocketNetError: One has.
     """
     try:
         yield
@@ -177,7 +206,7 @@ def explained_loading(out: Path) -> Iterator[None]:
         ) from None
 
 
-def say_stopped(command: str, step: int, out: Path) -> None:
+def _say_stopped(command: str, step: int, out: Path) -> None:
     """Say after which step a signal stopped the run, and how to go on."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     program = "pocketnet" if processes == 1 else "torchrun (as before) -m pocketnet_fast.cli"
@@ -187,17 +216,7 @@ def say_stopped(command: str, step: int, out: Path) -> None:
     )
 
 
-def _report(outcome: Outcome, as_json: bool) -> None:
-    if outcome.signal:
-        say_stopped("train", outcome.step, outcome.folder)
-    if as_json:
-        content = {**asdict(outcome), "folder": str(outcome.folder), "weights": str(outcome.weights)}
-        print_json(content)
-    elif not outcome.signal:
-        typer.echo(f"{outcome.weights}: the weights after {outcome.epoch} epochs, {outcome.step:,} steps")
-
-
-def print_recipes(recipes: dict[str, str], as_json: bool) -> None:
+def _print_recipes(recipes: dict[str, str], as_json: bool) -> None:
     """Print the recipes of the package and what each says of itself."""
     if as_json:
         print_json(recipes)

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketnet_fast.cli.loading import (
-    AlignedOption,
-    DetectorOption,
-    EngineOption,
-    FlipOption,
-    JsonOption,
-    ModelOption,
-    ThreadsOption,
-    UntrainedOption,
-    UprightOption,
-    WeightsOption,
-    load_source,
-    note,
-)
-from pocketnet_fast.cli.output import print_json
-from pocketnet_fast.cli.thresholds import Decision, FarOption, check_options, decide, decision_fields
-from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.cli.option_groups import grouped
+from pocketnet_fast.cli.options import FaceOptions, FarOption, JsonOption
+from pocketnet_fast.cli.output import check_picture, print_json
+from pocketnet_fast.cli.remarks import note
+from pocketnet_fast.cli.thresholds import Decision, check_options, decide, decision_fields
 
 if TYPE_CHECKING:
+    from pocketnet_fast.data.images import ImageArray
     from pocketnet_fast.faces.sources import EmbeddedFace
 
-_PICTURES = (".png", ".jpg", ".jpeg")
 _THRESHOLD = 0.3
 
 
+@grouped
 def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="A photo, or a crop with --aligned.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
@@ -50,15 +40,7 @@ def verify(
     show: Annotated[
         Path | None, typer.Option(help="Draw boxes, landmarks, crops and result to this .png or .jpg.")
     ] = None,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    untrained: UntrainedOption = False,
-    aligned: AlignedOption = False,
-    detector: DetectorOption = None,
-    upright: UprightOption = True,
-    flip: FlipOption = True,
-    engine: EngineOption = "auto",
-    threads: ThreadsOption = None,
+    faces: FaceOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the most prominent faces of two photos.
@@ -72,71 +54,26 @@ def verify(
     Example: [bold]pocketnet verify a.jpg b.jpg --far 1e-5 --show result.png[/bold]
     """
     check_options(threshold, far)
-    if show is not None and show.suffix.lower() not in _PICTURES:
-        raise PocketNetError(f"{show}: unknown kind of picture; expected one of {', '.join(_PICTURES)}")
+    check_picture(show)
 
-    import numpy as np
-
-    from pocketnet_fast.data.images import encode_image, read_image
-    from pocketnet_fast.faces.drawing import draw_comparison
+    from pocketnet_fast.data.images import read_image
     from pocketnet_fast.files import atomic_write
 
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(atomic_write(show)) if show is not None else None
         photos = read_image(first), read_image(second)
-        source = load_source(
-            model,
-            weights,
-            untrained,
-            aligned=aligned,
-            detector=detector,
-            upright=upright,
-            engine=engine,
-            flip=flip,
-            threads=threads,
-        )
+        source = faces.source()
         embedder = source.embedder
-        decided = decide(embedder.calibration, flip, threshold, far) or _uncalibrated()
-        faces = source.face(photos[0], first), source.face(photos[1], second)
-        one, other = (face.embedding.astype(np.float64) for face in faces)
-        cosine = float(np.clip(one @ other, -1, 1))
-        distance = 2 - 2 * cosine
-        same = cosine >= decided.threshold
-        decision = "same person" if same else "different people"
+        decided = decide(embedder.calibration, faces.flip, threshold, far) or _uncalibrated()
+        compared = _compare((source.face(photos[0], first), source.face(photos[1], second)), decided)
         if stream is not None and show is not None:
-            lines = [
-                decision,
-                f"cosine {cosine:.3f}, threshold {decided.threshold:.3f}{decided.of_far}",
-                f"squared distance {distance:.3f}",
-            ]
-            if untrained:
-                lines.append("untrained weights: this means nothing")
-            stream.write(encode_image(draw_comparison(photos, faces, lines, same), show.suffix.lower()))
-
-    if as_json:
-        result = {
-            "cosine": cosine,
-            "squared_distance": distance,
-            **decision_fields(decided),
-            "same": same,
-            "a": _described(faces[0]),
-            "b": _described(faces[1]),
-            "model": embedder.model_name,
-            "weights": str(weights or "") or None,
-            "untrained": untrained,
-            "engine": embedder.engine,
-            "flip": flip,
-        }
-        print_json(result)
+            stream.write(_picture(photos, compared, faces.untrained, show.suffix.lower()))
+    if not as_json:
+        _print(compared)
         return
-    for face in faces:
-        typer.echo(f"{face.path}: {_summary(face)}")
-    typer.echo(f"cosine similarity: {cosine:.4f}")
-    typer.echo(f"squared distance:  {distance:.4f}")
-    cut = 2 - 2 * decided.threshold
-    typer.echo(
-        f"{decision} (threshold: cosine {decided.threshold:.3f}{decided.of_far}, squared distance {cut:.3f})"
-    )
+    about: dict[str, Any] = {"model": embedder.model_name, "weights": str(faces.weights or "") or None}
+    about |= {"untrained": faces.untrained, "engine": embedder.engine, "flip": faces.flip}
+    print_json(compared.as_dict() | about)
 
 
 def register(app: typer.Typer) -> None:
@@ -144,9 +81,84 @@ def register(app: typer.Typer) -> None:
     app.command("verify")(verify)
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """Two faces, how like they are, and what follows.
+
+    Attributes:
+        faces: The two.
+        cosine: The cosine of their embeddings.
+        distance: The squared distance of the normalised embeddings.
+        decided: By what the decision is made.
+    """
+
+    faces: tuple[EmbeddedFace, EmbeddedFace]
+    cosine: float
+    distance: float
+    decided: Decision
+
+    @property
+    def same(self) -> bool:
+        """Whether they count as one person's."""
+        return self.cosine >= self.decided.threshold
+
+    @property
+    def decision(self) -> str:
+        """The decision in words."""
+        return "same person" if self.same else "different people"
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON says of them."""
+        return {
+            "cosine": self.cosine,
+            "squared_distance": self.distance,
+            **decision_fields(self.decided),
+            "same": self.same,
+            "a": _described(self.faces[0]),
+            "b": _described(self.faces[1]),
+        }
+
+
+def _compare(faces: tuple[EmbeddedFace, EmbeddedFace], decided: Decision) -> _Compared:
+    import numpy as np
+
+    one, other = (face.embedding.astype(np.float64) for face in faces)
+    cosine = float(np.clip(one @ other, -1, 1))
+    return _Compared(faces, cosine, 2 - 2 * cosine, decided)
+
+
 def _uncalibrated() -> Decision:
     note(f"these weights carry no calibrated threshold; deciding at a cosine of {_THRESHOLD}")
     return Decision(_THRESHOLD, "default")
+
+
+def _picture(
+    photos: tuple[ImageArray, ImageArray], compared: _Compared, untrained: bool, suffix: str
+) -> bytes:
+    from pocketnet_fast.data.images import encode_image
+    from pocketnet_fast.faces.drawing import draw_comparison
+
+    decided = compared.decided
+    lines = [
+        compared.decision,
+        f"cosine {compared.cosine:.3f}, threshold {decided.threshold:.3f}{decided.of_far}",
+        f"squared distance {compared.distance:.3f}",
+    ]
+    if untrained:
+        lines.append("untrained weights: this means nothing")
+    return encode_image(draw_comparison(photos, compared.faces, lines, compared.same), suffix)
+
+
+def _print(compared: _Compared) -> None:
+    for face in compared.faces:
+        typer.echo(f"{face.path}: {_summary(face)}")
+    typer.echo(f"cosine similarity: {compared.cosine:.4f}")
+    typer.echo(f"squared distance:  {compared.distance:.4f}")
+    decided = compared.decided
+    typer.echo(
+        f"{compared.decision} (threshold: cosine {decided.threshold:.3f}{decided.of_far}, squared distance "
+        f"{2 - 2 * decided.threshold:.3f})"
+    )
 
 
 def _summary(face: EmbeddedFace) -> str:
@@ -159,15 +171,4 @@ def _summary(face: EmbeddedFace) -> str:
 
 
 def _described(face: EmbeddedFace) -> dict[str, Any]:
-    found = [
-        {
-            "box": found.box,
-            "landmarks": found.landmarks.tolist(),
-            "score": found.score,
-            "turn": found.turn,
-            "doubt": found.doubt,
-            "quality": found.quality,
-        }
-        for found in face.faces
-    ]
-    return {"file": face.path, "faces": found}
+    return {"file": face.path, "faces": [found.as_dict() for found in face.faces]}

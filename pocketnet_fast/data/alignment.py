@@ -39,7 +39,7 @@ def similarity_transform(source: npt.ArrayLike, target: npt.ArrayLike) -> FloatA
         target: K x 2 points (x, y).
 
     Raises:
-        PocketNetError: the shapes differ or are not K x 2, a coordinate is not finite, the points of
+        PocketNetError: The shapes differ or are not K x 2, a coordinate is not finite, the points of
             ``source`` coincide, or no similarity relates them to ``target``.
     """
     points = np.asarray(source, dtype=np.float64)
@@ -78,7 +78,7 @@ def align(image: npt.NDArray[Any], landmarks: npt.ArrayLike, size: int = CROP_SI
         size x size x 3 uint8, RGB.
 
     Raises:
-        PocketNetError: the image has another shape or dtype, or the landmarks are unusable.
+        PocketNetError: The image has another shape or dtype, or the landmarks are unusable.
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:

@@ -34,7 +34,7 @@ class Augmentation:
         cutout: A rectangle of 3 to 15 % of the area and a side ratio of 1:2 to 2:1 filled with one colour.
 
     Raises:
-        PocketNetError: If a probability is not in 0..1.
+        PocketNetError: A probability is not in 0..1.
     """
 
     flip: float = 0.5
@@ -172,13 +172,13 @@ def mix_batch(images: Tensor, *, mixup: float, cutmix: float, generator: torch.G
         images: float, N x 3 x H x W, normalised.
         mixup: Probability, 0 to 1.
         cutmix: Probability, 0 to 1; together with ``mixup`` at most 1.
-        generator: Of the CPU, whatever the images' device.
+        generator: A generator of the CPU, whatever the images' device.
 
     Returns:
         A new tensor, or ``images`` itself when both probabilities are 0.
 
     Raises:
-        PocketNetError: If the images are no such tensor or the probabilities are out of range.
+        PocketNetError: The images are no such tensor or the probabilities are out of range.
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise PocketNetError(f"expected float N x 3 x H x W images, got {tuple(images.shape)} {images.dtype}")

@@ -39,7 +39,7 @@ class CifarDataset(FaceDataset):
             pickles in the former are read as data alone.
 
     Raises:
-        PocketNetError: If it is no such archive or is damaged; names the batch in it, and the record.
+        PocketNetError: It is no such archive or is damaged; names the batch in it, and the record.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -31,7 +31,7 @@ class FolderDataset(FaceDataset):
         files: The file of each image.
 
     Raises:
-        PocketNetError: If it is no folder, cannot be read, has no folders, or one of them has no image.
+        PocketNetError: It is no folder, cannot be read, has no folders, or one of them has no image.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -55,7 +55,7 @@ class FolderDataset(FaceDataset):
         """Read and decode one crop: 112 x 112 x 3 uint8, RGB.
 
         Raises:
-            PocketNetError: If the file cannot be read, is damaged, or the image has another size.
+            PocketNetError: The file cannot be read, is damaged, or the image has another size.
         """
         return decode_crop(self.encoded(index), str(self.files[index]))
 
@@ -63,7 +63,7 @@ class FolderDataset(FaceDataset):
         """Read an image as it is stored.
 
         Raises:
-            PocketNetError: If the file cannot be read.
+            PocketNetError: The file cannot be read.
         """
         return read_bytes(self.files[index])
 

@@ -43,7 +43,7 @@ class ImageLimits:
 
     Attributes:
         pixels: Height times width.
-        bytes: Of the file.
+        bytes: The bytes of the file.
     """
 
     pixels: int = 50_000_000
@@ -70,7 +70,7 @@ def read_image(path: str | os.PathLike[str], limits: ImageLimits | None = None) 
         H x W x 3 uint8, RGB.
 
     Raises:
-        PocketNetError: no such file, a folder, no permission, or what ``decode_image`` refuses.
+        PocketNetError: No such file, a folder, no permission, or what ``decode_image`` refuses.
     """
     return decode_image(read_bytes(path, limits), str(path), limits)
 
@@ -83,7 +83,7 @@ def read_bytes(path: str | os.PathLike[str], limits: ImageLimits | None = None) 
         limits: How large it may be; None for those of the environment.
 
     Raises:
-        PocketNetError: no such file, a folder, no permission, or too large a file.
+        PocketNetError: No such file, a folder, no permission, or too large a file.
     """
     most = (limits or ImageLimits.from_environment()).bytes
     try:
@@ -131,7 +131,7 @@ def decode_image(data: bytes, name: str = "image", limits: ImageLimits | None = 
         H x W x 3 uint8, RGB.
 
     Raises:
-        PocketNetError: empty, too large, damaged, truncated, or not an image that is read.
+        PocketNetError: Empty, too large, damaged, truncated, or not an image that is read.
     """
     if not data:
         raise PocketNetError(f"{name} is empty; expected an image: {READ_KINDS}")

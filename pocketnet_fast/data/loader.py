@@ -98,8 +98,8 @@ def make_loader(
         dataset: The images.
         batch_size: Images per step of this process.
         augmentation: Changes to them.
-        seed: Of the order and of the augmentation, from 0.
-        rank: Of this process.
+        seed: The seed of the order and of the augmentation, from 0.
+        rank: The rank of this process.
         ranks: Number of processes.
         workers: Processes that decode; 0 for this process itself. They use one thread each, ignore SIGINT and
             SIGTERM (which this process handles), and end with the iteration or with this process, however it
@@ -108,7 +108,7 @@ def make_loader(
         pin_memory: Put batches into page-locked memory, for copies to a GPU.
 
     Raises:
-        PocketNetError: If the dataset does not fill one step, an argument is out of range, or the sampler is
+        PocketNetError: The dataset does not fill one step, an argument is out of range, or the sampler is
             for something else. While iterating: if an image cannot be read, with its name, be it in a worker.
     """
     if workers < 0:

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from pocketnet_fast.data.dataset import FaceDataset, open_dataset
+from pocketnet_fast.data.dataset import FaceDataset
 from pocketnet_fast.data.images import ImageArray
 from pocketnet_fast.errors import PocketNetError
 
@@ -41,21 +42,22 @@ class MixtureDataset(FaceDataset):
     Args:
         path: A TOML file with a table ``[[faces]]`` per dataset: ``source``, and if wanted ``repeat`` (1) and
             ``exclude`` (a text file of places from 0, one per line).
+        open_part: Opens a dataset by its source.
 
     Attributes:
         parts: The datasets.
 
     Raises:
-        PocketNetError: If the file says something else, or a dataset cannot be opened.
+        PocketNetError: The file says something else, or a dataset cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], open_part: Callable[[str], FaceDataset]) -> None:
         file = Path(path)
         self.name = str(path)
         self.parts: list[FaceDataset] = []
         labels, owners, places, self.classes = [], [], [], 0
         for table in _tables(file):
-            part = open_dataset(_source(file, table))
+            part = open_part(_source(file, table))
             kept = _kept(file, table, len(part))
             used, renumbered = np.unique(part.labels[kept], return_inverse=True)
             for _ in range(table.get("repeat", 1)):

@@ -20,7 +20,7 @@ class Person:
 
     Attributes:
         radii: Half the head's width, height and depth.
-        centre_y: Of the head.
+        centre_y: The vertical centre of the head.
         jaw: Share by which the head is narrower at the chin than an ellipsoid.
         cheeks, chin, brow_ridge: How far these stand out, relative to the radius.
         eye_distance, eye_width, eye_height, eye_tilt: Of the eyes; the tilt is in radians.
@@ -41,7 +41,7 @@ class Person:
         hair_thickness: Relative to the radius.
         hair_length: y to which hair hangs beside the neck; below the chin for long hair.
         glasses: None, or the radii of the rims, their roundness and darkness.
-        texture_seed: Of the patterns on the skin and in the hair.
+        texture_seed: The seed of the patterns on the skin and in the hair.
     """
 
     radii: tuple[float, float, float]
@@ -111,7 +111,7 @@ class Shot:
         contrast, saturation: Of the camera.
         blur: Standard deviation, pixels.
         noise: Standard deviation, grey levels.
-        noise_seed: Of the noise.
+        noise_seed: The seed of the noise.
     """
 
     yaw: float

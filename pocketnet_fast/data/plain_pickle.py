@@ -48,7 +48,7 @@ def load_plain(file: BinaryIO, name: str, kind: str, names: Names, advice: str =
         advice: What to do with a file that is refused.
 
     Raises:
-        PocketNetError: If it is damaged or names anything else.
+        PocketNetError: It is damaged or names anything else.
     """
     try:
         _check_memo(file)

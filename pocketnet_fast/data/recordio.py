@@ -61,8 +61,8 @@ class RecordFile:
         index_was_rebuilt: Whether there was no index file.
 
     Raises:
-        PocketNetError: If a file is missing or the index is no index of this file.
-        CorruptRecordError: If the index has to be rebuilt and the file is damaged.
+        PocketNetError: A file is missing or the index is no index of this file.
+        CorruptRecordError: The index has to be rebuilt and the file is damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str], index: str | os.PathLike[str] | None = None) -> None:
@@ -103,7 +103,7 @@ class RecordFile:
         """Where the record of ``key`` starts, in bytes.
 
         Raises:
-            KeyError: If there is no such key.
+            KeyError: There is no such key.
         """
         if key not in self:
             raise KeyError(key)
@@ -113,8 +113,8 @@ class RecordFile:
         """Return the payload of one record.
 
         Raises:
-            KeyError: If there is no such key.
-            CorruptRecordError: If the record is damaged.
+            KeyError: There is no such key.
+            CorruptRecordError: The record is damaged.
         """
         return self._record(self.offset(key))[0]
 
@@ -122,7 +122,7 @@ class RecordFile:
         """Return the payload of the record that starts at ``offset``, without a look into the index.
 
         Raises:
-            CorruptRecordError: If no whole record starts there.
+            CorruptRecordError: No whole record starts there.
         """
         return self._record(offset)[0]
 
@@ -242,7 +242,7 @@ class RecordWriter:
         path: The ``.rec`` file.
 
     Raises:
-        PocketNetError: If the files cannot be written.
+        PocketNetError: The files cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -268,7 +268,7 @@ class RecordWriter:
         """Append a record.
 
         Raises:
-            PocketNetError: If the key was written already or a part of the payload is longer than 2**29 - 1.
+            PocketNetError: The key was written already or a part of the payload is longer than 2**29 - 1.
             RuntimeError: Outside the ``with`` block.
         """
         if self._records is None or self._index is None:
@@ -326,11 +326,11 @@ def unpack_image(payload: bytes, where: str = "record") -> ImageRecord:
     """Take an image record apart.
 
     Args:
-        payload: Of a record.
+        payload: The payload of a record.
         where: How to name it in an error.
 
     Raises:
-        CorruptRecordError: If the payload is too short for what its header states.
+        CorruptRecordError: The payload is too short for what its header states.
     """
     if len(payload) < _IMAGE_HEADER.size:
         raise CorruptRecordError(f"{where}: {len(payload)} bytes are too few for an image record")
@@ -361,7 +361,7 @@ def image_index(file: RecordFile) -> Index:
         int64, N x 2: keys and offsets, by ascending key where record 0 names them, else in the index's order.
 
     Raises:
-        CorruptRecordError: If record 0 is damaged or names keys that the file lacks.
+        CorruptRecordError: Record 0 is damaged or names keys that the file lacks.
     """
     if 0 not in file:
         return file.index
@@ -402,7 +402,7 @@ def read_labels(file: RecordFile, offsets: npt.NDArray[np.int64]) -> Labels:
         float32, one per offset.
 
     Raises:
-        CorruptRecordError: If no image record starts at one of them.
+        CorruptRecordError: No image record starts at one of them.
     """
     if offsets.size == 0:
         return np.zeros(0, np.float32)

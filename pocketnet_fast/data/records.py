@@ -37,8 +37,8 @@ def damaged_records(path: str | os.PathLike[str]) -> dict[int, str]:
         path: As for ``RecordDataset``.
 
     Raises:
-        PocketNetError: If there is no such file.
-        CorruptRecordError: If the index must be rebuilt, or record 0 is damaged: there are no places then.
+        PocketNetError: There is no such file.
+        CorruptRecordError: The index must be rebuilt, or record 0 is damaged: there are no places then.
     """
     file = RecordFile(_records_of(Path(path)))
     found = {}
@@ -68,8 +68,8 @@ class RecordDataset(FaceDataset):
         identities: int64, the number by which the file calls each class.
 
     Raises:
-        PocketNetError: If a file is missing, there is no image, or ``property`` says something else.
-        CorruptRecordError: If a record's header is damaged or its label is no identity.
+        PocketNetError: A file is missing, there is no image, or ``property`` says something else.
+        CorruptRecordError: A record's header is damaged or its label is no identity.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -97,8 +97,8 @@ class RecordDataset(FaceDataset):
         """Read and decode one crop: 112 x 112 x 3 uint8, RGB.
 
         Raises:
-            CorruptRecordError: If the record is damaged.
-            PocketNetError: If the image is damaged or has another size.
+            CorruptRecordError: The record is damaged.
+            PocketNetError: The image is damaged or has another size.
         """
         return decode_crop(self.encoded(index), self._place(index))
 
@@ -106,7 +106,7 @@ class RecordDataset(FaceDataset):
         """Read an image as it is stored.
 
         Raises:
-            CorruptRecordError: If the record is damaged.
+            CorruptRecordError: The record is damaged.
         """
         payload = self.file.read_at(int(self.offsets[index]))
         return unpack_image(payload, self._place(index)).image

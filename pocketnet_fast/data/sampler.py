@@ -26,15 +26,15 @@ class EpochSampler(Sampler[list[Sample]]):
     Args:
         length: Images in the dataset.
         batch_size: Images of one process and step.
-        seed: Of the permutations.
-        rank: Of this process.
+        seed: The seed of the permutations.
+        rank: The rank of this process.
         ranks: Number of processes.
 
     Attributes:
         steps_per_epoch: Steps of a whole epoch, the same on every rank.
 
     Raises:
-        PocketNetError: If the dataset does not fill one step, or an argument is out of range.
+        PocketNetError: The dataset does not fill one step, or an argument is out of range.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
@@ -58,7 +58,7 @@ class EpochSampler(Sampler[list[Sample]]):
         """Let the next iteration begin at this step of this epoch, both counted from 0.
 
         Raises:
-            PocketNetError: If there is no such place; ``steps_per_epoch`` is the end of the epoch and one.
+            PocketNetError: There is no such place; ``steps_per_epoch`` is the end of the epoch and one.
         """
         if epoch < 0 or not 0 <= step <= self.steps_per_epoch:
             raise PocketNetError(

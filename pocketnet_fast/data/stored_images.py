@@ -59,7 +59,7 @@ class RecordImage(StoredImage):
 
     Attributes:
         path: The record file.
-        key: Of the record.
+        key: The key of the record.
     """
 
     path: str

@@ -30,12 +30,12 @@ class SyntheticDataset(FaceDataset):
 
     Args:
         identities: Number of identities.
-        images: Of each identity.
-        seed: Of the identities and the images.
+        images: The number of images of each identity.
+        seed: The seed of the identities and the images.
         first_identity: Number of the first one; disjoint ranges are different people.
 
     Raises:
-        PocketNetError: If a number is out of range.
+        PocketNetError: A number is out of range.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ def verification_pairs(
     Args:
         identities: Number of identities, of which each pair takes its people at random; at least 2.
         pairs: Number of pairs.
-        seed: Of the identities, their photos and the choice.
+        seed: The seed of the identities, their photos and the choice.
         first_identity: Number of the first identity.
         on_image: Called after each image, for progress.
 
@@ -86,7 +86,7 @@ def verification_pairs(
         The images, 2 * pairs, as PNG; and whether each pair shows one person, bool.
 
     Raises:
-        PocketNetError: If a number is out of range.
+        PocketNetError: A number is out of range.
     """
     if identities < 2 or pairs < 1 or seed < 0 or first_identity < 0:
         raise PocketNetError(

@@ -42,7 +42,7 @@ def write_records(
         on_image: Called after each image, for progress.
 
     Raises:
-        PocketNetError: If the file's name is another, or a file cannot be written; or what ``read`` raises.
+        PocketNetError: The file's name is another, or a file cannot be written; or what ``read`` raises.
     """
     path = Path(path)
     if path.suffix != ".rec":
@@ -81,12 +81,12 @@ def write_folder(
     Args:
         path: The folder, which must not exist.
         labels: Identity of each image, 0..classes-1.
-        names: Of the identities' folders.
+        names: The names of the identities' folders.
         read: Returns an encoded image, given its place in ``labels``.
         on_image: Called after each image, for progress.
 
     Raises:
-        PocketNetError: If the folder exists or cannot be written, or the kind of an image is unknown; or what
+        PocketNetError: The folder exists or cannot be written, or the kind of an image is unknown; or what
             ``read`` raises.
     """
     digits = len(str(len(labels) - 1))
@@ -112,7 +112,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` when the block ends without an exception.
 
     Raises:
-        PocketNetError: If ``path`` exists or cannot be written.
+        PocketNetError: ``path`` exists or cannot be written.
     """
     target = Path(path)
     if target.exists():

@@ -58,7 +58,7 @@ def read_bin(path: str | os.PathLike[str]) -> VerificationPairs:
     Python's or numpy's bools or 0 and 1, in a list or in an array.
 
     Raises:
-        PocketNetError: If the file is missing, damaged, holds anything but images and booleans, or its pickle
+        PocketNetError: The file is missing, damaged, holds anything but images and booleans, or its pickle
             names a class or function (which is refused, and never imported).
     """
     path = Path(path)
@@ -109,19 +109,11 @@ def _kind(value: Any) -> str:
 def write_bin(
     path: str | os.PathLike[str], pairs: VerificationPairs, on_image: Callable[[], None] = lambda: None
 ) -> None:
-    """Write a verification file that readers of Python 2 and 3 understand.
-
-    Args:
-        path: The file.
-        pairs: What to write.
-        on_image: Called after each image, for progress.
+    """Write a verification file that readers of Python 2 and 3 understand; see ``pair_files.write_pairs``.
 
     Raises:
-        PocketNetError: If the file cannot be written; or what reading the images raises.
+        PocketNetError: The file cannot be written; or what reading the images raises.
     """
     with atomic_write(path) as file:
-        images = []
-        for image in pairs.images:
-            images.append(image)
-            on_image()
+        images = pairs.encoded(on_image)
         pickle.dump((images, pairs.same.tolist()), file, protocol=2)

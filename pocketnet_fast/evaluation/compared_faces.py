@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketnet_fast.data.dataset import FaceDataset, open_dataset
+from pocketnet_fast.data.dataset import FaceDataset
 from pocketnet_fast.data.images import ImageArray
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.comparisons import BOTH, FIRST, SECOND, Comparisons
-from pocketnet_fast.evaluation.pairs import VerificationPairs, is_pairs, open_pairs
+from pocketnet_fast.evaluation.pair_files import is_pairs, open_pairs
+from pocketnet_fast.evaluation.pairs import VerificationPairs
 from pocketnet_fast.evaluation.people import KnownPeople, folds_of, known_people
 from pocketnet_fast.evaluation.verification import Indices
 
@@ -43,7 +45,7 @@ def open_compared_faces(source: Path, name: str, *, all_pairs: bool, folds: int 
         folds: With ``all_pairs``, into how many folds pairs are divided.
 
     Raises:
-        PocketNetError: If it cannot be used, or is of pairs and ``folds`` is missing.
+        PocketNetError: It cannot be used, or is of pairs and ``folds`` is missing.
     """
     if not all_pairs:
         return given_pairs(open_pairs(source), name)

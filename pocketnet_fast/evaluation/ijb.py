@@ -135,6 +135,10 @@ def pool_templates(
     Raises:
         PocketNetError: Metadata or an image cannot be used, a template of a pair or a search has no image, or
             an embedding is not finite.
+
+    Example:
+        >>> files = find_files("IJB_release/IJBC")
+        >>> templates = pool_templates(files, embedder, 128, pairs=True, searches=False)
     """
     names, templates, media = read_members(files)
     known = np.unique(templates)
@@ -192,6 +196,10 @@ def verify(
     Raises:
         PocketNetError: The list of pairs is damaged, names a template that is not there, or lacks pairs of
             one person or of two.
+
+    Example:
+        >>> for point in verify(files, templates).points:
+        ...     print(point.far, point.tar)
     """
     genuine, impostors = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for block in _checked_pairs(files, templates.ids):
@@ -228,6 +236,10 @@ def identify(
     Raises:
         PocketNetError: A list is damaged or names a template that is not there, or a gallery has no mated
             probes or no others.
+
+    Example:
+        >>> for result in identify(files, templates):
+        ...     print(result.top(1))
     """
     probe_ids, probe_subjects = read_subjects(files.probes, templates.ids)
     probes = templates.embeddings[templates.rows(probe_ids)]

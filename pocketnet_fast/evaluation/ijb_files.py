@@ -165,7 +165,7 @@ def iterate_images(files: IjbFiles, names: list[str]) -> Iterator[IjbImage]:
 
     Args:
         files: Where they lie.
-        names: Of all images, as ``read_members`` gives them; the lists have to agree.
+        names: The names of all images, as ``read_members`` gives them; the lists have to agree.
 
     Raises:
         PocketNetError: A missing file, a line of another form, numbers that are not finite, a score that is

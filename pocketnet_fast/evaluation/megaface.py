@@ -22,7 +22,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.face_list import FaceList
 from pocketnet_fast.evaluation.feature_file import read_embedding, read_features
 from pocketnet_fast.evaluation.rates import OperatingPoint, acceptable, operating_point
-from pocketnet_fast.gallery.keepers import BestOverall, BestPerQuery, Both
+from pocketnet_fast.gallery.score_collectors import BestOverall, BestPerQuery, Both
 from pocketnet_fast.gallery.scoring import scan
 from pocketnet_fast.gallery.space import unit_rows
 
@@ -95,6 +95,10 @@ def evaluate(
     Raises:
         PocketNetError: Nobody has two photos, there are no distractors, an embedding is not finite, or
             shapes, sizes, ranks or rates do not fit.
+
+    Example:
+        >>> result = evaluate(probes, people, distractors, sizes=[1000, 1_000_000])
+        >>> result.sizes[-1].identification[1]  # of rank 1
     """
     if probes.ndim != 2 or len(probes) != len(ids):
         raise PocketNetError(f"{len(ids)} identities do not belong to probes of {probes.shape}")
@@ -116,13 +120,15 @@ def evaluate(
 
     kept = max([acceptable(len(probes) * wanted[-1], far) for far in fars], default=-1) + 1
 
-    def keeper() -> Both[BestPerQuery, BestOverall]:
+    def collector() -> Both[BestPerQuery, BestOverall]:
         return Both(BestPerQuery(len(probes), max(ranks)), BestOverall(kept))
 
-    best, start, results = keeper(), 0, []
+    best, start, results = collector(), 0, []
     for size in wanted:
         best.merge(
-            scan(probes, distractors[start:size], keeper, threads=threads, first_row=start, on_rows=on_rows)
+            scan(
+                probes, distractors[start:size], collector, threads=threads, first_row=start, on_rows=on_rows
+            )
         )
         start = size
         highest = best.first.scores[mates.first]
@@ -157,6 +163,9 @@ def load_features(
     Raises:
         PocketNetError: A file is missing or damaged, an embedding has another dimension than the first, or is
             not finite or zero; the message names the file.
+
+    Example:
+        >>> rows = load_features(read_face_list("list.json"), "features", "_pocketnet.bin")
     """
     where = Path(where)
     places = range(len(faces)) if places is None else places

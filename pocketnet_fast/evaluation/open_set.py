@@ -7,6 +7,7 @@ false positive if anybody's score exceeds the threshold. So every probe serves b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.evaluation.rates import OperatingPoint, operating_point
-from pocketnet_fast.gallery.keepers import BestPerOwner
+from pocketnet_fast.gallery.score_collectors import BestPerOwner
 from pocketnet_fast.gallery.scoring import scan
 
 Embeddings = npt.NDArray[np.float32]
@@ -63,6 +64,16 @@ class OpenSetResult:
     confusions: list[Confusion]
 
 
+def first_of_each(people: Indices, count: int) -> npt.NDArray[np.bool_]:
+    """Which faces are among the first ``count`` of their person, in the order given."""
+    seen: Counter[int] = Counter()
+    first = np.zeros(len(people), bool)
+    for place, person in enumerate(people.tolist()):
+        first[place] = seen[person] < count
+        seen[person] += 1
+    return first
+
+
 def evaluate(
     embeddings: Embeddings,
     people: Indices,
@@ -84,6 +95,10 @@ def evaluate(
 
     Raises:
         PocketNetError: There are no probes, or fewer than two people, or a probe's person is not enrolled.
+
+    Example:
+        >>> result = evaluate(embeddings, people, first_of_each(people, 1))
+        >>> result.rank_one
     """
     held, probes = np.flatnonzero(enrolled), np.flatnonzero(~enrolled)
     owner = people[held]

@@ -24,8 +24,8 @@ class PairScores:
 
     Attributes:
         same: bool, N: whether the pair shows one person.
-        distance: Of the sums of the embeddings of image and mirror image.
-        straight_distance: Of the embeddings of the images alone.
+        distance: The distances of the sums of the embeddings of image and mirror image.
+        straight_distance: The distances of the embeddings of the images alone.
         xnorm: Mean length of the embeddings of images and mirror images.
         straight_xnorm: Mean length of the embeddings of the images.
     """
@@ -53,7 +53,11 @@ def score_pairs(
         on_image: Called as each image is taken, for progress.
 
     Raises:
-        PocketNetError: If an image cannot be used.
+        PocketNetError: An image cannot be used.
+
+    Example:
+        >>> scores = score_pairs(embedder, open_pairs("lfw.bin"))
+        >>> judge(scores.distance, scores.same, folds=10, xnorm=scores.xnorm).accuracy
     """
     straight, mirrored = embed_straight_and_mirrored(embed, pairs.crops(on_image), batch_size=batch_size)
     indices = consecutive_pairs(len(pairs))

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, overload
+from typing import Final
 
 import numpy as np
 
 from pocketnet_fast.data.images import read_bytes
 from pocketnet_fast.data.writing import image_suffix, new_folder
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.evaluation.pairs import PAIRS_NAME, VerificationPairs
+from pocketnet_fast.evaluation.pairs import PAIRS_NAME, EncodedImages, VerificationPairs
 
 _COLUMNS: Final = ("left", "right", "same")
 _FLAGS: Final = {"1": True, "0": False, "true": True, "false": False}
 
 
-class _Files(Sequence[bytes]):
+class _Files(EncodedImages):
     """Files that are read when they are asked for."""
 
     def __init__(self, files: Sequence[str]) -> None:
@@ -28,17 +28,8 @@ class _Files(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._files)
 
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        if isinstance(index, slice):
-            return [read_bytes(file) for file in self._files[index]]
+    def image(self, index: int) -> bytes:
         return read_bytes(self._files[index])
-
-    def __iter__(self) -> Iterator[bytes]:
-        return map(read_bytes, self._files)
 
 
 def read_pairs_folder(path: str | os.PathLike[str]) -> VerificationPairs:
@@ -47,7 +38,7 @@ def read_pairs_folder(path: str | os.PathLike[str]) -> VerificationPairs:
     Files are named relative to the folder and lie in it; ``same`` is 1 or 0, true or false.
 
     Raises:
-        PocketNetError: If there is no readable ``pairs.csv``, or a line of it is no pair; the message names
+        PocketNetError: There is no readable ``pairs.csv``, or a line of it is no pair; the message names
             the line.
     """
     folder = Path(path)
@@ -87,7 +78,7 @@ def write_pairs_folder(
         on_image: Called after each image, for progress.
 
     Raises:
-        PocketNetError: If the folder exists or cannot be written, or the kind of an image is unknown; or what
+        PocketNetError: The folder exists or cannot be written, or the kind of an image is unknown; or what
             reading the images raises.
     """
     digits = len(str(max(len(pairs) - 1, 0)))

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.evaluation.pairs import VerificationPairs
+from pocketnet_fast.evaluation.pairs import EncodedImages, VerificationPairs
 from pocketnet_fast.files import atomic_write
 
 _ARRAYS: Final = {"images": np.uint8, "offsets": np.int64, "same": np.bool_}
 _MAX_RATIO: Final = 100  # Encoded images hardly shrink again; a file that unpacks to so much more is a bomb.
 
 
-class _Slices(Sequence[bytes]):
+class _Slices(EncodedImages):
     """The images in one buffer."""
 
     def __init__(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
@@ -33,25 +33,15 @@ class _Slices(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        return self._data[self._offsets[place] : self._offsets[place + 1]].tobytes()
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (self[index] for index in range(len(self)))
+    def image(self, index: int) -> bytes:
+        return self._data[self._offsets[index] : self._offsets[index + 1]].tobytes()
 
 
 def read_npz(path: str | os.PathLike[str]) -> VerificationPairs:
     """Read pairs that ``write_npz`` wrote; the encoded images are held, none is decoded.
 
     Raises:
-        PocketNetError: If the file is missing or damaged, or holds other arrays (Python objects are refused).
+        PocketNetError: The file is missing or damaged, or holds other arrays (Python objects are refused).
     """
     path = Path(path)
     if not path.is_file():
@@ -68,21 +58,13 @@ def read_npz(path: str | os.PathLike[str]) -> VerificationPairs:
 def write_npz(
     path: str | os.PathLike[str], pairs: VerificationPairs, on_image: Callable[[], None] = lambda: None
 ) -> None:
-    """Write pairs as plain arrays.
-
-    Args:
-        path: The file.
-        pairs: What to write.
-        on_image: Called after each image, for progress.
+    """Write pairs as plain arrays; see ``pair_files.write_pairs``.
 
     Raises:
-        PocketNetError: If the file cannot be written; or what reading the images raises.
+        PocketNetError: See ``write_pairs``.
     """
     with atomic_write(path) as file:
-        images = []
-        for image in pairs.images:
-            images.append(image)
-            on_image()
+        images = pairs.encoded(on_image)
         offsets = np.cumsum([0, *map(len, images)], dtype=np.int64)
         np.savez(
             file,

@@ -46,11 +46,11 @@ def folds_of(pairs: VerificationPairs, people: KnownPeople, folds: int) -> Indic
 
     Args:
         pairs: In contiguous folds, as ``fold_ranges`` divides them.
-        people: Of the pairs.
+        people: The people of the pairs.
         folds: How many.
 
     Raises:
-        PocketNetError: If the folds do not fit, or an image stands in two of them.
+        PocketNetError: The folds do not fit, or an image stands in two of them.
     """
     fold = np.full(len(people.first), -1)
     for number, part in enumerate(fold_ranges(len(pairs), folds)):

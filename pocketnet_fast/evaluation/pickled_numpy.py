@@ -35,8 +35,8 @@ class Values:
     """Elements of a numpy array or scalar, as bytes.
 
     Attributes:
-        code: Of the type, such as "u1".
-        shape: Of the array; () for a scalar.
+        code: The code of the type, such as "u1".
+        shape: The shape of the array; () for a scalar.
         raw: The elements.
     """
 

@@ -51,6 +51,9 @@ def operating_point(genuine: Scores, impostors: Scores, count: int, far: float) 
 
     Raises:
         PocketNetError: There are no genuine scores or no impostors, or ``far`` is out of range.
+
+    Example:
+        >>> operating_point(genuine, np.sort(impostors)[::-1], len(impostors), far=1e-3).tar
     """
     if not 0 <= far <= 1:
         raise PocketNetError(f"a false accept rate lies between 0 and 1, not at {far:g}")

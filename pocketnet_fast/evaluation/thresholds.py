@@ -51,7 +51,7 @@ def allowed_false_accepts(name: str, impostors: int, far: float) -> int:
         far: The rate, above 0, below 1.
 
     Raises:
-        PocketNetError: If it allows none, so that the pairs say nothing about the rate.
+        PocketNetError: It allows none, so that the pairs say nothing about the rate.
     """
     allowed = acceptable(impostors, far)
     if allowed < 1:
@@ -73,7 +73,7 @@ def check_distinct(embeddings: npt.NDArray[np.floating]) -> None:
         embeddings: N,D, rows of length 1.
 
     Raises:
-        PocketNetError: If their mean cosine is beyond ``COLLAPSED``.
+        PocketNetError: Their mean cosine is beyond ``COLLAPSED``.
     """
     count = len(embeddings)
     if count < 2:
@@ -100,8 +100,12 @@ def calibrated_points(
         One point a rate, by falling rate.
 
     Raises:
-        PocketNetError: If a data set has fewer than ``1 / far`` pairs of two persons, or more than ``far`` of
+        PocketNetError: A data set has fewer than ``1 / far`` pairs of two persons, or more than ``far`` of
             them are as alike as two pictures can be.
+
+    Example:
+        >>> for point in calibrated_points([EmbeddedComparisons(comparisons, embeddings)], [1e-3, 1e-4]):
+        ...     print(point.far, point.threshold)
     """
     fars = sorted(fars, reverse=True)
     tops = []

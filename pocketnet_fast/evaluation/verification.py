@@ -56,7 +56,7 @@ def fold_ranges(pairs: int, folds: int) -> list[slice]:
     """Contiguous folds, the first ones a pair longer where the number does not divide.
 
     Raises:
-        PocketNetError: If there are fewer than two pairs, fewer than two folds or more folds than pairs.
+        PocketNetError: There are fewer than two pairs, fewer than two folds or more folds than pairs.
     """
     if pairs < 2:
         raise PocketNetError(
@@ -86,7 +86,11 @@ def judge(distance: Floats, same: Flags, *, folds: int = 10, xnorm: float = 0.0)
         xnorm: Passed on.
 
     Raises:
-        PocketNetError: If the lengths differ, a distance is not finite, or the folds do not fit.
+        PocketNetError: The lengths differ, a distance is not finite, or the folds do not fit.
+
+    Example:
+        >>> result = judge(pair_distances(embeddings, consecutive_pairs(len(same))), same)
+        >>> print(f"{100 * result.accuracy:.2f} %")
     """
     distance = np.asarray(distance, np.float64)
     if distance.shape != same.shape or distance.ndim != 1:
@@ -165,14 +169,13 @@ def embed_both_ways(
 ) -> tuple[Floats, float]:
     """Embed images and mirror images, and add the two.
 
-    Args:
-        embed: N,112,112,3 uint8 RGB to N,D.
-        crops: Images of 112,112,3; at least one.
-        batch_size: Images per call.
-        on_batch: Called with the number of images done in each batch; may raise to end the work.
+    Arguments are those of ``embed_crops``.
 
     Returns:
         The L2-normalised sums, one row per image, and the mean length of all embeddings that were added.
+
+    Example:
+        >>> embeddings, xnorm = embed_both_ways(embedder, pairs.crops(), batch_size=16)
     """
     straight, mirrored = embed_straight_and_mirrored(embed, crops, batch_size=batch_size, on_batch=on_batch)
     return unit_length(straight.astype(np.float64) + mirrored), mean_length(straight, mirrored)
@@ -223,13 +226,13 @@ def sample_pairs(labels: npt.NDArray[np.int64], pairs: int, seed: int) -> tuple[
     Args:
         labels: Identity of each image.
         pairs: How many.
-        seed: Of the choice.
+        seed: The seed of the choice.
 
     Returns:
         Indices N,2, and whether each pair is of one identity.
 
     Raises:
-        PocketNetError: If there are fewer than two identities or none has two images.
+        PocketNetError: There are fewer than two identities or none has two images.
     """
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     several = [images for images in members if len(images) > 1]

@@ -74,7 +74,7 @@ def photo_check(exported: Callable[[Tensor], tuple[Tensor, ...]], color: str) ->
         color: Channel order of its photos.
 
     Raises:
-        PocketNetError: If it does not find the one face of the photo.
+        PocketNetError: It does not find the one face of the photo.
     """
     pixels = torch.from_numpy(check_photo())
     with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.source import METADATA_FILE, check_batch
-from pocketnet_fast.export.torchscript import quiet_about_torchscript, read_metadata
+from pocketnet_fast.export.torchscript_file import quiet_about_torchscript, read_metadata
 from pocketnet_fast.models.base import InputSpec
 from pocketnet_fast.models.calibration import Calibration
 
@@ -24,7 +24,7 @@ class ExportedModel(nn.Module):
         model_name: The architecture that was exported.
         kernels: ``"fused"`` or ``"aten"``.
         embedding_dim: Length of an embedding.
-        weights_sha256: Of the weights that were exported.
+        weights_sha256: The SHA-256 of the weights that were exported.
         calibration: The thresholds that the file carries, if it does.
     """
 
@@ -57,7 +57,7 @@ class ExportedModel(nn.Module):
         """Embed uint8 N,112,112,3 RGB crops; returns float32 N,``embedding_dim``, not L2-normalised.
 
         Raises:
-            PocketNetError: On another dtype, shape or device.
+            PocketNetError: Another dtype, shape or device.
         """
         check_batch(pixels, {"dtype": "uint8", "shape": ("N", *self._spec.size, 3)}, "cpu")
         if not self._takes_pixels:
@@ -80,7 +80,12 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
     """Load a file that ``export_torchscript`` wrote, of either kind of kernels and input.
 
     Raises:
-        PocketNetError: If it is no such file, is damaged, or needs kernels that this installation lacks.
+        PocketNetError: It is no such file, is damaged, or needs kernels that this installation lacks.
+
+    Example:
+        >>> network = load_exported("s128.pt")
+        >>> network.embedding_dim
+        128
     """
     metadata = read_metadata(path)
     if metadata.get("task") == "faces":

@@ -96,7 +96,7 @@ class LibraryModel:
     Args:
         file: A path, or the file's content.
         isa: An instruction set by its name; None: the best.
-        max_photo_side: Of photos, in pixels; 0: the library's default.
+        max_photo_side: The longest side of photos, in pixels; 0: the library's default.
         crops_only: Whether no photos come.
         library: Another build of the library than the package's own.
 

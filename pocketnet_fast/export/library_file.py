@@ -77,8 +77,11 @@ def export_library_file(
         A report with the measured error and the metadata written into the file.
 
     Raises:
-        PocketNetError: On an unknown option, a model without a fused form, a file that cannot be written, or
+        PocketNetError: An unknown option, a model without a fused form, a file that cannot be written, or
             an error above that of ``MAX_ERRORS``.
+
+    Example:
+        >>> export_library_file(FaceAnalyzer(), "faces.pnf")  # for libpocketnet
     """
     from pocketnet_fast.faces.analyzer import FaceAnalyzer
 

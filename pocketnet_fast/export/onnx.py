@@ -49,8 +49,11 @@ def export_onnx(
         ``pocketnet_fast.json``.
 
     Raises:
-        PocketNetError: On an unknown option, a missing package, a file that cannot be written, or too large
+        PocketNetError: An unknown option, a missing package, a file that cannot be written, or too large
             an error.
+
+    Example:
+        >>> export_onnx(model, "s128.onnx", input="uint8", color="bgr")
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:

@@ -76,7 +76,7 @@ def photo_error(
         Max abs difference over max abs value of the embeddings.
 
     Raises:
-        PocketNetError: If the faces are others, or the error is larger.
+        PocketNetError: The faces are others, or the error is larger.
     """
     scene = check_scene()
     expected = [face for face in analyzer.analyze(scene) if face.doubt is None]

@@ -96,7 +96,7 @@ def checked_source(model: nn.Module, kernels: str, input: str, color: str) -> Em
     """Return the model if it can be exported with these options.
 
     Raises:
-        PocketNetError: On an unknown option, or a module that is no network of this package.
+        PocketNetError: An unknown option, or a module that is no network of this package.
     """
     if kernels not in ("fused", "aten"):
         raise PocketNetError(f"kernels is {kernels!r}; expected 'fused' or 'aten'")
@@ -177,11 +177,11 @@ def metadata_of(
 
     Args:
         model: The network.
-        format: Of the file, such as "torchscript".
+        format: The format of the file, such as "torchscript".
         kernels: "fused" or "aten".
         input: "float" or "uint8".
         color: Channel order of uint8 images.
-        precision: Of the arithmetic.
+        precision: The precision of the arithmetic.
         needs: What must be there where the file is loaded.
     """
     from pocketnet_fast import __version__
@@ -245,7 +245,7 @@ def checked_error(
         limit: The largest accepted error.
 
     Raises:
-        PocketNetError: If the error is larger.
+        PocketNetError: The error is larger.
     """
     pixels = check_images(model, "uint8")
     normalized = model.input_spec.normalize(pixels, color=color)
@@ -259,7 +259,7 @@ def error_within(found: Tensor, expected: Tensor, limit: float) -> float:
     """Max abs difference over max abs value of embeddings, an export's and its source's.
 
     Raises:
-        PocketNetError: If it is above ``limit``.
+        PocketNetError: It is above ``limit``.
     """
     error = ((found - expected).abs().max() / expected.abs().max()).item()
     if not error <= limit:

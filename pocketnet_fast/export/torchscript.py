@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.archive import rewritten
 from pocketnet_fast.export.check import CHECK_FILE, crop_check, photo_check
 from pocketnet_fast.export.source import (
@@ -29,6 +25,7 @@ from pocketnet_fast.export.source import (
     in_evaluation,
     metadata_of,
 )
+from pocketnet_fast.export.torchscript_file import quiet_about_torchscript
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.base import EmbeddingModel
 
@@ -56,15 +53,6 @@ class _Checked(nn.Module):
         assert x.dtype == self.dtype and x.dim() == 4 and x.size()[1:] == self.size, self.message
         out: Tensor = self.model(x)
         return out
-
-
-@contextlib.contextmanager
-def quiet_about_torchscript() -> Iterator[None]:
-    """Deprecated in favour of torch.export, but what C++ programs without Python load on every torch."""
-    with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning):
-            warnings.filterwarnings("ignore", r".*torch\.jit\.", category)
-        yield
 
 
 def _scripted(
@@ -123,8 +111,12 @@ def export_torchscript(
         A report with the measured error and the metadata written into the file.
 
     Raises:
-        PocketNetError: On an unknown option, a model that cannot be exported so, a file that cannot be
+        PocketNetError: An unknown option, a model that cannot be exported so, a file that cannot be
             written, or an error above that of ``MAX_ERRORS``.
+
+    Example:
+        >>> export_torchscript(create_model("pocketnet_s128", pretrained=True), "s128.pt", input="uint8")
+        >>> export_torchscript(FaceAnalyzer(), "faces.pt")  # photos in, faces and embeddings out
     """
     from pocketnet_fast.faces.analyzer import FaceAnalyzer
 
@@ -178,23 +170,3 @@ def _export_analyzer(
 def _without_debug_records(name: str, content: bytes) -> bytes | None:
     """Leave out which lines of which source files the code came from; errors name the code in the file."""
     return None if name.endswith(".debug_pkl") else content
-
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the metadata of a file that ``export_torchscript`` wrote, without running it.
-
-    Raises:
-        PocketNetError: If the file is no such file.
-    """
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next(n for n in archive.namelist() if n.endswith(f"/extra/{METADATA_FILE}"))
-            content = json.loads(archive.read(name))
-        if not isinstance(content, dict):
-            raise ValueError("the metadata are no object")
-    except Exception as problem:
-        # zipfile and zlib raise many unrelated types on damaged files.
-        raise PocketNetError(f"{path}: not a TorchScript file of pocketnet_fast") from problem
-    return content

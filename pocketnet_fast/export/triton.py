@@ -13,7 +13,7 @@ from torch import nn
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.export.source import ExportReport, checked_source
 from pocketnet_fast.export.torchscript import export_torchscript
-from pocketnet_fast.files import atomic_write
+from pocketnet_fast.files import atomic_write, make_folder
 
 if TYPE_CHECKING:
     from pocketnet_fast.faces.analyzer import FaceAnalyzer
@@ -52,7 +52,7 @@ def export_triton(
         repository: The repository's folder, made if need be; files of the same model are replaced.
         kernels: See ``export_torchscript``, as for ``color`` and ``precision``.
         color: Channel order of the images.
-        precision: Of the arithmetic.
+        precision: The precision of the arithmetic.
         max_batch: Crops in a batch at most.
         delay_us: Microseconds for which the server waits for a batch to fill.
         instances: Copies that work side by side. One runs its calls on all of torch's threads; of more, each
@@ -64,14 +64,11 @@ def export_triton(
 
     Raises:
         PocketNetError: See ``export_torchscript``; or a number is out of its range.
+
+    Example:
+        >>> export_triton(FaceAnalyzer(), "models", instances=2)
     """
-    for name, value, least in (
-        ("max_batch", max_batch, 1),
-        ("delay_us", delay_us, 0),
-        ("instances", instances, 1),
-    ):
-        if type(value) is not int or value < least:
-            raise PocketNetError(f"{name} is {value!r}; expected a whole number from {least} on")
+    _check_numbers(max_batch, delay_us, instances)
     from pocketnet_fast.faces.analyzer import FaceAnalyzer
 
     photos = isinstance(model, FaceAnalyzer)
@@ -80,10 +77,7 @@ def export_triton(
     )
     folder = Path(repository) / f"{network.model_name}{'_faces' if photos else ''}"
     version = folder / "1"
-    try:
-        version.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PocketNetError(f"{version} cannot be made: {error.strerror}") from None
+    make_folder(version)
     report = export_torchscript(
         model, version / "model.pt", kernels=kernels, input="uint8", color=color, precision=precision
     )
@@ -110,6 +104,16 @@ def export_triton(
         file.write(text.encode())
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return replace(report, path=folder, size=size)
+
+
+def _check_numbers(max_batch: int, delay_us: int, instances: int) -> None:
+    for name, value, least in (
+        ("max_batch", max_batch, 1),
+        ("delay_us", delay_us, 0),
+        ("instances", instances, 1),
+    ):
+        if type(value) is not int or value < least:
+            raise PocketNetError(f"{name} is {value!r}; expected a whole number from {least} on")
 
 
 def _copy_library(target: Path) -> None:

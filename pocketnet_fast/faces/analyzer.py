@@ -74,6 +74,11 @@ class FaceAnalyzer:
 
     Raises:
         PocketNetError: No such model or file, or an option that they do not have.
+
+    Example:
+        >>> analyzer = FaceAnalyzer(precision="bf16", threads=2)
+        >>> for face in analyzer.analyze("party.jpg"):
+        ...     print(face.box, face.quality)
     """
 
     def __init__(
@@ -115,6 +120,11 @@ class FaceAnalyzer:
 
         Raises:
             PocketNetError: No such file, or no image that can be read; or what ``choose`` raises.
+
+        Example:
+            >>> faces = FaceAnalyzer().analyze("party.jpg")
+            >>> faces[0].embedding.shape
+            (128,)
         """
         (result,) = self._analyze([photo], self.threads, choose)
         if isinstance(result, PocketNetError):
@@ -146,6 +156,10 @@ class FaceAnalyzer:
 
         Raises:
             PocketNetError: A photo cannot be used, and there is no ``on_error``.
+
+        Example:
+            >>> for faces in FaceAnalyzer().analyze_many(["a.jpg", "b.jpg"], on_error=print):
+            ...     print(len(faces))
         """
         workers = usable_threads(self.threads)
         together = self._together(photos, workers)
@@ -292,7 +306,7 @@ def _network(model: str | nn.Module, weights: str | os.PathLike[str] | None) -> 
 
         return create_model(model, pretrained=True)
     from pocketnet_fast.export.exported import is_exported, load_exported
-    from pocketnet_fast.models.identification import load_model
+    from pocketnet_fast.models.loading import load_model
 
     if is_exported(Path(weights)):
         return load_exported(Path(weights))

@@ -45,7 +45,7 @@ class FaceDetector:
         path: the model's file, or None for the one that ships.
 
     Raises:
-        PocketNetError: no such file, one that holds no YuNet, or another precision.
+        PocketNetError: No such file, one that holds no YuNet, or another precision.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class FaceDetector:
             image: H x W x 3 uint8, RGB.
 
         Raises:
-            PocketNetError: the image has another shape or dtype.
+            PocketNetError: The image has another shape or dtype.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise PocketNetError(f"expected an H x W x 3 uint8 image, got {image.shape} {image.dtype}")
@@ -128,7 +128,7 @@ def select_face(faces: list[Face], name: str = "image", min_size: float = MIN_FA
         min_size: shorter side in pixels below which a face is too small to be recognised.
 
     Raises:
-        PocketNetError: there is no face, every one is doubtful, or the most prominent one is too small.
+        PocketNetError: There is no face, every one is doubtful, or the most prominent one is too small.
     """
     if not faces:
         raise PocketNetError(f"{name}: no face found")
@@ -146,7 +146,7 @@ def find_detector(model: str | os.PathLike[str] | None = None) -> Path | None:
     """Return the detector's model file: ``model``, else ``$POCKETNET_DETECTOR``, else None: the shipped one.
 
     Raises:
-        PocketNetError: the file that was named does not exist.
+        PocketNetError: The file that was named does not exist.
     """
     named = model or os.environ.get(DETECTOR_VARIABLE)
     if not named:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,3 +54,14 @@ class Face:
     def turn(self) -> int:
         """0, 90, 180 or 270: clockwise degrees by which the photo as given must be turned to be upright."""
         return round(-self.tilt / 90) % 4 * 90
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON says of a face that was found; its embedding stands elsewhere."""
+        return {
+            "box": self.box,
+            "landmarks": self.landmarks.tolist(),
+            "score": self.score,
+            "turn": self.turn,
+            "doubt": self.doubt,
+            "quality": self.quality,
+        }

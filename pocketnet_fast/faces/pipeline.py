@@ -49,7 +49,7 @@ class Embedder:
         calibration: the thresholds that came with the weights, if any did.
 
     Raises:
-        PocketNetError: an unknown engine, or one that cannot run this model or not in this installation.
+        PocketNetError: An unknown engine, or one that cannot run this model or not in this installation.
     """
 
     def __init__(

@@ -83,7 +83,8 @@ class FaceSource:
 
         Args:
             paths: Image files, or images in other files.
-            every_face: Of a photo, all that are neither doubtful nor too small, the most prominent first.
+            every_face: Yield all faces of a photo that are neither doubtful nor too small, the most
+                prominent first.
             on_photo: Called after each file, for progress.
             on_error: Given the error of a file that cannot be used, which is then left out; without it the
                 error is raised.

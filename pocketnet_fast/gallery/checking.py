@@ -24,18 +24,18 @@ class Stats:
     """Numbers about a gallery.
 
     Attributes:
-        uuid: Of this gallery.
+        uuid: The uuid of this gallery.
         people: How many there are.
         people_without_faces: How many of them have no face.
         faces: How many there are.
         most_faces: The largest number of faces of a person.
-        lowest_quality: Of its faces; None if no quality is known.
+        lowest_quality: The lowest quality of its faces; None if no quality is known.
         first_added: When the oldest of its faces was added, seconds since 1970, UTC; None without faces.
         last_added: The newest; likewise.
         changes: How many faces and people were ever added, changed or deleted; None where nobody counts, as
             on Milvus.
         bytes: Size of the database; None if it is no file, like those that follow.
-        free_bytes: Of them, what ``compact`` returns.
+        free_bytes: The part of them that ``compact`` returns.
         journal_bytes: Size of SQLite's journal.
         cache_bytes: Size of the vectors' cache.
     """

@@ -9,50 +9,38 @@ from pathlib import Path
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery.database import Database
 from pocketnet_fast.gallery.schema import is_unfinished, make_tables
-from pocketnet_fast.gallery.space import EmbeddingSpace
-from pocketnet_fast.gallery.store import already_there
+from pocketnet_fast.gallery.store import NewGallery, already_there
 from pocketnet_fast.gallery.vectors_cache import lock_path, locked, remove_cache
 
+Fill = Callable[[sqlite3.Connection], object]
 
-def fill_new(
-    path: Path,
-    space: EmbeddingSpace,
-    name_by: str,
-    *,
-    overwrite: bool,
-    fill: Callable[[sqlite3.Connection], object],
-    timeout: float,
-) -> None:
+
+def fill_new(path: Path, new: NewGallery, fill: Fill) -> None:
     """Make a gallery and fill it; see ``Gallery.create``.
 
     Raises:
         PocketNetError: There is such a file, or it cannot be written.
     """
     try:
-        with locked(path, timeout) as held:
+        with locked(path, new.timeout) as held:
             if not held:
-                raise PocketNetError(f"{path}: another process has been making it for {timeout:g} seconds")
-            _make(path, space, name_by, overwrite, fill, timeout)
+                raise PocketNetError(
+                    f"{path}: another process has been making it for {new.timeout:g} seconds"
+                )
+            _make(path, new, fill)
     except OSError as error:
         raise PocketNetError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _make(
-    path: Path,
-    space: EmbeddingSpace,
-    name_by: str,
-    overwrite: bool,
-    fill: Callable[[sqlite3.Connection], object],
-    timeout: float,
-) -> None:
+def _make(path: Path, new: NewGallery, fill: Fill) -> None:
     was_there = path.exists()
     try:
-        database = Database(path, timeout=timeout, create=True)
+        database = Database(path, timeout=new.timeout, create=True)
         try:
             with database.writing() as connection:
-                if not is_unfinished(connection) and not overwrite:
+                if not is_unfinished(connection) and not new.overwrite:
                     raise already_there(path)
-                make_tables(connection, space, name_by)
+                make_tables(connection, new.space, new.name_by)
                 fill(connection)
             # One of the gallery that was replaced is never taken for the new one's; it only takes room.
             remove_cache(path)

@@ -16,9 +16,9 @@ from pocketnet_fast.gallery.compaction import compact
 from pocketnet_fast.gallery.creation import fill_new, require_free
 from pocketnet_fast.gallery.database import Database
 from pocketnet_fast.gallery.people import FaceEntry, NewFaces, Person, PersonKey
-from pocketnet_fast.gallery.search import Match, best_rows, best_rows_of_bytes, named
+from pocketnet_fast.gallery.search import Match, SearchOptions, best_rows, best_rows_of_bytes, named
 from pocketnet_fast.gallery.space import EmbeddingSpace
-from pocketnet_fast.gallery.store import Contents, Embeddings, Fill, Ids, Location, Store, Writer
+from pocketnet_fast.gallery.store import Contents, Embeddings, Ids, Location, NewGallery, Store, Writer
 from pocketnet_fast.gallery.vectors import VectorsOfGallery, newest_state
 
 _ERASURE: Final = "`pocketnet gallery compact` erases what was deleted from the disk"
@@ -49,25 +49,9 @@ class FileStore(Store):
         self._vectors = VectorsOfGallery(self._database, self.space)
 
     @classmethod
-    def create(
-        cls,
-        location: Location,
-        space: EmbeddingSpace,
-        name_by: str,
-        *,
-        overwrite: bool,
-        fill: Fill,
-        timeout: float,
-    ) -> None:
+    def create(cls, location: Location, new: NewGallery) -> None:
         path = Path(location)
-        fill_new(
-            path,
-            space,
-            name_by,
-            overwrite=overwrite,
-            fill=lambda connection: fill(_Writer(connection, path)),
-            timeout=timeout,
-        )
+        fill_new(path, new, lambda connection: new.fill(_Writer(connection, path)))
 
     @classmethod
     def require_free(cls, location: Location, overwrite: bool) -> None:
@@ -177,25 +161,16 @@ class FileStore(Store):
         with self.writing() as connection:
             return statements.delete_person(connection, key, self.path)
 
-    def search(
-        self,
-        queries: Embeddings,
-        *,
-        top: int,
-        threshold: float | None,
-        margin: float | None,
-        by: str,
-        precision: str,
-        threads: int | None,
-    ) -> list[list[Match]]:
+    def search(self, queries: Embeddings, wanted: SearchOptions) -> list[list[Match]]:
         with self._vectors.reading() as (connection, vectors):
             # One more than is asked for tells by how much the last one leads.
-            if precision == "int8":
+            count, by, threads = wanted.top + 1, wanted.by, wanted.threads
+            if wanted.precision == "int8":
                 base = self._vectors.quantized(vectors)
-                best = best_rows_of_bytes(queries, vectors, base, top + 1, by=by, threads=threads)
+                best = best_rows_of_bytes(queries, vectors, base, count, by=by, threads=threads)
             else:
-                best = best_rows(queries, vectors, top + 1, by=by, threads=threads)
-            return named(connection, vectors, best, top=top, by=by, threshold=threshold, margin=margin)
+                best = best_rows(queries, vectors, count, by=by, threads=threads)
+            return named(connection, vectors, best, wanted)
 
     def compact(self) -> None:
         compact(self._database)

@@ -12,9 +12,18 @@ import numpy.typing as npt
 from pocketnet_fast.gallery.checking import Checked, Stats
 from pocketnet_fast.gallery.database import TIMEOUT
 from pocketnet_fast.gallery.people import Box, FaceEntry, Person, PersonKey, new_faces
-from pocketnet_fast.gallery.search import Claim, Match, check_search, claim
+from pocketnet_fast.gallery.search import Claim, Match, SearchOptions, check_search, claim
 from pocketnet_fast.gallery.space import EmbeddingSpace, unit_rows
-from pocketnet_fast.gallery.store import Contents, Embeddings, Fill, Ids, Location, Writer, store_kind
+from pocketnet_fast.gallery.store import (
+    Contents,
+    Embeddings,
+    Fill,
+    Ids,
+    Location,
+    NewGallery,
+    Writer,
+    store_kind,
+)
 
 
 class Gallery:
@@ -43,6 +52,11 @@ class Gallery:
     Raises:
         PocketNetError: No gallery, or one that is damaged or of another version; or Milvus cannot be reached,
             or pymilvus is not installed.
+
+    Example:
+        >>> gallery = Gallery("people.gallery")
+        >>> for match in gallery.search([face.embedding], threshold=0.4)[0]:
+        ...     print(match.name, match.score)
     """
 
     def __init__(self, path: Location, *, timeout: float = TIMEOUT) -> None:
@@ -74,8 +88,12 @@ class Gallery:
 
         Raises:
             PocketNetError: There is such a gallery, or it cannot be written.
+
+        Example:
+            >>> space = EmbeddingSpace("pocketnet_s128", weights_sha256(model), flip=True, dimensions=128)
+            >>> gallery = Gallery.create("people.gallery", space)
         """
-        store_kind(path).create(path, space, name_by, overwrite=overwrite, fill=fill, timeout=timeout)
+        store_kind(path).create(path, NewGallery(space, name_by, overwrite, fill, timeout))
         return cls(path, timeout=timeout)
 
     @staticmethod
@@ -248,6 +266,9 @@ class Gallery:
         Raises:
             PocketNetError: The numbers or dimensions do not fit, an embedding is not finite or zero, a name
                 is none, there is no person with an id, or the gallery cannot be written.
+
+        Example:
+            >>> gallery.add(["Ann Lee"], [face.embedding], photos=["ann.jpg"])
         """
         unit = unit_rows(embeddings, self.space.dimensions, photos or people)
         new = new_faces(people, unit, photos, boxes, qualities)
@@ -343,12 +364,15 @@ class Gallery:
         Raises:
             PocketNetError: An option is none, the queries do not fit, an embedding is damaged, or NumKong is
                 not installed.
+
+        Example:
+            >>> best = gallery.search([face.embedding], top=1)[0][0]
+            >>> best.name, round(best.score, 2)
+            ('Ann Lee', 0.71)
         """
         check_search(top, by, margin, precision)
         unit = unit_rows(queries, self.space.dimensions)
-        return self._store.search(
-            unit, top=top, threshold=threshold, margin=margin, by=by, precision=precision, threads=threads
-        )
+        return self._store.search(unit, SearchOptions(top, threshold, margin, by, precision, threads))
 
     def claim(self, query: npt.ArrayLike, key: PersonKey, *, threshold: float) -> Claim:
         """Answer whether a face is that of a certain person.
@@ -360,6 +384,10 @@ class Gallery:
 
         Raises:
             PocketNetError: There is no such person, or the query does not fit.
+
+        Example:
+            >>> gallery.claim(face.embedding, "Ann Lee", threshold=0.4).accepted
+            True
         """
         unit = unit_rows(np.asarray(query, np.float32)[None], self.space.dimensions)[0]
         return claim(*self._store.embeddings_of(key), unit, threshold)

@@ -33,7 +33,7 @@ class OldGallery:
     """What a folder holds.
 
     Attributes:
-        space: Of the embeddings.
+        space: The space of the embeddings.
         name_by: How names were made of photos; empty if it is not known.
         names: N.
         photos: N; may be empty.

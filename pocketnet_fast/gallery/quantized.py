@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.gallery.keepers import BestPerOwner, Indices
+from pocketnet_fast.gallery.score_collectors import BestPerOwner, Indices
 from pocketnet_fast.gallery.scoring import Embeddings, Scorer, scan_blocks
 
 # Queries of one call; with more, the scores of a block leave the caches.

@@ -1,7 +1,7 @@
 """Scores of many embeddings against many, block by block, so that the matrix of all scores never exists.
 
 A score is the product of two embeddings in float32, the cosine where both have length 1. What is wanted of
-the scores is kept by a ``Keeper``; each thread fills one of its own, and they are merged.
+the scores is kept by a ``ScoreCollector``; each thread fills one of its own, and they are merged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.gallery.keepers import BestPerQuery, Indices, Keeper, Scores
+from pocketnet_fast.gallery.score_collectors import BestPerQuery, Indices, ScoreCollector, Scores
 from pocketnet_fast.ops.native import torch_on_this_thread_alone, usable_threads
 
 Embeddings = npt.NDArray[np.float32]
@@ -35,34 +35,34 @@ Scorer = Callable[[int], Iterator[tuple[int, Tensor, Tensor]]]
 """Yields the scores of a block of rows: the number of the first query, q x r float32, which may be used again
 afterwards, and the largest one of each query."""
 
-KeeperT = TypeVar("KeeperT", bound=Keeper)
+CollectorT = TypeVar("CollectorT", bound=ScoreCollector)
 
 
 def scan(
     queries: Embeddings,
     gallery: Embeddings,
-    make_keeper: Callable[[], KeeperT],
+    make_collector: Callable[[], CollectorT],
     *,
     threads: int | None = None,
     first_row: int = 0,
     on_rows: Callable[[int], None] | None = None,
-) -> KeeperT:
+) -> CollectorT:
     """Score every query against every gallery row.
 
-    Memory beyond the arguments and the keepers is a block of scores per thread. A score depends on the block
+    Memory beyond the arguments and collectors is a block of scores per thread. A score depends on the block
     it is computed in by float32 rounding, some 1e-7 for embeddings of length 1. The threads are this
     function's own, and PyTorch runs in each of them alone; its number of threads elsewhere is left as it is.
 
     Args:
         queries: Q x D.
         gallery: N x D; may be mapped from a file.
-        make_keeper: Makes what one thread fills.
+        make_collector: Makes what one thread fills.
         threads: Threads; None for as many as PyTorch uses. Never more than there are processors for them.
-        first_row: Number that keepers are given for the first row.
+        first_row: Number that collectors are given for the first row.
         on_rows: Called from the threads, one at a time, with the number of rows done; may raise to end it.
 
     Returns:
-        One keeper with the scores of all.
+        One collector with the scores of all.
 
     Raises:
         PocketNetError: The shapes do not fit, or an embedding is not finite.
@@ -74,7 +74,7 @@ def scan(
         raise PocketNetError(f"query {wrong} is not finite")
     asked = torch.from_numpy(np.array(queries, np.float32, order="C"))
     if len(asked) == 0 or len(gallery) == 0:
-        return make_keeper()
+        return make_collector()
     few = len(asked) <= _FEW_QUERIES
     rows = _SCORES_FOR_FEW // len(asked) if few else _ROWS
     width = len(asked) if few else min(len(asked), _QUERIES)
@@ -95,7 +95,7 @@ def scan(
         return scores_of
 
     return scan_blocks(
-        len(gallery), rows, scorer, make_keeper, threads=threads, first_row=first_row, on_rows=on_rows
+        len(gallery), rows, scorer, make_collector, threads=threads, first_row=first_row, on_rows=on_rows
     )
 
 
@@ -103,37 +103,37 @@ def scan_blocks(
     count: int,
     rows: int,
     scorer: Callable[[], Scorer],
-    make_keeper: Callable[[], KeeperT],
+    make_collector: Callable[[], CollectorT],
     *,
     threads: int | None,
     first_row: int = 0,
     on_rows: Callable[[int], None] | None = None,
-) -> KeeperT:
+) -> CollectorT:
     """Let threads score block after block, however that is done; see ``scan``.
 
     Args:
         count: N.
         rows: Rows of a block.
         scorer: Makes what one thread calls with the number of a block's first row.
-        make_keeper: As in ``scan``, like those that follow.
+        make_collector: As in ``scan``, like those that follow.
         threads: Likewise.
         first_row: Likewise.
         on_rows: Likewise.
     """
-    kept = make_keeper()
+    kept = make_collector()
     starts = iter(range(0, count, rows))
     lock = threading.Lock()
     stop = threading.Event()
 
-    def work(keeper: KeeperT) -> KeeperT:
+    def work(collector: CollectorT) -> CollectorT:
         try:
-            fill(keeper)
+            fill(collector)
         except BaseException:
             stop.set()
             raise
-        return keeper
+        return collector
 
-    def fill(keeper: KeeperT) -> None:
+    def fill(collector: CollectorT) -> None:
         scores_of = scorer()
         while not stop.is_set():
             with lock:
@@ -141,7 +141,7 @@ def scan_blocks(
             if start is None:
                 return
             for first, scores, highest in scores_of(start):
-                keeper.add(scores, highest, first, first_row + start)
+                collector.add(scores, highest, first, first_row + start)
             if on_rows is not None:
                 with lock:
                     on_rows(min(rows, count - start))
@@ -149,11 +149,11 @@ def scan_blocks(
     workers = min(usable_threads(threads), -(-count // rows))
     with ThreadPoolExecutor(workers, initializer=torch_on_this_thread_alone) as pool:
         try:
-            keepers = list(pool.map(work, [make_keeper() for _ in range(workers)]))
+            collectors = list(pool.map(work, [make_collector() for _ in range(workers)]))
         finally:
             stop.set()  # an interrupt of the caller's thread ends the others too
-    for keeper in keepers:
-        kept.merge(keeper)
+    for collector in collectors:
+        kept.merge(collector)
     return kept
 
 

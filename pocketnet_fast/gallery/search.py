@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.gallery.keepers import BestPerOwner
 from pocketnet_fast.gallery.people import Person
 from pocketnet_fast.gallery.quantized import QuantizedRows
+from pocketnet_fast.gallery.score_collectors import BestPerOwner
 from pocketnet_fast.gallery.scoring import scan
 from pocketnet_fast.gallery.vectors import Vectors
 
@@ -71,6 +71,18 @@ class Claim:
     accepted: bool
 
 
+@dataclass(frozen=True)
+class SearchOptions:
+    """Which matches a search is to find; ``Gallery.search`` says what each means."""
+
+    top: int
+    threshold: float | None
+    margin: float | None
+    by: str
+    precision: str
+    threads: int | None
+
+
 def check_search(top: int, by: str, margin: float | None, precision: str) -> None:
     """Refuse options that no search has.
 
@@ -102,7 +114,7 @@ def best_rows(
     Raises:
         PocketNetError: See ``scan``.
     """
-    kept = _keeper(queries, vectors, top, by)
+    kept = _collector(queries, vectors, top, by)
     for first, rows in vectors.parts:
         if len(rows):
             kept = scan(queries, rows, kept.copy, threads=threads, first_row=first)
@@ -131,7 +143,7 @@ def best_rows_of_bytes(
     Raises:
         PocketNetError: See ``scan``.
     """
-    kept = _keeper(queries, vectors, top, by)
+    kept = _collector(queries, vectors, top, by)
     owners = vectors.people_of if by == "person" else vectors.rows_that_are
     found = base.best(queries, 2 * top + _CANDIDATES, owners, threads=threads)
     for query, candidates in enumerate(found.rows):
@@ -147,7 +159,7 @@ def best_rows_of_bytes(
     return kept
 
 
-def _keeper(queries: Embeddings, vectors: Vectors, top: int, by: str) -> BestPerOwner:
+def _collector(queries: Embeddings, vectors: Vectors, top: int, by: str) -> BestPerOwner:
     width = max(min(top, len(vectors)), 1)
     return BestPerOwner(len(queries), width, vectors.people_of if by == "person" else vectors.rows_that_are)
 
@@ -163,11 +175,7 @@ def named(
     connection: sqlite3.Connection,
     vectors: Vectors,
     best: BestPerOwner,
-    *,
-    top: int,
-    by: str,
-    threshold: float | None,
-    margin: float | None,
+    wanted: SearchOptions,
 ) -> list[list[Match]]:
     """Give rows their names, and leave out what is below the threshold; see ``Gallery.search``."""
     rows = best.rows
@@ -175,47 +183,32 @@ def named(
     return [
         [
             _match(connection, face, score, lead)
-            for face, score, lead in accepted(
-                [face for face in found if face >= 0],
-                of_query,
-                top=top,
-                by=by,
-                threshold=threshold,
-                margin=margin,
-            )
+            for face, score, lead in accepted([face for face in found if face >= 0], of_query, wanted)
         ]
         for of_query, found in zip(best.scores.tolist(), faces.tolist(), strict=True)
     ]
 
 
 def accepted(
-    found: Sequence[FoundT],
-    scores: Sequence[float],
-    *,
-    top: int,
-    by: str,
-    threshold: float | None,
-    margin: float | None,
+    found: Sequence[FoundT], scores: Sequence[float], wanted: SearchOptions
 ) -> list[tuple[FoundT, float, float | None]]:
     """What matches a query, with its score and by how much that exceeds the next person's.
 
     Args:
-        found: The best of each person, or the best faces; one more than ``top`` if there are so many.
-        scores: Theirs, falling; more are ignored.
-        top: See ``Gallery.search``, as for the others.
-        by: Likewise.
-        threshold: Likewise.
-        margin: Likewise.
+        found: The best of each person, or the best faces; one more than are wanted if there are so many.
+        scores: Their scores, falling; more are ignored.
+        wanted: What the search is to find.
     """
     # Rounding makes the cosine of equal embeddings up to 1e-6 more than 1.
     cosines = [min(max(score, -1.0), 1.0) for score in scores[: len(found)]]
     leads: list[float | None] = [None] * len(found)
-    if by == "person":
+    if wanted.by == "person":
         leads[:-1] = [one - other for one, other in pairwise(cosines)]
-    if margin is not None and len(found) > 1 and (leads[0] or 0.0) < margin:
+    if wanted.margin is not None and len(found) > 1 and (leads[0] or 0.0) < wanted.margin:
         return []
     matches = zip(found, cosines, leads, strict=True)
-    return [match for match in matches if threshold is None or match[1] >= threshold][:top]
+    least = wanted.threshold
+    return [match for match in matches if least is None or match[1] >= least][: wanted.top]
 
 
 def claim(person: Person, faces: Indices, rows: Embeddings, query: Embeddings, threshold: float) -> Claim:

@@ -20,7 +20,7 @@ from pocketnet_fast.gallery.people import FaceEntry, NewFaces, Person, PersonKey
 
 if TYPE_CHECKING:
     from pocketnet_fast.gallery.checking import Checked, Stats
-    from pocketnet_fast.gallery.search import Match
+    from pocketnet_fast.gallery.search import Match, SearchOptions
     from pocketnet_fast.gallery.space import EmbeddingSpace
 
 Embeddings = npt.NDArray[np.float32]
@@ -38,7 +38,7 @@ class Contents:
 
     Attributes:
         people: In the order of their ids.
-        faces: Likewise, N.
+        faces: N, in the order of their ids.
         embeddings: N x D float32 of length 1.
     """
 
@@ -64,6 +64,25 @@ class Writer(Protocol):
 Fill = Callable[[Writer], object]
 
 
+@dataclass(frozen=True)
+class NewGallery:
+    """A gallery that is to be made.
+
+    Attributes:
+        space: Which embeddings it holds.
+        name_by: How names are made of photos, "file" or "folder"; empty if it is not known.
+        overwrite: Whether it replaces one that is there.
+        fill: Called with what adds people and faces to it.
+        timeout: Seconds that it may take until others let it be made.
+    """
+
+    space: EmbeddingSpace
+    name_by: str
+    overwrite: bool
+    fill: Fill
+    timeout: float
+
+
 class Store(abc.ABC):
     """People and faces in some place. Arguments are checked and embeddings of length 1 already.
 
@@ -86,16 +105,7 @@ class Store(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def create(
-        cls,
-        location: Location,
-        space: EmbeddingSpace,
-        name_by: str,
-        *,
-        overwrite: bool,
-        fill: Fill,
-        timeout: float,
-    ) -> None:
+    def create(cls, location: Location, new: NewGallery) -> None:
         """Make a gallery and fill it; see ``Gallery.create``."""
 
     @classmethod
@@ -172,17 +182,7 @@ class Store(abc.ABC):
         """See ``Gallery.delete_person``."""
 
     @abc.abstractmethod
-    def search(
-        self,
-        queries: Embeddings,
-        *,
-        top: int,
-        threshold: float | None,
-        margin: float | None,
-        by: str,
-        precision: str,
-        threads: int | None,
-    ) -> list[list[Match]]:
+    def search(self, queries: Embeddings, wanted: SearchOptions) -> list[list[Match]]:
         """See ``Gallery.search``."""
 
     @abc.abstractmethod

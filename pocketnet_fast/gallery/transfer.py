@@ -38,7 +38,7 @@ class Table:
     """The faces of a gallery, a row each, and the people who have none.
 
     Attributes:
-        space: Of the embeddings.
+        space: The space of the embeddings.
         name: N names.
         notes: N notes of persons.
         photo: N texts.

@@ -116,8 +116,8 @@ class VectorsOfGallery:
     """The vectors of a gallery that is open, as new as each answer.
 
     Args:
-        database: Of the gallery.
-        space: Of its embeddings.
+        database: The database of the gallery.
+        space: The space of its embeddings.
 
     Attributes:
         problem: Why no cache could be written, or None.

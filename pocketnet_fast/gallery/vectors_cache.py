@@ -43,9 +43,9 @@ class State:
     """One state of one gallery; two that are equal have the same content.
 
     Attributes:
-        uuid: Of the gallery.
-        number: Of its newest change; 0 if there was none.
-        mark: Of that change, random: it tells a gallery that was restored and changed in another way.
+        uuid: The uuid of the gallery.
+        number: The number of its newest change; 0 if there was none.
+        mark: A mark of that change, random: it tells a gallery that was restored and changed in another way.
     """
 
     uuid: str
@@ -127,8 +127,8 @@ def read_cache(gallery: Path, dimensions: int, uuid: str) -> CachedVectors | Non
 
     Args:
         gallery: Whose.
-        dimensions: Of its embeddings.
-        uuid: Of the gallery.
+        dimensions: The dimensions of its embeddings.
+        uuid: The uuid of the gallery.
     """
     try:
         return _mapped(cache_path(gallery), dimensions, uuid)[0]
@@ -143,8 +143,8 @@ def damage_of_cache(
 
     Args:
         gallery: Whose.
-        dimensions: Of its embeddings.
-        uuid: Of the gallery.
+        dimensions: The dimensions of its embeddings.
+        uuid: The uuid of the gallery.
         on_bytes: Called with the number of bytes that were read, for progress.
 
     Returns:

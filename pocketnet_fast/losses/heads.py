@@ -25,7 +25,11 @@ class CombinedMargin(nn.Module):
         precision: As there.
 
     Raises:
-        PocketNetError: On bad margins or scale.
+        PocketNetError: Bad margins or scale.
+
+    Example:
+        >>> head = CombinedMargin(128, classes=1000, margins=(1.0, 0.3, 0.2))
+        >>> loss = head(embedding, label)
     """
 
     def __init__(
@@ -70,7 +74,12 @@ class CombinedMargin(nn.Module):
 
 
 class ArcFace(CombinedMargin):
-    """Additive angular margin: ``cos(theta + margin)`` (arXiv 1801.07698, eq. 3)."""
+    """Additive angular margin: ``cos(theta + margin)`` (arXiv 1801.07698, eq. 3).
+
+    Example:
+        >>> head = ArcFace(128, classes=1000)
+        >>> loss = head(embedding, label)
+    """
 
     def __init__(
         self,
@@ -93,7 +102,12 @@ class ArcFace(CombinedMargin):
 
 
 class CosFace(CombinedMargin):
-    """Additive cosine margin: ``cos(theta) - margin`` (arXiv 1801.09414, eq. 4)."""
+    """Additive cosine margin: ``cos(theta) - margin`` (arXiv 1801.09414, eq. 4).
+
+    Example:
+        >>> head = CosFace(128, classes=1000)
+        >>> loss = head(embedding, label)
+    """
 
     def __init__(
         self,

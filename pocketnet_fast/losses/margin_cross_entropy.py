@@ -66,9 +66,13 @@ def margin_cross_entropy(
         The scalar loss, float32 (float64 where an input is). It is 0 for an empty batch.
 
     Raises:
-        PocketNetError: On a wrong shape, dtype or device, a label outside 0..classes-1, an embedding or
+        PocketNetError: A wrong shape, dtype or device, a label outside 0..classes-1, an embedding or
             teacher that is not finite, bad options, or an implementation that cannot run there.
-        RuntimeError: If a column of the kernel is not finite (not by the reference).
+        RuntimeError: A column of the kernel is not finite (not by the reference).
+
+    Example:
+        >>> loss = margin_cross_entropy(embedding, kernel, label, margins=(1.0, 0.0, 0.35))
+        >>> loss.backward()
     """
     options = MarginOptions(scale, *margins, easy_margin=easy_margin)
     check_inputs(embedding, kernel, label)
@@ -91,6 +95,9 @@ def distillation_loss(embedding: Tensor, teacher: Tensor) -> Tensor:
 
     Returns:
         A scalar, float32 (float64 where an input is); 0 for an empty batch.
+
+    Example:
+        >>> loss = 100 * distillation_loss(embedding, teacher(images))
     """
     precision = torch.promote_types(torch.promote_types(embedding.dtype, teacher.dtype), torch.float32)
     difference = unit(embedding.to(precision), 1) - unit(teacher.detach().to(precision), 1)

@@ -23,7 +23,10 @@ def sample_classes(
         The chosen classes, int64, ascending; and the labels as positions among them, -1 where they were -1.
 
     Raises:
-        PocketNetError: If the rate lies outside (0, 1].
+        PocketNetError: The rate lies outside (0, 1].
+
+    Example:
+        >>> kept, renumbered = sample_classes(label, 85742, 0.1)
     """
     if not 0.0 < rate <= 1.0:
         raise PocketNetError(f"the sampling rate must lie in (0, 1], got {rate}")

@@ -26,7 +26,12 @@ Group = Any  # dist.ProcessGroup, which builds of torch without distributed lack
 
 
 def shard_range(classes: int, rank: int, ranks: int) -> tuple[int, int]:
-    """First class of a rank's slice and the class after its last; sizes differ by one at most."""
+    """First class of a rank's slice and the class after its last; sizes differ by one at most.
+
+    Example:
+        >>> shard_range(10, rank=0, ranks=4)
+        (0, 2)
+    """
     return classes * rank // ranks, classes * (rank + 1) // ranks
 
 
@@ -116,7 +121,7 @@ class ShardedMargin(CombinedMargin):
             2010.05222); those of the batch are always among them. In eval mode all classes take part. What
             is saved is the softmax: the gradient of ``kernel`` is dense, zero for classes left out, and an
             optimiser's momentum and weight decay act on all of them.
-        seed: Of the choice of negatives; each rank adds its own number.
+        seed: The seed of the choice of negatives; each rank adds its own number.
         average_gradients: Multiply the embedding's gradient by the number of ranks, for a backbone under
             DistributedDataParallel, which divides by it. Otherwise it is the gradient of the loss.
         group: Process group; the default one without it.
@@ -124,7 +129,11 @@ class ShardedMargin(CombinedMargin):
         precision: As there.
 
     Raises:
-        PocketNetError: On bad margins, scale or rate, or fewer classes than ranks.
+        PocketNetError: Bad margins, scale or rate, or fewer classes than ranks.
+
+    Example:
+        >>> head = ShardedMargin(128, 85742, sample_rate=0.1)  # in each process of a group
+        >>> loss = head(embedding, label)
     """
 
     def __init__(

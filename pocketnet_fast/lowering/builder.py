@@ -59,7 +59,7 @@ def check_choices(color: str, precision: str) -> None:
     """Raise unless a plan can have them.
 
     Raises:
-        PocketNetError: On another channel order or precision.
+        PocketNetError: Another channel order or precision.
     """
     if color not in ("rgb", "bgr"):
         raise PocketNetError(f"unknown channel order {color!r}; expected 'rgb' or 'bgr'")
@@ -82,7 +82,7 @@ class Activation(NamedTuple):
         """That of a module of ``torch.nn``; of None, none.
 
         Raises:
-            PocketNetError: If it is none that the kernels have.
+            PocketNetError: It is none that the kernels have.
         """
         if module is None:
             return Activation(np.ones(channels))
@@ -99,7 +99,7 @@ class PlanBuilder:
     """A plan in the making.
 
     Args:
-        precision: Of the states and of the weights of convolutions, "fp32" or "bf16".
+        precision: The precision of the states and of the weights of convolutions, "fp32" or "bf16".
 
     Attributes:
         store: The packed weights so far.
@@ -172,7 +172,7 @@ class PlanBuilder:
             source: What it reads.
             taps: C x k x k.
             weight: N x C, or None.
-            bias: Of the depthwise convolution.
+            bias: The bias of the depthwise convolution.
             middle: What becomes of its result.
             activation: What becomes of the state before it.
             stride: 1 or 2.
@@ -223,7 +223,7 @@ class PlanBuilder:
         """The step of a sum.
 
         Raises:
-            PocketNetError: If it has more terms than the kernels take.
+            PocketNetError: It has more terms than the kernels take.
         """
         if len(terms) > MAX_TERMS:
             raise PocketNetError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -48,7 +48,7 @@ class CompiledModel(nn.Module):
             float32 N,``embedding_dim``, not L2-normalised.
 
         Raises:
-            PocketNetError: On a wrong dtype, shape or device, a module that was moved off the CPU or
+            PocketNetError: A wrong dtype, shape or device, a module that was moved off the CPU or
                 converted, or an instruction set that ``PNF_FORCE_ISA`` names and the CPU lacks. TorchScript,
                 which has no exceptions of other kinds, raises RuntimeError with the operator's words.
         """
@@ -115,7 +115,7 @@ def compile(
         precision: ``"fp32"`` or ``"bf16"``; on CUDA also ``"tf32"`` or ``"fp16"``, for states and products.
             Sums are float32 in each. On a CPU without products of bf16 its states are bf16 all the same, and
             the result is as good, but no sooner there. ``"auto"``, on the CPU: the fastest whose embeddings
-            stay within ``min_cosine`` of those of fp32; what was chosen and why is printed to stderr.
+            stay within ``min_cosine`` of those of fp32; what was chosen and why is logged.
         threads: On the CPU: threads of one call; None follows ``torch.set_num_threads``. Never more are used
             than the process has processors (see ``ops.native.processors``). The result is the same.
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
@@ -132,9 +132,14 @@ def compile(
         plain convolutions of PyTorch hang if the parent used several threads.
 
     Raises:
-        PocketNetError: On a model, device, precision or number of threads that is not supported, a missing
+        PocketNetError: A model, device, precision or number of threads that is not supported, a missing
             CUDA device, or a missing Triton.
-        ImportError: If the package was not built.
+        ImportError: The package was not built.
+
+    Example:
+        >>> fast = compile(create_model("pocketnet_s128", pretrained=True), precision="bf16")
+        >>> fast(torch.randint(0, 256, (8, 112, 112, 3), dtype=torch.uint8)).shape
+        torch.Size([8, 128])
     """
     kind, _, index = str(device).partition(":")
     if kind == "cuda" and (not index or index.isdigit()):
@@ -157,5 +162,5 @@ def compile(
     if precision != "auto":
         return build(precision)
     network, choice = choose_precision(build, calibration, min_cosine)
-    print(choice, file=sys.stderr)
+    logging.getLogger("pocketnet_fast").info("%s", choice)
     return network

@@ -76,7 +76,7 @@ class CompiledCudaModel(nn.Module):
             float32 N,``embedding_dim``, not L2-normalised.
 
         Raises:
-            PocketNetError: On a wrong dtype, shape or device.
+            PocketNetError: A wrong dtype, shape or device.
         """
         if not torch.compiler.is_compiling():
             check_pixels(x, *self.size, self.table.device)
@@ -104,7 +104,7 @@ class CompiledCudaModel(nn.Module):
             The number of shapes that were measured.
 
         Raises:
-            PocketNetError: If a size is not positive, or the cache cannot be written.
+            PocketNetError: A size is not positive, or the cache cannot be written.
         """
         from pocketnet_fast.ops.run_plan.triton_launch import decode
         from pocketnet_fast.ops.triton_tuning import tuning
@@ -183,7 +183,7 @@ def compile_cuda(
     """Put a plan without bands on a CUDA device, and tune it for batches of the sizes ``tune``.
 
     Raises:
-        PocketNetError: If the precision is unknown, Triton is missing, or there is no such device.
+        PocketNetError: The precision is unknown, Triton is missing, or there is no such device.
     """
     import importlib.util
 

@@ -15,7 +15,7 @@ def check_pixels(x: Tensor, height: int, width: int, device: torch.device) -> No
     """Refuse what is no batch of images for a network of one size on ``device``.
 
     Raises:
-        PocketNetError: On another type, dtype, shape or device; the message names it and what is accepted.
+        PocketNetError: Another type, dtype, shape or device; the message names it and what is accepted.
     """
     accepted = f"float32 [N, 3, {height}, {width}], normalised RGB, or uint8 [N, {height}, {width}, 3]"
     if not isinstance(x, Tensor):

@@ -47,7 +47,7 @@ def measure_latency_table(
         ``stride``, ``height`` and ``width`` of the map it reads, and ``ms`` per image. JSON can hold it.
 
     Raises:
-        PocketNetError: On sizes that make no network.
+        PocketNetError: Sizes that make no network.
     """
     from pocketnet_fast.ops.native import compiled_isa
 

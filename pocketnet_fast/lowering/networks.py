@@ -33,14 +33,14 @@ def lower(model: nn.Module, *, color: str = "rgb", bands: bool = True, precision
         color: Channel order of uint8 images, ``"rgb"`` or ``"bgr"``.
         bands: Let steps that follow one another work on a few rows at a time, as a cache of the CPU holds;
             without, each step is a group of its own and every state lies in the arena, as on a GPU.
-        precision: Of the states and of the weights of depthwise and pointwise convolutions, ``"fp32"`` or
-            ``"bf16"``; sums are float32 in both.
+        precision: The precision of the states and of the weights of depthwise and pointwise convolutions,
+            ``"fp32"`` or ``"bf16"``; sums are float32 in both.
 
     Returns:
         The plan, with the weights packed once for every instruction set.
 
     Raises:
-        PocketNetError: If the model is another kind of network, or goes beyond what the kernels take.
+        PocketNetError: The model is another kind of network, or goes beyond what the kernels take.
     """
     check_choices(color, precision)
     bgr = color != getattr(getattr(model, "input_spec", None), "color", color)

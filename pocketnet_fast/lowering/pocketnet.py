@@ -30,14 +30,8 @@ from pocketnet_fast.lowering.plan import (
     blocks_of,
 )
 from pocketnet_fast.lowering.rounding import Moments, expected_prelu, rounded
-from pocketnet_fast.models.pocketnet import (
-    Cell,
-    DepthwiseSeparable,
-    FactorizedReduce,
-    Identity,
-    PocketNet,
-    Pool,
-)
+from pocketnet_fast.models.cells import Cell, DepthwiseSeparable, FactorizedReduce, Identity, Pool
+from pocketnet_fast.models.pocketnet import PocketNet
 
 # A concatenation, as the buffers that hold its parts.
 Concatenation = Sequence[int]
@@ -334,6 +328,6 @@ def lower_pocketnet(model: PocketNet, bgr: bool, bands: bool, precision: str) ->
     """Lower a PocketNet; see ``lower``, whose ``color`` is another than the network's where ``bgr`` is true.
 
     Raises:
-        PocketNetError: If the genotype goes beyond what the kernels take.
+        PocketNetError: The genotype goes beyond what the kernels take.
     """
     return _Lowering(model, bgr, bands, precision).run()

@@ -74,7 +74,7 @@ def choose_precision(
         The network and the choice.
 
     Raises:
-        PocketNetError: If there are no images, or the bound is no cosine.
+        PocketNetError: There are no images, or the bound is no cosine.
     """
     if not 0.0 < bound <= 1.0:
         raise PocketNetError(f"min_cosine is {bound}; expected more than 0 and at most 1")

@@ -22,11 +22,11 @@ class StepTime:
     """One step of a plan, as measured.
 
     Attributes:
-        name: Of the step.
+        name: The name of the step.
         operations: What it computes.
         output: Shape of its result, channels x height x width.
         macs: Multiply-accumulates.
-        bytes: Of the states that it reads, each once, of its weights, and of its result.
+        bytes: The bytes of the states that it reads, each once, of its weights, and of its result.
         microseconds: Median for one image.
         gflops: Two operations per multiply-accumulate, per second, in units of 1e9.
     """

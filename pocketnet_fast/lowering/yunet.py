@@ -150,7 +150,7 @@ def lower_detector(
         maps of strides 8, 16 and 32, one behind another, height x width x 16 each.
 
     Raises:
-        PocketNetError: On another channel order or precision, or a size of no multiples.
+        PocketNetError: Another channel order or precision, or a size of no multiples.
     """
     check_choices(color, precision)
     if any(side < 1 or side % STRIDES[-1] for side in size):

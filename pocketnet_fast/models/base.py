@@ -56,7 +56,7 @@ class InputSpec:
             float32, N,3,height,width, contiguous.
 
         Raises:
-            PocketNetError: On another dtype, shape or channel order.
+            PocketNetError: Another dtype, shape or channel order.
         """
         if color not in ("rgb", "bgr"):
             raise PocketNetError(f"unknown channel order {color!r}; expected 'rgb' or 'bgr'")
@@ -107,7 +107,7 @@ class EmbeddingModel(nn.Module):
             The embeddings, and the maps by name, N,channels,height,width.
 
         Raises:
-            PocketNetError: If the architecture has no such map.
+            PocketNetError: The architecture has no such map.
         """
         raise PocketNetError(f"{self.model_name} keeps no feature maps")
 
@@ -115,7 +115,7 @@ class EmbeddingModel(nn.Module):
         """The layers after the map "tail": global depthwise, normalisation, pointwise, normalisation.
 
         Raises:
-            PocketNetError: If the architecture has no such tail.
+            PocketNetError: The architecture has no such tail.
         """
         raise PocketNetError(f"{self.model_name} has no tail of a global depthwise convolution")
 

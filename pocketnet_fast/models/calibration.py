@@ -96,7 +96,8 @@ class Calibration:
     Attributes:
         points: By falling false accept rate, so by rising threshold; at least one.
         flip: Whether the embeddings were sums of those of the image and of its mirror image.
-        weights_sha256: Of the weights (``models.weights.weights_sha256``), which alone they are of.
+        weights_sha256: The SHA-256 of the weights (``models.weights.weights_sha256``), which alone they are
+            of.
         default_far: The rate of the point that decides where none is asked for.
         all_pairs: Whether all pairs of the data sets' images were compared, or only those that their files
             list.
@@ -117,7 +118,7 @@ class Calibration:
         Args:
             points: In any order, of different rates; at least one.
             flip: See the class, as for the others.
-            weights_sha256: Of the weights.
+            weights_sha256: The SHA-256 of the weights.
             all_pairs: Whether all pairs were compared.
         """
         ordered = tuple(sorted(points, key=lambda point: -point.far))
@@ -141,7 +142,7 @@ class Calibration:
             far: The rate; None for the default's.
 
         Raises:
-            PocketNetError: If no threshold was measured for it; the message names those that were.
+            PocketNetError: No threshold was measured for it; the message names those that were.
         """
         wanted = self.default_far if far is None else far
         point = _point(self.points, wanted)
@@ -182,7 +183,7 @@ class Calibration:
             name: How errors call the file.
 
         Raises:
-            PocketNetError: If it is no calibration.
+            PocketNetError: It is no calibration.
         """
         try:
             content = json.loads(text)

@@ -67,7 +67,7 @@ def read_checkpoint(
         verify: Called with tensors and metadata as they are stored.
 
     Raises:
-        PocketNetError: If the file is absent, of another kind or damaged, if it holds anything but tensors,
+        PocketNetError: The file is absent, of another kind or damaged, it holds anything but tensors,
             or if it is not clear which of them are the network's.
     """
     if not path.is_file():
@@ -98,7 +98,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a ``.safetensors`` file.
 
     Raises:
-        PocketNetError: If it is damaged or none.
+        PocketNetError: It is damaged or none.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.models.base import EmbeddingModel
-from pocketnet_fast.models.pocketnet import Cell, PocketNet
+from pocketnet_fast.models.cells import Cell
+from pocketnet_fast.models.pocketnet import PocketNet
 
 _ACTIVATIONS = (nn.PReLU, nn.ReLU, nn.ReLU6)
 _NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)

@@ -12,24 +12,37 @@ import copy
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.models.cells import Cell, DepthwiseSeparable, FactorizedReduce, Pool
 from pocketnet_fast.ops.cell.autograd import product_dtype
 from pocketnet_fast.ops.cell.structure import Kind, Operation
 
-if TYPE_CHECKING:
-    from pocketnet_fast.models.pocketnet import Cell, PocketNet
+
+class CellNetwork(Protocol):
+    """A network that is a chain of cells between a stem and a tail, as ``PocketNet`` is."""
+
+    stem: nn.Sequential
+    cells: nn.ModuleList
+    tail: nn.Sequential
+    training: bool
+
+
+class Trainable(Protocol):
+    """What can be in training mode."""
+
+    training: bool
 
 
 def runs_fused(network: nn.Module, x: Tensor, obstacle: Callable[[Any, Tensor], str | None]) -> bool:
     """Whether a forward pass on ``x`` is to run fused, by ``network.fused`` and what stands in its way.
 
     Raises:
-        PocketNetError: In training mode, if ``fused`` is True and the kernels cannot run (says why), or if it
+        PocketNetError: In training mode, if ``fused`` is True and the kernels cannot run (says why), or it
             is none of its values.
     """
     fused = network.fused
@@ -43,12 +56,12 @@ def runs_fused(network: nn.Module, x: Tensor, obstacle: Callable[[Any, Tensor], 
     return reason is None
 
 
-def obstacle(network: PocketNet, x: Tensor) -> str | None:
+def obstacle(network: CellNetwork, x: Tensor) -> str | None:
     """Why the network cannot train fused on input ``x``; None if it can."""
     return parts_obstacle(network, (network.stem, network.cells, network.tail), x)
 
 
-def parts_obstacle(network: nn.Module, parts: Sequence[nn.Module], x: Tensor) -> str | None:
+def parts_obstacle(network: Trainable, parts: Sequence[nn.Module], x: Tensor) -> str | None:
     """Why ``parts`` of the network cannot train fused on input ``x``; None if they can."""
     if not network.training:
         return "the network is in eval mode"
@@ -168,8 +181,6 @@ class CellCall:
         ``factor`` multiplies it, channel by channel: the gamma of an operation whose normalisation has no
         weight and bias.
         """
-        from pocketnet_fast.models.pocketnet import DepthwiseSeparable, FactorizedReduce, Pool
-
         if isinstance(module, DepthwiseSeparable):
             activation, depthwise, pointwise, norm = module.net
             assert isinstance(activation, nn.PReLU)
@@ -305,7 +316,42 @@ def _cell(
     return [sums[states[i] - len(call.inputs)] for i in module.concat]
 
 
-def fused_forward(network: PocketNet, x: Tensor, maps: dict[str, Sequence[Tensor]] | None = None) -> Tensor:
+def fused_stem(stem: nn.Sequential, x: Tensor, statistics: RunningStatistics) -> list[Tensor]:
+    """The state that the first cells read, of ``state_dtype``, as the only part of the stem's map.
+
+    Args:
+        stem: A convolution and a BatchNorm.
+        x: The input of the network.
+        statistics: Takes the batch's moments.
+    """
+    convolution, norm = stem
+    assert isinstance(norm, nn.BatchNorm2d)
+    convolved = convolution(x.contiguous(memory_format=torch.channels_last))
+    call = CellCall([convolved.to(state_dtype(x.device))])
+    call.next_sum()
+    call.normalize(norm)
+    return call.compute(statistics)
+
+
+def fused_projection(
+    layers: Sequence[nn.Module], parts: Sequence[Tensor], statistics: RunningStatistics
+) -> Tensor:
+    """What the tail makes of the last cell's output before its depthwise convolution.
+
+    Args:
+        layers: A PReLU, a pointwise convolution and a BatchNorm.
+        parts: The output of the last cell, in parts by channels.
+        statistics: Takes the batch's moments.
+    """
+    activation, pointwise, norm = layers
+    call = CellCall(parts)
+    call.next_sum()
+    call.projection(activation, pointwise, norm, len(parts))  # type: ignore[arg-type]
+    (middle,) = call.compute(statistics)
+    return middle
+
+
+def fused_forward(network: CellNetwork, x: Tensor, maps: dict[str, Sequence[Tensor]] | None = None) -> Tensor:
     """The embeddings of a batch; call it where ``obstacle`` is None.
 
     ``maps`` receives the feature maps that ``EmbeddingModel.forward_maps`` names, in parts by channels. Up to
@@ -313,29 +359,20 @@ def fused_forward(network: PocketNet, x: Tensor, maps: dict[str, Sequence[Tensor
     autocast's type is that of the operands of matrix products. The running statistics are updated.
 
     Raises:
-        ValueError: If a normalisation has one value per channel only, as torch's own does.
+        ValueError: A normalisation has one value per channel only, as torch's own does.
     """
     statistics = RunningStatistics()
-    convolved = network.stem[0](x.contiguous(memory_format=torch.channels_last))
-    stem = CellCall([convolved.to(state_dtype(x.device))])
-    stem.next_sum()
-    norm = network.stem[1]
-    assert isinstance(norm, nn.BatchNorm2d)
-    stem.normalize(norm)
-    before = previous = stem.compute(statistics)
+    before = previous = fused_stem(network.stem, x, statistics)
     if maps is not None:
         maps[str(previous[0].shape[2])] = previous
     for module in network.cells:
         before, previous = previous, _cell(module, before, previous, statistics)  # type: ignore[arg-type]
         if maps is not None:
             maps[str(previous[0].shape[2])] = previous
-    activation, pointwise, norm, *rest = network.tail
-    tail = CellCall(previous)
-    tail.next_sum()
-    tail.projection(activation, pointwise, norm, len(previous))  # type: ignore[arg-type]
-    (middle,) = tail.compute(statistics)
+    tail = list(network.tail)
+    middle = fused_projection(tail[:3], previous, statistics)
     statistics.write()
-    activation, depthwise, *rest = rest
+    activation, depthwise, *rest = tail[3:]
     assert isinstance(depthwise, nn.Conv2d)
     middle = activation(middle)
     if maps is not None:
@@ -362,7 +399,7 @@ def tune(network: nn.Module, x: Tensor, seconds: float | None = None) -> int:
         The number of shapes that were measured.
 
     Raises:
-        PocketNetError: If the network cannot train fused on ``x``, or the cache cannot be written.
+        PocketNetError: The network cannot train fused on ``x``, or the cache cannot be written.
     """
     from pocketnet_fast.ops.triton_tuning import tuning
 

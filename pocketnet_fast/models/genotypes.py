@@ -55,7 +55,7 @@ class Genotype:
         reduce_concat: States concatenated into the reduction cell's output.
 
     Raises:
-        PocketNetError: On an unknown operation, an edge that reads a state not computed yet, or a
+        PocketNetError: An unknown operation, an edge that reads a state not computed yet, or a
             concatenation that names anything but distinct nodes.
     """
 
@@ -198,7 +198,7 @@ def genotype_from_json(text: str) -> Genotype:
     """Read what ``genotype_to_json`` writes.
 
     Raises:
-        PocketNetError: If the text is not JSON or not a genotype.
+        PocketNetError: The text is not JSON or not a genotype.
     """
     try:
         fields = json.loads(text)
@@ -213,7 +213,7 @@ def read_genotype(path: str | os.PathLike[str]) -> Genotype:
     """Read a file that holds the text form or the JSON form.
 
     Raises:
-        PocketNetError: If it cannot be read or holds neither; the message names the file.
+        PocketNetError: It cannot be read or holds neither; the message names the file.
     """
     try:
         text = Path(path).read_bytes()[: _MAX_TEXT + 1].decode("utf-8").strip()
@@ -261,7 +261,7 @@ def genotype_from_name(name: str) -> Genotype:
             ``.json`` file that holds one of the two.
 
     Raises:
-        PocketNetError: If it is none of these, or the file cannot be read.
+        PocketNetError: It is none of these, or the file cannot be read.
     """
     if name in PUBLISHED:
         return PUBLISHED[name]

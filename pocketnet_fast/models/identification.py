@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,13 +11,12 @@ import torch
 from torch import Tensor
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.models.architectures import CUSTOM, build_network, default_embedding_dim, list_models
 from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.checkpoint_file import CheckpointFile
 from pocketnet_fast.models.genotypes import PUBLISHED, Genotype, parse_genotype
 from pocketnet_fast.models.mobilefacenet_mbf import MbfSizes, MobileFaceNetMbf, mbf_sizes, sizes_of_checkpoint
 from pocketnet_fast.models.pocketnet import PocketNet
-from pocketnet_fast.models.registry import CUSTOM, create_model, default_embedding_dim, list_models
-from pocketnet_fast.models.weights import load_checkpoint, read_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -40,10 +38,10 @@ class Architecture:
     Attributes:
         name: As ``create_model`` takes it.
         embedding_dim: Length of the embedding.
-        genotype: Of the model "pocketnet"; None if it is not known.
-        channels: Of the model "pocketnet".
-        layers: Of the model "pocketnet".
-        sizes: Of the model "mobilefacenet_mbf"; None: the usual ones.
+        genotype: The genotype of the model "pocketnet"; None if it is not known.
+        channels: The width of the model "pocketnet".
+        layers: The number of cells of the model "pocketnet".
+        sizes: The sizes of the model "mobilefacenet_mbf"; None: the usual ones.
         stated: Whether the file says so itself, rather than its keys and shapes.
     """
 
@@ -74,7 +72,7 @@ class Architecture:
         """The network with random weights.
 
         Raises:
-            PocketNetError: If the genotype is not known.
+            PocketNetError: The genotype is not known.
         """
         if self.name == CUSTOM and self.genotype is None:
             raise PocketNetError(
@@ -84,54 +82,14 @@ class Architecture:
             )
         if self.sizes is not None:
             return MobileFaceNetMbf(self.embedding_dim, self.sizes)
-        return create_model(
-            self.name,
-            embedding_dim=self.embedding_dim,
-            genotype=self.genotype,
-            channels=self.channels,
-            layers=self.layers,
-        )
-
-
-def load_model(path: str | os.PathLike[str], name: str | None = None) -> EmbeddingModel:
-    """Build the network that a file of weights belongs to, with these weights.
-
-    Files that this package wrote say which network it is, its genotype included. Of others, the keys and
-    shapes tell, where they are those of a network of ``list_models()`` or of a published genotype.
-
-    Args:
-        path: As in ``load_weights``.
-        name: The network's name, if the file does not tell.
-
-    Returns:
-        The network, in training mode, as constructors leave it.
-
-    Raises:
-        PocketNetError: If the file cannot be read, belongs to another network than ``name``, or to none that
-            is known.
-    """
-    file = read_weights(path)
-    return build_for(file, architecture_for(file, name))
-
-
-def build_for(file: CheckpointFile, architecture: Architecture) -> EmbeddingModel:
-    """Build the network and load the file's weights into it.
-
-    Raises:
-        PocketNetError: If they do not fit.
-    """
-    try:
-        model = architecture.build()
-    except PocketNetError as error:
-        raise PocketNetError(f"{file.path}: {error}") from None
-    return load_checkpoint(model, file)
+        return build_network(self.name, self.embedding_dim, self.genotype, self.channels, self.layers)
 
 
 def architecture_for(file: CheckpointFile, name: str | None = None) -> Architecture:
     """The network of a file, which must be ``name``, or a variant of it, if that is given.
 
     Raises:
-        PocketNetError: If it is not, or if it cannot be told.
+        PocketNetError: It is not, or it cannot be told.
     """
     found = identify(file)
     if name is None:
@@ -160,7 +118,7 @@ def identify(file: CheckpointFile) -> Architecture | None:
     """The network of a file by its metadata, else by its keys and shapes; None if neither tells.
 
     Raises:
-        PocketNetError: If the metadata are damaged.
+        PocketNetError: The metadata are damaged.
     """
     shapes = {name: tuple(t.shape) for name, t in file.state.items()}
     return _stated(file, shapes) or _recognised(shapes)
@@ -241,7 +199,7 @@ def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 def _default(name: str) -> Architecture:
     """A network by name, as ``create_model`` builds it without more; an unknown name is its error."""
     with torch.device("meta"):
-        model = create_model(name)
+        model = build_network(name)
     if isinstance(model, PocketNet):
         return Architecture(name, model.embedding_dim, model.genotype, model.channels, model.layers)
     return Architecture(name, model.embedding_dim)

@@ -32,7 +32,7 @@ class MbfSizes(NamedTuple):
 
     Attributes:
         stem: Channels of the first convolution.
-        groups: Of the 3x3 convolution after it; 0: there is none.
+        groups: The groups of the 3x3 convolution after it; 0: there is none.
         blocks: In their order.
         features: Channels of the global depthwise convolution.
     """

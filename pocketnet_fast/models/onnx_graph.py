@@ -140,7 +140,7 @@ def read_constants(
         Those of each "Conv" of the traced graph, in its order.
 
     Raises:
-        PocketNetError: See ``read_graph``; or if the file is another network.
+        PocketNetError: See ``read_graph``; or the file is another network.
     """
     found, expected = read_graph(path, same), Graph()
     trace(expected)
@@ -158,7 +158,7 @@ def read_graph(path: Path, same: Collection[str] = (), *, side: int | None = Non
         side: Height of the images; with it, what reshapes a state of a single pixel is known to change none.
 
     Raises:
-        PocketNetError: If the package onnx is missing, or the file is none of ONNX.
+        PocketNetError: The package onnx is missing, or the file is none of ONNX.
     """
     try:
         import onnx

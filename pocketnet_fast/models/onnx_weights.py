@@ -31,7 +31,7 @@ def read_onnx_weights(path: Path) -> CheckpointFile:
         What a weight file of this package would hold, which names the network.
 
     Raises:
-        PocketNetError: If the package onnx is missing, or the file is no such network of normalised pixels.
+        PocketNetError: The package onnx is missing, or the file is no such network of normalised pixels.
     """
     if not path.is_file():
         raise PocketNetError(f"{path}: no such weight file")

@@ -1,18 +1,15 @@
-"""Networks by name."""
+"""Networks by name, with or without trained weights."""
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Callable
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.models.architectures import build_network, check_fixed
 from pocketnet_fast.models.base import EmbeddingModel
-from pocketnet_fast.models.genotypes import SOFTMAX_CASIA, Genotype, genotype_from_name
-from pocketnet_fast.models.iresnet import IResNet
-from pocketnet_fast.models.mobilefacenet import MobileFaceNet
-from pocketnet_fast.models.mobilefacenet_mbf import MobileFaceNetMbf
-from pocketnet_fast.models.pocketnet import PocketNet
+from pocketnet_fast.models.genotypes import Genotype
+from pocketnet_fast.models.identification import architecture_for
+from pocketnet_fast.models.loading import build_for
 from pocketnet_fast.models.shipped import ShippedFile, verified
 from pocketnet_fast.models.weights import load_weights, read_weights
 
@@ -25,44 +22,8 @@ PRETRAINED: dict[str, ShippedFile] = {
 }
 """Trained weights by model name; docs/models/ has a card for each."""
 
-_Builder = Callable[[int], EmbeddingModel]
-
-
-def _pocketnet(channels: int, layers: int) -> _Builder:
-    return lambda embedding_dim: PocketNet(SOFTMAX_CASIA, channels, layers, embedding_dim)
-
-
-def _iresnet(*blocks: int) -> _Builder:
-    first, second, third, fourth = blocks
-    return lambda embedding_dim: IResNet((first, second, third, fourth), embedding_dim)
-
-
-# name -> (constructor, default embedding_dim)
-_MODELS: dict[str, tuple[_Builder, int]] = {
-    "pocketnet_s128": (_pocketnet(16, 18), 128),
-    "pocketnet_s256": (_pocketnet(16, 18), 256),
-    "pocketnet_m128": (_pocketnet(32, 9), 128),
-    "pocketnet_m256": (_pocketnet(32, 9), 256),
-    "iresnet18": (_iresnet(2, 2, 2, 2), 512),
-    "iresnet34": (_iresnet(3, 4, 6, 3), 512),
-    "iresnet50": (_iresnet(3, 4, 14, 3), 512),
-    "iresnet100": (_iresnet(3, 13, 30, 3), 512),
-    "mobilefacenet": (MobileFaceNet, 128),
-    "mobilefacenet_mbf": (MobileFaceNetMbf, 512),
-}
-CUSTOM = "pocketnet"
 # Of these, a file of weights says the variant and the sizes.
 _BUILT_AS_FILES_SAY = ("mobilefacenet", "mobilefacenet_mbf")
-
-
-def list_models() -> list[str]:
-    """Return the names of the fixed architectures; ``"pocketnet"`` builds any other PocketNet."""
-    return list(_MODELS)
-
-
-def default_embedding_dim(name: str) -> int:
-    """Length of the embedding of a network of ``list_models()``, unless another is asked for."""
-    return _MODELS[name][1]
 
 
 def create_model(
@@ -93,8 +54,12 @@ def create_model(
         weights are random and its ``weights_source`` is None.
 
     Raises:
-        PocketNetError: On an unknown name (with the closest ones), on arguments the name has fixed, if no
+        PocketNetError: An unknown name (with the closest ones), on arguments the name has fixed, no
             pretrained weights ship for the model, or from reading the weights.
+
+    Example:
+        >>> model = create_model("pocketnet_s128", pretrained=True)
+        >>> small = create_model("pocketnet", genotype="softmax_casia", channels=8, layers=9)
     """
     if pretrained and weights is not None:
         raise PocketNetError("both pretrained and weights were given; choose one")
@@ -104,10 +69,9 @@ def create_model(
             f"the pretrained weights of {name} have embedding_dim {file.embedding_dim}, not {embedding_dim}"
         )
     if weights is not None and name in _BUILT_AS_FILES_SAY:
-        _check_fixed(name, genotype, channels, layers)
+        check_fixed(name, genotype, channels, layers)
         return _from_file(name, weights, embedding_dim)
-    model = _build(name, embedding_dim, genotype, channels, layers)
-    model.model_name = name
+    model = build_network(name, embedding_dim, genotype, channels, layers)
     if file is not None:
         load_weights(model, verified(file))
         model.weights_source = f"pretrained {name}"
@@ -116,45 +80,7 @@ def create_model(
     return model
 
 
-def _build(
-    name: str,
-    embedding_dim: int | None,
-    genotype: str | Genotype | None,
-    channels: int | None,
-    layers: int | None,
-) -> EmbeddingModel:
-    if name == CUSTOM:
-        if genotype is None:
-            genotype = SOFTMAX_CASIA
-        elif isinstance(genotype, str):
-            genotype = genotype_from_name(genotype)
-        return PocketNet(
-            genotype,
-            16 if channels is None else channels,
-            18 if layers is None else layers,
-            128 if embedding_dim is None else embedding_dim,
-        )
-    if name not in _MODELS:
-        names = [CUSTOM, *_MODELS]
-        close = difflib.get_close_matches(name, names)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(names)}"
-        raise PocketNetError(f"unknown model {name!r}; {hint}")
-    _check_fixed(name, genotype, channels, layers)
-    builder, default_dim = _MODELS[name]
-    return builder(default_dim if embedding_dim is None else embedding_dim)
-
-
-def _check_fixed(name: str, genotype: object, channels: object, layers: object) -> None:
-    options = {"genotype": genotype, "channels": channels, "layers": layers}
-    given = [option for option, value in options.items() if value is not None]
-    if given:
-        raise PocketNetError(f"{name} has {', '.join(given)} fixed; the model {CUSTOM!r} takes them")
-
-
 def _from_file(name: str, path: str | os.PathLike[str], embedding_dim: int | None) -> EmbeddingModel:
-    # Imported here, as it builds networks by this module.
-    from pocketnet_fast.models.identification import architecture_for, build_for
-
     file = read_weights(path)
     architecture = architecture_for(file, name)
     if embedding_dim not in (None, architecture.embedding_dim):

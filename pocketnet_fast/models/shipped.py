@@ -18,7 +18,7 @@ class ShippedFile:
 
     Attributes:
         path: Relative to the folder ``pretrained`` beside this module.
-        sha256: Of the whole file.
+        sha256: The SHA-256 of the whole file.
         embedding_dim: The embedding length that the weights were trained for; 0: they embed nothing.
     """
 
@@ -31,7 +31,7 @@ def verified(file: ShippedFile) -> Path:
     """Return where a file lies.
 
     Raises:
-        PocketNetError: If it is missing, or not the one that was shipped.
+        PocketNetError: It is missing, or not the one that was shipped.
     """
     path = _FOLDER / file.path
     if not path.is_file():

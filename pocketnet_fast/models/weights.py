@@ -17,6 +17,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.calibration import Calibration
 from pocketnet_fast.models.checkpoint_file import CheckpointFile, read_checkpoint
+from pocketnet_fast.models.identification import identify
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -41,9 +42,12 @@ def load_weights(model: ModelT, path: str | os.PathLike[str]) -> ModelT:
         The model.
 
     Raises:
-        PocketNetError: If the file is absent, of another kind or damaged, if keys are missing, unexpected or
+        PocketNetError: The file is absent, of another kind or damaged, keys are missing, unexpected or
             of another shape (a few are listed, the rest counted, and the network that the file does fit is
-            named), or if a weight is not finite.
+            named), or a weight is not finite.
+
+    Example:
+        >>> model = load_weights(create_model("pocketnet_s128"), "295672backbone.pth")
     """
     return load_checkpoint(model, read_weights(path))
 
@@ -52,7 +56,7 @@ def read_weights(path: str | os.PathLike[str]) -> CheckpointFile:
     """Read a file of weights, and compare it with the SHA-256 that it carries if it does.
 
     Raises:
-        PocketNetError: See ``read_checkpoint`` and ``read_onnx_weights``; or if its tensors are not those
+        PocketNetError: See ``read_checkpoint`` and ``read_onnx_weights``; or its tensors are not those
             that were written.
     """
     path = Path(path)
@@ -137,8 +141,6 @@ def _check(model: nn.Module, file: CheckpointFile, target: dict[str, Tensor]) ->
 def _named(model: nn.Module, file: CheckpointFile) -> str:
     """The model, and which network the file looks like."""
     # Imported here, as it builds networks, which are loaded from here.
-    from pocketnet_fast.models.identification import identify
-
     name = getattr(model, "model_name", None)
     likeness = identify(file)
     return f"the model {name or ''}".rstrip() + (f" (it holds {likeness})" if likeness else "")
@@ -161,6 +163,9 @@ def weights_sha256(model: nn.Module) -> str:
 
     BatchNorm's step counters, which no embedding depends on, are left out, so that a checkpoint with and one
     without them hash alike.
+
+    Example:
+        >>> weights_sha256(model)[:12]  # the same for equal weights, whatever file they came from
     """
     return _sha256(model.state_dict())
 
@@ -200,8 +205,11 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, half: bool =
             are few and some span more than half precision does.
 
     Raises:
-        PocketNetError: If the path does not end in ``.safetensors`` or cannot be written, or a weight is too
+        PocketNetError: The path does not end in ``.safetensors`` or cannot be written, or a weight is too
             large for half precision.
+
+    Example:
+        >>> save_weights(model, "s128.safetensors", half=True)
     """
     path = Path(path)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -224,7 +232,10 @@ def save_calibrated(
         calibration: What to write.
 
     Raises:
-        PocketNetError: If ``source`` cannot be read, or ``path`` is no ``.safetensors`` or cannot be written.
+        PocketNetError: ``source`` cannot be read, or ``path`` is no ``.safetensors`` or cannot be written.
+
+    Example:
+        >>> save_calibrated("s128.safetensors", "calibrated.safetensors", model, calibration)
     """
     file = read_weights(source)
     state = {name: tensor.contiguous() for name, tensor in file.state.items()}

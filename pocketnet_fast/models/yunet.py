@@ -120,7 +120,7 @@ def load_yunet(path: str | os.PathLike[str] | None = None) -> YuNet:
             wrote; None: those that ship with the package.
 
     Raises:
-        PocketNetError: If the file is missing, damaged or no YuNet.
+        PocketNetError: The file is missing, damaged or no YuNet.
     """
     if path is not None and Path(path).suffix == ".onnx":
         return read_onnx(path)
@@ -131,7 +131,7 @@ def read_onnx(path: str | os.PathLike[str]) -> YuNet:
     """Read the detector as OpenCV Zoo publishes it (``face_detection_yunet_2023mar.onnx``, MIT).
 
     Raises:
-        PocketNetError: If the file is no YuNet.
+        PocketNetError: The file is no YuNet.
     """
     constants = iter(read_constants(Path(path), _trace, "YuNet", _SAME))
     model = YuNet().eval()

@@ -14,7 +14,7 @@ def on_one_device(name: str, tensors: Iterable[Tensor]) -> None:
     memory that nothing wrote.
 
     Raises:
-        RuntimeError: If two tensors lie on different devices.
+        RuntimeError: Two tensors lie on different devices.
     """
     devices = sorted({str(tensor.device) for tensor in tensors})
     if len(devices) > 1:

@@ -23,7 +23,7 @@ def library_path() -> Path:
     """Path of ``libpnf_ops.so``, which a C++ host loads to run a fused TorchScript file.
 
     Raises:
-        ImportError: If the package was not built (a source tree that was never installed).
+        ImportError: The package was not built (a source tree that was never installed).
     """
     spec = importlib.util.find_spec("pocketnet_fast._C")
     if spec is not None and spec.origin is not None:
@@ -41,7 +41,7 @@ def extension() -> ModuleType:
     """The Python extension, with the operators registered in torch.
 
     Raises:
-        ImportError: If the package was not built.
+        ImportError: The package was not built.
     """
     torch.ops.load_library(str(library_path()))
     from pocketnet_fast import _C
@@ -61,7 +61,11 @@ def compiled_isa(precision: str = "fp32") -> str:
             ``avx512`` is chosen on them where there are no tiles.
 
     Raises:
-        RuntimeError: If ``PNF_FORCE_ISA`` names a set that this build or CPU lacks.
+        RuntimeError: ``PNF_FORCE_ISA`` names a set that this build or CPU lacks.
+
+    Example:
+        >>> compiled_isa("bf16")
+        'avx512_bf16'
     """
     name: str = extension().compiled_isa(precision == "bf16")
     return name
@@ -135,6 +139,9 @@ def trim_memory() -> int:
 
     Returns:
         Bytes that were freed.
+
+    Example:
+        >>> trim_memory()  # after the largest photo of a batch
     """
     extension()
     freed: int = torch.ops.pocketnet_fast.trim_memory()
@@ -145,7 +152,7 @@ def force_isa(name: str) -> None:
     """Use the named kernels in this process from now on; ``""`` returns to the default.
 
     Raises:
-        RuntimeError: If this build or CPU lacks the set.
+        RuntimeError: This build or CPU lacks the set.
     """
     extension().force_isa(name)
 

@@ -29,7 +29,7 @@ from pocketnet_fast.files import atomic_write
 CACHE_VARIABLE: Final = "POCKETNET_CACHE"
 """Environment variable with the folder of the files; by default the user's cache folder."""
 
-_SOURCES: Final = ("triton_numerics.py", "run_plan/triton_kernels.py", "cell/triton_kernels.py")
+_SOURCES: Final = ("triton_numerics.py", "run_plan/triton_kernels.py", "cell/triton_kernels/*.py")
 _MOST_PIXELS: Final = 512
 _MOST_VALUES: Final = 16384
 
@@ -90,8 +90,9 @@ def version() -> dict[str, str]:
     import triton
 
     digest = hashlib.sha256()
-    for name in _SOURCES:
-        digest.update((Path(__file__).parent / name).read_bytes())
+    for pattern in _SOURCES:
+        for path in sorted(Path(__file__).parent.glob(pattern)):
+            digest.update(path.read_bytes())
     return {"triton": triton.__version__, "kernels": digest.hexdigest()}
 
 
@@ -235,14 +236,14 @@ def tuning(timer: Timer = event_timer, seconds: float | None = None) -> Iterator
     What was measured is written at the end, if there was no exception.
 
     Args:
-        timer: Of a launch.
+        timer: A timer of a launch.
         seconds: After these, shapes that are new keep the tiles they have; None measures all.
 
     Yields:
         The session.
 
     Raises:
-        PocketNetError: If the cache cannot be written.
+        PocketNetError: The cache cannot be written.
     """
     session = Session(timer, seconds)
     _active.session = session

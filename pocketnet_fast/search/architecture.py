@@ -52,7 +52,7 @@ def architecture_gradient(
     Args:
         network: In training mode for the gradients of DARTS.
         train_batch: Images N,3,112,112 in the network's dtype, and labels int64 N.
-        val_batch: Likewise.
+        val_batch: The same of the batch that the architecture is judged by.
         xi: Learning rate of the step ahead; DARTS takes the weights' own.
         optimizer: SGD over the network's weights.
         order: 1 or 2. The first is computed in the network's dtype, and with as many passes as one batch has.
@@ -67,8 +67,13 @@ def architecture_gradient(
         A gradient per alpha by parameter name, in the alpha's dtype.
 
     Raises:
-        PocketNetError: On another order or mode, or, for the second order, on an optimiser whose step is not
+        PocketNetError: Another order or mode, or, for the second order, on an optimiser whose step is not
             the one above.
+
+    Example:
+        >>> gradients = architecture_gradient(network, train, val, xi=0.1, optimizer=optimizer)
+        >>> gradients["alpha_normal.0"].shape
+        torch.Size([2, 8])
     """
     if order not in (1, 2):
         raise PocketNetError(f"order is {order!r}; expected 1 or 2")

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from pocketnet_fast.data.augment import Augmentation
-from pocketnet_fast.data.dataset import open_dataset
 from pocketnet_fast.data.loader import FaceLoader, make_loader
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.resumable.distributed import Processes
 from pocketnet_fast.search.halves import stratified_halves
 from pocketnet_fast.search.latency import ExpectedLatency, read_latency_table
 from pocketnet_fast.search.network import SearchNetwork
 from pocketnet_fast.search.recipe import SearchRecipe
 from pocketnet_fast.search.step import SearchStepper
 from pocketnet_fast.training.assembly import check_batch, check_identities
-from pocketnet_fast.training.distributed import Processes
 from pocketnet_fast.training.optimizer import load_state_tensors, state_tensors
 
 _NETWORK, _WEIGHTS, _ALPHAS = "network", "weights", "alphas"
@@ -39,7 +39,7 @@ class SearchParts:
         stepper: Makes the steps.
         latency: None if latency does not count.
         images: In both halves.
-        steps_per_epoch: Of each epoch; batches that fill no whole step are left out.
+        steps_per_epoch: The number of steps of each epoch; batches that fill no whole step are left out.
     """
 
     network: SearchNetwork
@@ -65,7 +65,7 @@ class SearchParts:
         """Put back what ``tensors`` gave.
 
         Raises:
-            PocketNetError: If they are not those of this network; ``name`` is what the message calls them.
+            PocketNetError: They are not those of this network; ``name`` is what the message calls them.
         """
         state = _under(tensors, _NETWORK)
         expected = {key: value.shape for key, value in self.network.state_dict().items()}
@@ -91,7 +91,7 @@ def assemble_search(recipe: SearchRecipe, processes: Processes) -> SearchParts:
     """Build everything; weights and alphas depend on the recipe's seed alone.
 
     Raises:
-        PocketNetError: If the data or the latency table cannot be used.
+        PocketNetError: The data or the latency table cannot be used.
     """
     recipe.check_complete()
     assert recipe.data.source is not None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.genotypes import Edge, Genotype, Node
-from pocketnet_fast.search.network import SEARCH_OPERATIONS
+from pocketnet_fast.search.cells import SEARCH_OPERATIONS
 
 _EDGES_PER_NODE = 2
 
@@ -23,10 +23,13 @@ def derive_genotype(alpha_normal: Sequence[Tensor], alpha_reduce: Sequence[Tenso
 
     Args:
         alpha_normal: Per node, [edges, operations]; edge e reads state e.
-        alpha_reduce: Likewise.
+        alpha_reduce: The same of the reduction cells.
 
     Raises:
-        PocketNetError: If an alpha has another shape, or is not finite.
+        PocketNetError: An alpha has another shape, or is not finite.
+
+    Example:
+        >>> genotype = derive_genotype([*network.alpha_normal], [*network.alpha_reduce])
     """
     normal = tuple(_derive_node(alpha, f"alpha_normal.{n}", n) for n, alpha in enumerate(alpha_normal))
     reduce = tuple(_derive_node(alpha, f"alpha_reduce.{n}", n) for n, alpha in enumerate(alpha_reduce))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.genotypes import Genotype, Node
 from pocketnet_fast.pictures import COLORS, picture
-from pocketnet_fast.search.network import SEARCH_OPERATIONS
+from pocketnet_fast.search.cells import SEARCH_OPERATIONS
 
 _FORMATS = ("png", "svg")
 
@@ -39,10 +39,11 @@ def draw_genotype(
         kind: "png" or "svg".
         genotype: What to draw.
         title: Above the figure.
-        weights: Of the normal and of the reduction cell; edges show the weight of their operation.
+        weights: The weights of the normal and of the reduction cell; edges show the weight of their
+            operation.
 
     Raises:
-        PocketNetError: On another kind, or if matplotlib is not installed.
+        PocketNetError: Another kind, or matplotlib is not installed.
     """
     _check_kind(kind)
     with picture(stream, kind, (_CELL[0], 2 * _CELL[1] + 0.6)) as figure:
@@ -102,7 +103,7 @@ class _Labels:
 
     Args:
         states: Where states are drawn.
-        width: Of the axes, in their own unit; their height is 2.
+        width: The width of the axes, in their own unit; their height is 2.
     """
 
     def __init__(self, states: Sequence[tuple[float, float]], width: float) -> None:
@@ -151,7 +152,7 @@ def draw_alphas(
         title: Above the figure.
 
     Raises:
-        PocketNetError: On another kind, or if matplotlib is not installed.
+        PocketNetError: Another kind, or matplotlib is not installed.
     """
     nodes = len(history[0])
     columns = nodes + 1

@@ -47,9 +47,9 @@ def dominant_eigenvalue(
     Args:
         network: In training mode.
         batch: Images and labels of the validation half.
-        optimizer: Of the weights.
+        optimizer: The optimiser of the weights.
         steps: Products with the Hessian.
-        seed: Of the first direction.
+        seed: The seed of the first direction.
         average: See ``architecture_gradient``.
 
     Returns:

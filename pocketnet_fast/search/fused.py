@@ -8,22 +8,36 @@ operations read their state once per image, and of what lies between states noth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
-from pocketnet_fast.models import fused_training
-from pocketnet_fast.models.fused_training import CellCall, RunningStatistics, begin_cell, state_dtype
+from pocketnet_fast.models.fused_training import (
+    RunningStatistics,
+    begin_cell,
+    fused_projection,
+    fused_stem,
+    parts_obstacle,
+)
+from pocketnet_fast.search.cells import SearchCell, Supernet
 
-if TYPE_CHECKING:
-    from pocketnet_fast.search.network import SearchCell, SearchNetwork
+
+class CellSearch(Protocol):
+    """A search network, as ``SearchNetwork`` is."""
+
+    net: Supernet
+    nodes: int
+    training: bool
+
+    def operation_weights(self, *, reduction: bool) -> list[Tensor]:
+        """Per node, the weights [edges, operations] of a cell."""
+        ...
 
 
-def obstacle(network: SearchNetwork, x: Tensor) -> str | None:
+def obstacle(network: CellSearch, x: Tensor) -> str | None:
     """Why the network cannot train fused on input ``x``; None if it can."""
     net = network.net
-    return fused_training.parts_obstacle(network, (net.stem, net.cells, net.tail[:3]), x)
+    return parts_obstacle(network, (net.stem, net.cells, net.tail[:3]), x)
 
 
 def _factors(weights: Sequence[Tensor], channels: int) -> list[list[tuple[Tensor, ...]]]:
@@ -56,22 +70,18 @@ def _cell(
     return sums[2:]
 
 
-def fused_forward(network: SearchNetwork, x: Tensor) -> Tensor:
+def fused_forward(network: CellSearch, x: Tensor) -> Tensor:
     """The logits of a batch; call it where ``obstacle`` is None.
 
     Up to the tail's 7x7 convolution every map but the stem's convolution is of ``state_dtype``; on CUDA
     autocast's type is that of the operands of matrix products. The running statistics are updated.
 
     Raises:
-        ValueError: If a normalisation has one value per channel only, as torch's own does.
+        ValueError: A normalisation has one value per channel only, as torch's own does.
     """
     net = network.net
     statistics = RunningStatistics()
-    convolved = net.stem[0](x.contiguous(memory_format=torch.channels_last))
-    stem = CellCall([convolved.to(state_dtype(x.device))])
-    stem.next_sum()
-    stem.normalize(net.stem[1])  # type: ignore[arg-type]
-    before = previous = stem.compute(statistics)
+    before = previous = fused_stem(net.stem, x, statistics)
     weights = [network.operation_weights(reduction=reduction) for reduction in (False, True)]
     factors: dict[tuple[bool, int], list[list[tuple[Tensor, ...]]]] = {}
     for module in net.cells:
@@ -80,13 +90,10 @@ def fused_forward(network: SearchNetwork, x: Tensor) -> Tensor:
         if key not in factors:
             factors[key] = _factors(weights[module.reduction], key[1])
         before, previous = previous, _cell(module, before, previous, factors[key], statistics)
-    activation, pointwise, norm, *rest = net.tail
-    tail = CellCall(previous)
-    tail.next_sum()
-    tail.projection(activation, pointwise, norm, len(previous))  # type: ignore[arg-type]
-    (middle,) = tail.compute(statistics)
+    tail = list(net.tail)
+    middle = fused_projection(tail[:3], previous, statistics)
     statistics.write()
-    for module in rest:
+    for module in tail[3:]:
         middle = module(middle)
     logits: Tensor = net.linear(middle.flatten(1))
     return logits

@@ -17,7 +17,7 @@ class Subset(FaceDataset):
 
     Args:
         dataset: The whole.
-        indices: Of its images, in the order of the subset.
+        indices: The places of its images, in the order of the subset.
         name: How messages call it.
     """
 
@@ -41,7 +41,7 @@ def stratified_halves(dataset: FaceDataset, seed: int) -> tuple[Subset, Subset]:
     The odd images of classes go to either half in turn, so that the halves' sizes differ by at most one.
 
     Raises:
-        PocketNetError: If a class has a single image, which only one half could have.
+        PocketNetError: A class has a single image, which only one half could have.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
     order = rng.permutation(len(dataset))

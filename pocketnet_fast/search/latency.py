@@ -17,7 +17,8 @@ from torch import Tensor
 from pocketnet_fast.data.alignment import CROP_SIZE
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.genotypes import OPERATIONS, Genotype, Node
-from pocketnet_fast.search.network import SEARCH_OPERATIONS, SearchNetwork
+from pocketnet_fast.search.cells import SEARCH_OPERATIONS
+from pocketnet_fast.search.network import SearchNetwork
 
 Shape = tuple[str, int, int, int, int]
 """Operation, channels, stride, and the height and width that it reads."""
@@ -44,7 +45,7 @@ class LatencyTable:
         """Milliseconds of an operation on a square map.
 
         Raises:
-            PocketNetError: If the table has no such entry.
+            PocketNetError: The table has no such entry.
         """
         found = self.milliseconds.get((operation, channels, stride, size, size))
         if found is None:
@@ -59,7 +60,7 @@ def read_latency_table(path: str | os.PathLike[str]) -> LatencyTable:
     """Read a table.
 
     Raises:
-        PocketNetError: If it is missing or not of the form ``{"machine": ..., "entries": [{"operation": ...,
+        PocketNetError: It is missing or not of the form ``{"machine": ..., "entries": [{"operation": ...,
             "channels": ..., "stride": ..., "height": ..., "width": ..., "ms": ...}, ...]}``; names the entry.
     """
     path = Path(path)
@@ -109,7 +110,7 @@ class ExpectedLatency:
         table: With every operation at every shape of them.
 
     Raises:
-        PocketNetError: If the table lacks an entry.
+        PocketNetError: The table lacks an entry.
     """
 
     def __init__(self, network: SearchNetwork, table: LatencyTable) -> None:
@@ -143,7 +144,7 @@ def genotype_latency(table: LatencyTable, genotype: Genotype, channels: int, lay
     """Milliseconds that a genotype's edges take by the table, without stem, pre-processing and tail.
 
     Raises:
-        PocketNetError: If the table lacks an entry.
+        PocketNetError: The table lacks an entry.
     """
 
     def cell(nodes: tuple[Node, ...], width: int, size: int, reduction: bool) -> float:

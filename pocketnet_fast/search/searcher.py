@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,10 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.models.genotypes import Genotype, format_genotype, read_genotype
 from pocketnet_fast.pictures import has_matplotlib
+from pocketnet_fast.resumable.distributed import Processes
+from pocketnet_fast.resumable.interruption import Interruption, StoppedError
+from pocketnet_fast.resumable.log import read_log
+from pocketnet_fast.resumable.loop import MakeStep, RunLoop, processes_for, recipe_to_run
 from pocketnet_fast.search import drawing
 from pocketnet_fast.search.assembly import SearchParts, assemble_search
 from pocketnet_fast.search.checkpoint import EPOCHS, GENOTYPE_NAME, SearchFolder, SearchProgress
@@ -26,13 +30,8 @@ from pocketnet_fast.search.failure_signs import dominant_eigenvalue, skip_shares
 from pocketnet_fast.search.network import SearchNetwork
 from pocketnet_fast.search.recipe import SearchRecipe
 from pocketnet_fast.search.step import Batch
-from pocketnet_fast.training.distributed import Processes, processes
-from pocketnet_fast.training.interruption import Interruption
-from pocketnet_fast.training.log import read_log
 from pocketnet_fast.training.resuming import check_changes, check_progress
-from pocketnet_fast.training.run_loop import RunLoop
 from pocketnet_fast.training.schedule import learning_rate
-from pocketnet_fast.training.validation import StoppedError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +65,7 @@ class SearchOutcome:
         epoch: Whole epochs done.
         step: Steps made.
         best_epoch: The genotype's.
-        best_accuracy: Of the validation half by the search network after that epoch, in 0..1.
+        best_accuracy: The accuracy of the validation half by the search network after that epoch, in 0..1.
         finished: Whether all epochs are done or the search ended itself.
         ended: Why it ended itself; empty if it did not.
         signal: The signal that stopped it, or 0.
@@ -94,44 +93,26 @@ def search(
 ) -> SearchOutcome:
     """Search by a recipe into a folder, or go on with the search that is there.
 
-    Under torchrun each process calls this, and the first one writes and prints. SIGINT and SIGTERM end the
-    step, save, and return.
-
-    Args:
-        recipe: None with ``resume``: the search's own.
-        folder: Of the search; it must hold none, unless ``resume``.
-        resume: Go on from the newest whole checkpoint; on the CPU with as many processes, bit for bit.
-        force: Resume although harmless values of the recipe differ.
-        console: Where progress is shown.
+    Arguments, resuming, signals and several processes are those of ``training.train``.
 
     Raises:
-        PocketNetError: On a recipe that cannot be carried out, or a folder that cannot be used or resumed.
-        DivergedError: If ``run.max_skipped`` steps in a row were not finite.
+        PocketNetError: A recipe that cannot be carried out, or a folder that cannot be used or resumed.
+        DivergedError: ``run.max_skipped`` steps in a row were not finite.
+
+    Example:
+        >>> outcome = search(load_search_recipe("synthetic_tiny"), "runs/search")
+        >>> outcome.genotype
     """
     run = SearchFolder(Path(folder))
-    if recipe is None:
-        if not resume:
-            raise PocketNetError("a new search needs a recipe")
-        recipe = run.recipe()
-    if recipe.run.threads is not None:
-        torch.set_num_threads(recipe.run.threads)
+    recipe = recipe_to_run(run, recipe, resume)
     if recipe.run.drawings is True and not has_matplotlib():
         raise PocketNetError(
             'run.drawings is true, and matplotlib is not installed: pip install "pocketnet_fast[eval]"'
         )
-    with processes(recipe.run.device) as group:
-        if group.first:
-            if resume:
-                check_changes(run.recipe(), recipe, lambda key: key in _HARMLESS, force=force)
-            elif run.is_used:
-                raise PocketNetError(
-                    f"{run.path} holds a run already; --resume goes on with it, or choose another --out"
-                )
+    check = partial(check_changes, is_harmless=_HARMLESS.__contains__, force=force)
+    with processes_for(run, recipe, resume, check) as group:
         searching = _Search(recipe, run, assemble_search(recipe, group), group, console)
-        with searching.undone_if_it_cannot_start(resume):
-            searching.begin(resume)
-            with Interruption() as interruption:
-                return searching.loop(interruption)
+        return searching.outcome(searching.run(resume))
 
 
 def current_genotype(network: SearchNetwork) -> Genotype:
@@ -139,7 +120,7 @@ def current_genotype(network: SearchNetwork) -> Genotype:
     return derive_genotype([*network.alpha_normal], [*network.alpha_reduce])
 
 
-class _Search(RunLoop[SearchProgress]):
+class _Search(RunLoop[SearchRecipe, SearchProgress]):
     what, advice = "the search", "a lower weights.lr"
 
     def __init__(
@@ -151,22 +132,14 @@ class _Search(RunLoop[SearchProgress]):
         console: Console | None,
     ) -> None:
         progress = SearchProgress(parts.steps_per_epoch, recipe.data.batch_size * group.ranks)
-        super().__init__(run.path, group, progress, recipe.schedule.epochs, recipe.run, console)
-        self.recipe, self.run, self.parts = recipe, run, parts
-
-    def newest(self) -> tuple[SearchProgress | None, list[str]]:
-        return self.run.latest()
+        super().__init__(run, recipe, group, progress, recipe.schedule.epochs, console)
+        self.checkpoints, self.parts = run, parts
 
     def restore(self, step: int) -> SearchProgress:
-        tensors, progress = self.run.load(step)
+        tensors, progress = self.checkpoints.load(step)
         check_progress(progress, self.progress.steps_per_epoch, self.progress.images_per_step)
         self.parts.restore(tensors, f"{self.path}, step {step}")
         return progress
-
-    def open_folder(self, forget_after: int | None) -> None:
-        self.run.write_recipe(self.recipe)
-        if forget_after is not None:
-            self.run.forget_after(forget_after)
 
     def facts(self) -> dict[str, Any]:
         return {"images": self.parts.images, "classes": self.parts.network.classes}
@@ -176,87 +149,54 @@ class _Search(RunLoop[SearchProgress]):
             return []
         return ["matplotlib is not installed (pip install 'pocketnet_fast[eval]'); nothing is drawn"]
 
-    def loop(self, interruption: Interruption) -> SearchOutcome:
-        """Search until the last epoch is done, the search ends itself, or a signal came."""
-        progress = self.progress
-        if self._finished:
-            self.display.say(f"{self.run.path}: the search is done already")
-        try:
-            stopped = False
-            if self._validation_is_due():
-                stopped = self._validate(interruption)
-            while not self._finished and not stopped:
-                stopped = self._epoch(interruption)
-            if self.unsaved:
-                self._save()
-        finally:
-            self.close()
-        self.group.wait()
-        found = progress.best_epoch > 0
-        genotype = None
-        if found:
-            genotype = read_genotype(self.run.path / GENOTYPE_NAME)
-        return SearchOutcome(
-            folder=self.run.path,
-            genotype=genotype,
-            genotype_file=self.run.path / GENOTYPE_NAME if found else None,
-            epoch=progress.epoch,
-            step=progress.step,
-            best_epoch=progress.best_epoch,
-            best_accuracy=progress.best_accuracy,
-            finished=self._finished,
-            ended=progress.ended,
-            # Of several processes, another one may have been signalled.
-            signal=interruption.signal or (signal.SIGTERM if stopped else 0),
-        )
+    def nothing_to_do(self) -> str:
+        return "the search is done already"
 
     @property
-    def _finished(self) -> bool:
-        return bool(self.progress.ended) or self.progress.epoch >= self.epochs
+    def finished(self) -> bool:
+        """Whether all epochs are done or the search ended itself."""
+        return bool(self.progress.ended) or super().finished
 
-    def _epoch(self, interruption: Interruption) -> bool:
-        """Search to the end of the epoch; whether a signal came before."""
+    def rate(self) -> float:
+        progress, recipe = self.progress, self.recipe
+        return learning_rate(recipe.schedule, recipe.weights.lr, progress.step, progress.steps_per_epoch)
+
+    @contextlib.contextmanager
+    def epoch_steps(self) -> Iterator[MakeStep]:
         progress, parts = self.progress, self.parts
         trains_alphas = progress.epoch + 1 >= self.recipe.architecture.begin_epoch
         for loader in (parts.train_loader, parts.val_loader):
             loader.sampler.set_position(progress.epoch, progress.step_in_epoch)
         with contextlib.ExitStack() as stack:
             train_batches = stack.enter_context(contextlib.closing(iter(parts.train_loader)))
-            val_batches = None
+            val_batches: Iterator[Batch | None] = itertools.repeat(None)
             if trains_alphas:
                 val_batches = stack.enter_context(contextlib.closing(iter(parts.val_loader)))
-            return self._steps(train_batches, val_batches, interruption)
+            yield lambda rate, stop: parts.stepper(next(train_batches), next(val_batches), rate, stop)
 
-    def _steps(
-        self,
-        train_batches: Iterator[Batch],
-        val_batches: Iterator[Batch] | None,
-        interruption: Interruption,
-    ) -> bool:
-        progress, parts = self.progress, self.parts
-        for _ in range(progress.step_in_epoch, parts.steps_per_epoch):
-            start = time.perf_counter()
-            rate = learning_rate(
-                self.recipe.schedule, self.recipe.weights.lr, progress.step, parts.steps_per_epoch
-            )
-            val_batch = next(val_batches) if val_batches is not None else None
-            report = parts.stepper(next(train_batches), val_batch, rate, lambda: interruption.signal != 0)
-            self.advance(report, rate, time.perf_counter() - start)
-            stopped = report.stop
-            if self._validation_is_due() and not stopped:
-                stopped = self._validate(interruption)
-            if self.save_is_due():
-                self._save()
-            if stopped:
-                return True
-        return False
+    def outcome(self, number: int) -> SearchOutcome:
+        """How the search ended, by a signal or none (0)."""
+        progress, file = self.progress, self.path / GENOTYPE_NAME
+        found = progress.best_epoch > 0
+        return SearchOutcome(
+            folder=self.path,
+            genotype=read_genotype(file) if found else None,
+            genotype_file=file if found else None,
+            epoch=progress.epoch,
+            step=progress.step,
+            best_epoch=progress.best_epoch,
+            best_accuracy=progress.best_accuracy,
+            finished=self.finished,
+            ended=progress.ended,
+            signal=number,
+        )
 
-    def _validation_is_due(self) -> bool:
+    def evaluation_is_due(self) -> bool:
         progress = self.progress
         return progress.step_in_epoch == 0 < progress.epoch and progress.verified_step != progress.step
 
-    def _validate(self, interruption: Interruption) -> bool:
-        """Validate on all processes; whether a signal came, which ends it (a resumed search does it then)."""
+    def evaluate(self, interruption: Interruption) -> bool:
+        """Validate on all processes; whether a signal came to any."""
         self.unsaved = True
         found = self._accuracy(interruption)
         if found is None:
@@ -342,9 +282,9 @@ class _Search(RunLoop[SearchProgress]):
 
     def _write(self, genotype: Genotype, values: dict[str, Any], improved: bool) -> None:
         progress, network = self.progress, self.parts.network
-        self.run.save_genotype(genotype, progress.epoch)
+        self.checkpoints.save_genotype(genotype, progress.epoch)
         if improved:
-            self.run.save_best(network.state_dict(), genotype, progress.epoch)
+            self.checkpoints.save_best(network.state_dict(), genotype, progress.epoch)
         with torch.no_grad():
             weights = {
                 cell: [w.tolist() for w in network.operation_weights(reduction=cell == "reduce")]
@@ -371,7 +311,7 @@ class _Search(RunLoop[SearchProgress]):
     def _draw(
         self, genotype: Genotype, values: dict[str, Any], weights: dict[str, list[list[list[float]]]]
     ) -> None:
-        path, epoch = self.run.path, self.progress.epoch
+        path, epoch = self.path, self.progress.epoch
         title = f"epoch {epoch}, validation accuracy {100 * values['accuracy']:.2f} %"
         lines = read_log(path, "validation")
         epochs = [line["epoch"] for line in lines]
@@ -385,7 +325,6 @@ class _Search(RunLoop[SearchProgress]):
                 with atomic_write(path / f"alphas_{cell}.{kind}") as file:
                     drawing.draw_alphas(file, kind, history, epochs, f"{cell} cells")
 
-    def _save(self) -> None:
+    def save(self) -> None:
         if self.group.first:
-            self.run.save(self.parts.tensors(), self.progress, self.recipe.run.keep)
-        self.unsaved = False
+            self.checkpoints.save(self.parts.tensors(), self.progress, self.recipe.run.keep)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pocketnet_fast.resumable.distributed import Processes
+from pocketnet_fast.resumable.loop import StepReport
 from pocketnet_fast.search.architecture import architecture_gradient
 from pocketnet_fast.search.latency import ExpectedLatency
 from pocketnet_fast.search.network import SearchNetwork
 from pocketnet_fast.search.recipe import SearchRecipe
-from pocketnet_fast.training.distributed import Processes
 from pocketnet_fast.training.inputs import network_input
-from pocketnet_fast.training.step import StepReport
 
 Batch = tuple[Tensor, Tensor]
 

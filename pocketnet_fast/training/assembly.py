@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from pocketnet_fast.data.augment import Augmentation
-from pocketnet_fast.data.dataset import FaceDataset, open_dataset
+from pocketnet_fast.data.dataset import FaceDataset
 from pocketnet_fast.data.loader import FaceLoader, make_loader
+from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.losses import ShardedMargin
 from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.resumable.distributed import Processes
+from pocketnet_fast.resumable.folder import Progress
 from pocketnet_fast.training import sharding
-from pocketnet_fast.training.checkpoint import Contents, Progress, RunFolder
-from pocketnet_fast.training.distributed import Processes
+from pocketnet_fast.training.checkpoint import Contents, RunFolder
 from pocketnet_fast.training.ema import AveragedModel
 from pocketnet_fast.training.embedding_fit import fit_embedding
 from pocketnet_fast.training.maps import MapObjective, MapPupil, copy_tail, make_pupil, map_weights
@@ -48,13 +50,13 @@ class Parts:
         loader: Its batches for this process.
         model: The backbone.
         head: This process's class centres; None without a margin.
-        projections: Of feature maps and embeddings; None where none are learned.
+        projections: The projections of feature maps and embeddings; None where none are learned.
         ema: The running average, or None.
         teacher: Or None.
         optimizer: Over ``parameters``.
         parameters: By name; the class centres are "header.kernel".
         stepper: Makes the steps.
-        steps_per_epoch: Of each epoch; batches that fill no whole step are left out.
+        steps_per_epoch: The number of steps of each epoch; batches that fill no whole step are left out.
         images_per_step: Over all processes and accumulated batches.
     """
 
@@ -78,13 +80,13 @@ def assemble(
     """Build everything; the weights depend on the recipe's seed, the data and the teacher alone.
 
     Args:
-        recipe: Of the run.
-        processes: Of the run.
-        folder: Of the run, where a teacher's projection is kept; None: nowhere.
+        recipe: The recipe of the run.
+        processes: The processes of the run.
+        folder: The folder of the run, where a teacher's projection is kept; None: nowhere.
         resumed: Whether ``restore`` will replace the weights, so that fitting them would be lost.
 
     Raises:
-        PocketNetError: If the data, a weight file or the teacher cannot be used.
+        PocketNetError: The data, a weight file or the teacher cannot be used.
     """
     recipe.check_complete()
     assert recipe.data.source is not None
@@ -103,30 +105,10 @@ def assemble(
     model = _model(recipe, processes)
     head = None
     if recipe.loss.objective != "features":
-        loss = recipe.loss
-        head = ShardedMargin(
-            model.embedding_dim,
-            dataset.classes,
-            scale=loss.scale,
-            margins=(loss.margins[0], loss.margins[1], loss.margins[2]),
-            easy_margin=loss.easy_margin,
-            sample_rate=loss.sample_rate,
-            average_gradients=processes.ranks > 1,
-            precision=recipe.run.precision if processes.device.type == "cpu" else "fp32",
-        )
-        sharding.initialize(head, recipe.run.seed)
-        head.to(processes.device)
+        head = _head(recipe, model.embedding_dim, dataset.classes, processes)
     teacher = None
     if recipe.loss.objective != "margin":
-        epochs = recipe.schedule.epochs
-        teacher = load_teacher(recipe.distillation, model.embedding_dim, epochs, processes.device)
-        check_teacher(teacher, next(sampled_faces(dataset, 32)).to(processes.device))
-        if teacher.embedding_dim > model.embedding_dim:
-            project_teacher(teacher, model.embedding_dim, dataset, processes, folder)
-        if recipe.distillation.copy_tail:
-            copy_tail(model, teacher)
-        if recipe.distillation.fit_tail and not resumed:
-            fit_embedding(model, teacher, dataset)
+        teacher = _teacher(recipe, model, dataset, processes, folder, resumed)
     network: nn.Module = model
     projections = map_objective = None
     pupil = None if teacher is None else _pupil(recipe, model, teacher)
@@ -165,15 +147,52 @@ def assemble(
     )
 
 
+def _head(recipe: Recipe, embedding_dim: int, classes: int, processes: Processes) -> ShardedMargin:
+    loss = recipe.loss
+    head = ShardedMargin(
+        embedding_dim,
+        classes,
+        scale=loss.scale,
+        margins=(loss.margins[0], loss.margins[1], loss.margins[2]),
+        easy_margin=loss.easy_margin,
+        sample_rate=loss.sample_rate,
+        average_gradients=processes.ranks > 1,
+        precision=recipe.run.precision if processes.device.type == "cpu" else "fp32",
+    )
+    sharding.initialize(head, recipe.run.seed)
+    return head.to(processes.device)
+
+
+def _teacher(
+    recipe: Recipe,
+    model: EmbeddingModel,
+    dataset: FaceDataset,
+    processes: Processes,
+    folder: Path | None,
+    resumed: bool,
+) -> Teacher:
+    """Load the teacher, and let the model begin as near to it as the recipe says."""
+    distillation = recipe.distillation
+    teacher = load_teacher(distillation, model.embedding_dim, recipe.schedule.epochs, processes.device)
+    check_teacher(teacher, next(sampled_faces(dataset, 32)).to(processes.device))
+    if teacher.embedding_dim > model.embedding_dim:
+        project_teacher(teacher, model.embedding_dim, dataset, processes, folder)
+    if distillation.copy_tail:
+        copy_tail(model, teacher)
+    if distillation.fit_tail and not resumed:
+        fit_embedding(model, teacher, dataset)
+    return teacher
+
+
 def check_batch(images: int, pooled: bool) -> None:
     """Refuse batches of one image, whose normalisation has nothing to compare it with.
 
     Args:
-        images: Of one process.
+        images: The number of images of one process.
         pooled: Whether batch statistics are those of several processes.
 
     Raises:
-        PocketNetError: If there is one.
+        PocketNetError: There is one.
     """
     if images == 1 and not pooled:
         raise PocketNetError(
@@ -186,7 +205,7 @@ def check_identities(dataset: FaceDataset) -> None:
     """Refuse data of one identity, from which nothing can be told apart.
 
     Raises:
-        PocketNetError: If there is one.
+        PocketNetError: There is one.
     """
     if dataset.classes < 2:
         raise PocketNetError(
@@ -216,7 +235,7 @@ def restore(parts: Parts, folder: RunFolder, progress: Progress) -> None:
     """Put a whole checkpoint's contents into this process's parts.
 
     Raises:
-        PocketNetError: If they do not fit.
+        PocketNetError: They do not fit.
     """
     from pocketnet_fast.models.weights import load_weights
 

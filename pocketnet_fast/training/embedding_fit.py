@@ -28,11 +28,11 @@ def fit_embedding(model: EmbeddingModel, teacher: Teacher, dataset: FaceDataset)
 
     Args:
         model: The pupil; only those two layers change, and its mode is kept.
-        teacher: Of embeddings of the pupil's length.
+        teacher: A teacher of embeddings of the pupil's length.
         dataset: The transfer set, of which up to 4,096 faces are embedded by both.
 
     Raises:
-        PocketNetError: If the pupil has no such layers.
+        PocketNetError: The pupil has no such layers.
     """
     _, norm, pointwise, last = model.tail_layers()
     if not isinstance(pointwise, nn.Conv2d) or not isinstance(last, nn.BatchNorm2d | nn.BatchNorm1d):

@@ -102,12 +102,12 @@ def make_pupil(
         model: The pupil; its mode is kept.
         teacher: Any; of this package's networks or an ONNX file if there are maps.
         names: The maps.
-        seed: Of the projections' weights.
+        seed: The seed of the projections' weights.
         embedding: Where the embeddings' projection starts, float32 teacher's dimensions,pupil's; None: they
             have none.
 
     Raises:
-        PocketNetError: If one of the two has no such map, a map has another size in the other network, or the
+        PocketNetError: One of the two has no such map, a map has another size in the other network, or the
             tails' maps differ in channels.
     """
     device = next(model.parameters()).device
@@ -162,7 +162,7 @@ def copy_tail(model: EmbeddingModel, teacher: Teacher) -> None:
     normalisation after it subtracts.
 
     Raises:
-        PocketNetError: If one of the networks has no such layers, or their shapes differ.
+        PocketNetError: One of the networks has no such layers, or their shapes differ.
     """
     source = teacher.network
     if not isinstance(source, EmbeddingModel):

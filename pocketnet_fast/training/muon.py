@@ -48,8 +48,8 @@ class Muon(torch.optim.Optimizer):
         others: Parameters for AdamW, with its usual coefficients 0.9 and 0.999.
         lr: Learning rate of AdamW.
         factor: The matrices' learning rate is this many times as high.
-        momentum: Of the matrices.
-        weight_decay: Of both.
+        momentum: The momentum of the matrices.
+        weight_decay: The weight decay of both.
         fused: Whether AdamW makes a step in one pass over each parameter, which must be contiguous.
     """
 

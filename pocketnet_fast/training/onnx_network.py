@@ -21,13 +21,13 @@ class OnnxNetwork(nn.Module):
 
     Args:
         path: The file. Of several outputs, the first of two dimensions is the embedding.
-        threads: Of a call.
+        threads: The threads of a call.
 
     Attributes:
         embedding_dim: D.
 
     Raises:
-        PocketNetError: If onnxruntime is not installed, or the file is no such graph.
+        PocketNetError: onnxruntime is not installed, or the file is no such graph.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
@@ -54,7 +54,7 @@ class OnnxNetwork(nn.Module):
         """As ``EmbeddingModel.forward_maps``; a number names the graph's last square map of that height.
 
         Raises:
-            PocketNetError: If the graph has no such map.
+            PocketNetError: The graph has no such map.
         """
         missing = [name for name in names if name not in self._maps]
         if missing:

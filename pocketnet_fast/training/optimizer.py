@@ -76,7 +76,7 @@ def load_state_tensors(
         part: Chooses this process's part of a tensor, given the parameter's name.
 
     Raises:
-        PocketNetError: If a tensor has another shape than its parameter.
+        PocketNetError: A tensor has another shape than its parameter.
     """
     for key, tensor in tensors.items():
         slot, _, name = key.partition(".")

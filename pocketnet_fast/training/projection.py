@@ -17,7 +17,7 @@ from torch.nn import functional
 from pocketnet_fast.data.dataset import FaceDataset
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
-from pocketnet_fast.training.distributed import Processes
+from pocketnet_fast.resumable.distributed import Processes
 from pocketnet_fast.training.sampling import sampled_faces
 from pocketnet_fast.training.teacher import Teacher
 
@@ -36,7 +36,7 @@ def principal_directions(embeddings: Tensor, dimensions: int) -> Tensor:
         float32 D,``dimensions`` with orthonormal columns, the most important first.
 
     Raises:
-        PocketNetError: If there are fewer embeddings than dimensions.
+        PocketNetError: There are fewer embeddings than dimensions.
     """
     count, width = embeddings.shape
     if count < dimensions or width < dimensions:
@@ -60,11 +60,11 @@ def project_teacher(
         teacher: Whose ``embedding_dim`` is larger.
         dimensions: The pupil's.
         dataset: The transfer set, of which up to 8,192 faces are embedded.
-        processes: Of the run; the first one computes and writes.
-        folder: Of the run, or None: nothing is kept.
+        processes: The processes of the run; the first one computes and writes.
+        folder: The folder of the run, or None: nothing is kept.
 
     Raises:
-        PocketNetError: If the dataset is too small, or the kept projection is for something else.
+        PocketNetError: The dataset is too small, or the kept projection is for something else.
     """
     projection = torch.empty(teacher.embedding_dim, dimensions, device=processes.device)
     if processes.first:

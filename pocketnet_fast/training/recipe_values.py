@@ -29,7 +29,7 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
     """Read TOML.
 
     Raises:
-        PocketNetError: If it is none; ``name`` is what the message calls it.
+        PocketNetError: It is none; ``name`` is what the message calls it.
     """
     try:
         return tomllib.loads(text)
@@ -72,7 +72,7 @@ def checked_value(value: Any, kind: Any, key: str, where: str) -> Any:
         where: What the message calls it.
 
     Raises:
-        PocketNetError: If it is of another type or out of the field's limits, saying what is accepted.
+        PocketNetError: It is of another type or out of the field's limits, saying what is accepted.
     """
     hint = typing.get_type_hints(kind)[key]
     for option in _options(hint):

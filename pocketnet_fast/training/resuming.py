@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.training.checkpoint import Progress
+from pocketnet_fast.resumable.folder import Progress
 from pocketnet_fast.training.recipe import Recipe
 from pocketnet_fast.training.toml_recipe import RecipeT, differences
 
@@ -34,7 +34,7 @@ def check_recipe(saved: Recipe, asked: Recipe, *, force: bool) -> None:
     """Compare the recipe of a run with the one it shall go on with.
 
     Raises:
-        PocketNetError: If they differ, naming the differences: always where what is learned would change, and
+        PocketNetError: They differ, naming the differences: always where what is learned would change, and
             without ``force`` for any.
     """
     check_changes(saved, asked, lambda key: _is_harmless(key, saved, asked), force=force)
@@ -68,7 +68,7 @@ def check_progress(saved: Progress, steps_per_epoch: int, images_per_step: int) 
     """Compare what a run's steps were with what they would be now.
 
     Raises:
-        PocketNetError: If a step has another number of images, or an epoch another number of steps.
+        PocketNetError: A step has another number of images, or an epoch another number of steps.
     """
     if saved.images_per_step != images_per_step:
         raise PocketNetError(

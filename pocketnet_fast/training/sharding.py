@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pocketnet_fast.losses import ShardedMargin, shard_range
-from pocketnet_fast.training.distributed import Processes
+from pocketnet_fast.resumable.distributed import Processes
 
 _BLOCK = 4096
 _STD = 0.01
@@ -37,7 +37,7 @@ def gather_columns(local: Tensor, classes: int, processes: Processes) -> Tensor 
 
     Args:
         local: D x (this process's classes).
-        classes: Of all processes.
+        classes: The number of classes of all processes.
         processes: All of which call this.
     """
     if not processes.first:

@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,8 @@ from torch.linalg import vector_norm
 
 from pocketnet_fast.data.augment import mix_batch
 from pocketnet_fast.models.base import InputSpec
-from pocketnet_fast.training.distributed import Processes
+from pocketnet_fast.resumable.distributed import Processes
+from pocketnet_fast.resumable.loop import StepReport
 from pocketnet_fast.training.inputs import float_images, network_input
 from pocketnet_fast.training.maps import MapObjective, Maps
 from pocketnet_fast.training.objective import MarginObjective
@@ -22,23 +22,6 @@ from pocketnet_fast.training.recipe import Recipe
 from pocketnet_fast.training.teacher import Teacher
 
 Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What became of a step, the same on every process.
-
-    Attributes:
-        parts: "loss" and its parts, means over batches and processes; empty if the step was skipped.
-        gradient_norm: Of the backbone, before clipping.
-        problem: Why the step was skipped; None if it was not.
-        stop: Whether a process was asked to stop.
-    """
-
-    parts: dict[str, float]
-    gradient_norm: float
-    problem: str | None
-    stop: bool
 
 
 class Stepper:
@@ -54,7 +37,7 @@ class Stepper:
         optimizer: Over the parameters of both.
         teacher: None if the objective needs none.
         recipe: Precision, clipping, mixing.
-        processes: Of the run.
+        processes: The processes of the run.
         map_objective: With a ``MapPupil``.
     """
 
@@ -93,7 +76,7 @@ class Stepper:
         Args:
             batches: (uint8 N,112,112,3 RGB, int64 N), whose gradients are averaged.
             rate: Learning rate.
-            seed: Of what is random in this step on this process.
+            seed: The seed of what is random in this step on this process.
             stop: Whether this process has been asked to stop; the report says whether any has.
         """
         torch.manual_seed(seed)

@@ -15,10 +15,11 @@ from torch.nn import functional
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering.compiled import compile
 from pocketnet_fast.lowering.networks import has_fused_form
+from pocketnet_fast.models.architectures import list_models
 from pocketnet_fast.models.base import EmbeddingModel, InputSpec
 from pocketnet_fast.models.checkpoint_file import is_torchscript
-from pocketnet_fast.models.identification import load_model
-from pocketnet_fast.models.registry import create_model, list_models
+from pocketnet_fast.models.loading import load_model
+from pocketnet_fast.models.registry import create_model
 from pocketnet_fast.models.weights import load_weights
 from pocketnet_fast.training.checkpoint import RunFolder, epoch_weights
 from pocketnet_fast.training.inputs import network_input, uint8_images
@@ -40,7 +41,7 @@ class Teacher:
         takes_uint8: Whether it takes uint8 N,112,112,3 instead of normalised images.
         color: Channel order of uint8 images.
         epochs: Weights by epoch from 1, for a teacher that changes.
-        precision: Of a network that embeds on the fused kernels: "fp32" or "bf16".
+        precision: The precision of a network that embeds on the fused kernels: "fp32" or "bf16".
 
     Attributes:
         own_threads: Whether it computes in threads of its own, beside which the pupil can compute.
@@ -142,7 +143,7 @@ class Teacher:
         """Embed a batch and keep feature maps; see ``EmbeddingModel.forward_maps``.
 
         Raises:
-            PocketNetError: If the network is neither one of this package nor an ONNX file, or it has no
+            PocketNetError: The network is neither one of this package nor an ONNX file, or it has no
                 such map.
         """
         if not names:
@@ -204,12 +205,12 @@ def load_teacher(
 
     Args:
         recipe: Its ``teacher`` is given.
-        embedding_dim: Of the pupil.
-        epochs: Of the pupil's schedule.
+        embedding_dim: The length of the embedding of the pupil.
+        epochs: The number of epochs of the pupil's schedule.
         device: Where it runs.
 
     Raises:
-        PocketNetError: If it cannot be found or loaded, an epoch that will be needed is missing, or its
+        PocketNetError: It cannot be found or loaded, an epoch that will be needed is missing, or its
             embeddings are shorter than the pupil's, or longer and ``match`` is "equal".
     """
     assert recipe.teacher is not None
@@ -299,7 +300,7 @@ def _stated_spec(recipe: DistillationRecipe) -> InputSpec:
 
 def _from_torchscript(path: Path, recipe: DistillationRecipe, device: torch.device) -> Teacher:
     from pocketnet_fast.export.source import METADATA_FILE
-    from pocketnet_fast.export.torchscript import read_metadata
+    from pocketnet_fast.export.torchscript_file import read_metadata
 
     with zipfile.ZipFile(path) as archive:
         ours = any(name.endswith(f"/extra/{METADATA_FILE}") for name in archive.namelist())

@@ -48,7 +48,7 @@ class TomlRecipe:
                 "none" unsets a value that may be left out.
 
         Raises:
-            PocketNetError: On broken TOML, an unknown section or key (with the closest ones), a value of the
+            PocketNetError: Broken TOML, an unknown section or key (with the closest ones), a value of the
                 wrong type or out of its range (with what is accepted), or values that contradict each other.
         """
         sections = sections_of(cls)
@@ -105,7 +105,7 @@ def recipe_text(name: str | os.PathLike[str], folder: Path) -> str:
         folder: The package's recipes.
 
     Raises:
-        PocketNetError: If there is no such recipe (with the closest ones), or the file cannot be read.
+        PocketNetError: There is no such recipe (with the closest ones), or the file cannot be read.
     """
     text = os.fspath(name)
     if text.endswith(_SUFFIX):

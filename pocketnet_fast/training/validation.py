@@ -13,7 +13,8 @@ import torch
 from pocketnet_fast.data.dataset import FaceDataset
 from pocketnet_fast.data.synthetic import SyntheticDataset
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.evaluation.pairs import VerificationPairs, open_pairs
+from pocketnet_fast.evaluation.pair_files import open_pairs
+from pocketnet_fast.evaluation.pairs import VerificationPairs
 from pocketnet_fast.evaluation.verification import (
     Crops,
     Embed,
@@ -34,10 +35,6 @@ UNSEEN_IDENTITY: Final = 1_000_000
 OnBatch = Callable[[int], None]
 
 
-class StoppedError(Exception):
-    """Raised by a caller's ``on_batch`` to give verification up."""
-
-
 class Validator:
     """Opens everything at once, so that what cannot be used is an error before training.
 
@@ -47,7 +44,7 @@ class Validator:
         device: Where the network is.
 
     Raises:
-        PocketNetError: If a file cannot be used, there are more folds than pairs, or a synthetic identity is
+        PocketNetError: A file cannot be used, there are more folds than pairs, or a synthetic identity is
             among those trained on.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pocketnet_fast.export.torchscript import read_metadata
+from pocketnet_fast.export.torchscript_file import read_metadata
 from pocketnet_fast.gallery import EmbeddingSpace, Gallery
 
 

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
-from pocketnet_fast.cli.gallery.named_photos import named_photos
-from pocketnet_fast.cli.gallery.options import PLACE, GalleryFlip, Where, shown, space_of
-from pocketnet_fast.cli.loading import (
-    AlignedOption,
-    BatchOption,
-    DetectorOption,
-    EngineOption,
-    JsonOption,
-    ModelOption,
-    SeveralFaces,
-    ThreadsOption,
-    UntrainedOption,
-    UprightOption,
-    WeightsOption,
-    load_source,
-    note,
-)
-from pocketnet_fast.cli.output import print_json
-from pocketnet_fast.cli.progress import progress
-from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.cli.gallery.enrolment import Enrolment
+from pocketnet_fast.cli.gallery.options import PLACE, ManyGalleryFaces, Where, matching_source, space_of
+from pocketnet_fast.cli.option_groups import grouped
+from pocketnet_fast.cli.options import JsonOption, SkipOption
 
-if TYPE_CHECKING:
-    from pocketnet_fast.faces.sources import EmbeddedFace, FaceSource
-    from pocketnet_fast.gallery.gallery import Gallery
-    from pocketnet_fast.gallery.people import Box
-
-_SHOWN: Final = 5
 # Below it faces are decided wrongly most often: docs/models/quality.md.
 _MIN_QUALITY: Final = 0.05
 
@@ -44,52 +20,52 @@ _Photos = Annotated[
     list[Path] | None,
     typer.Argument(metavar="PHOTOS", help="Photos, and folders whose photos are all taken."),
 ]
-_Table = Annotated[
-    Path | None,
-    typer.Option("--csv", help="Take photos and names from this file with the columns file and name."),
-]
-_NamedBy = Annotated[
-    str | None,
-    typer.Option(
-        "--name-by",
-        help="Name a photo by its file, or by the folder that it lies in. Default: file; where photos are "
-        "added, as the gallery was built.",
-        show_default=False,
-    ),
-]
-_Duplicates = Annotated[
-    bool,
-    typer.Option("--duplicates", help="Keep photos whose embedding the gallery holds under the same name."),
-]
-_Skip = Annotated[bool, typer.Option("--skip", help="Leave out photos that cannot be used, naming each.")]
-_MinQuality = Annotated[
-    float,
-    typer.Option(min=0.0, max=1.0, help="Refuse faces of a lower quality; 0 takes all. Crops have none."),
-]
 
 
+@dataclass(frozen=True)
+class _Enrolled:
+    """Which photos are enrolled, under which names."""
+
+    table: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Take photos and names from this file with the columns file and name."),
+    ] = None
+    name_by: Annotated[
+        str | None,
+        typer.Option(
+            "--name-by",
+            help="Name a photo by its file, or by the folder that it lies in. Default: file; where photos "
+            "are added, as the gallery was built.",
+            show_default=False,
+        ),
+    ] = None
+    min_quality: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Refuse faces of a lower quality; 0 takes all. Crops have none."),
+    ] = _MIN_QUALITY
+    skip: SkipOption = False
+    duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--duplicates", help="Keep photos whose embedding the gallery holds under the same name."
+        ),
+    ] = False
+
+    def enrolment(self) -> Enrolment:
+        """What collects them."""
+        return Enrolment(self.skip, self.duplicates, self.min_quality)
+
+
+@grouped
 def build(
     photos: _Photos = None,
     *,
     output: Annotated[str, typer.Option("--output", "-o", help=PLACE)],
-    table: _Table = None,
-    name_by: _NamedBy = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the gallery that is there.")
     ] = False,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    untrained: UntrainedOption = False,
-    aligned: AlignedOption = False,
-    detector: DetectorOption = None,
-    upright: UprightOption = True,
-    flip: GalleryFlip = True,
-    min_quality: _MinQuality = _MIN_QUALITY,
-    skip: _Skip = False,
-    duplicates: _Duplicates = False,
-    engine: EngineOption = "auto",
-    threads: ThreadsOption = None,
-    batch: BatchOption = 32,
+    enrolled: _Enrolled,
+    faces: ManyGalleryFaces,
     as_json: JsonOption = False,
 ) -> None:
     """Make a gallery of the most prominent face of each photo.
@@ -103,52 +79,29 @@ def build(
     from pocketnet_fast.gallery.gallery import Gallery
 
     Gallery.require_free(output, overwrite)
-    name_by = name_by or "file"
-    enrolment = _Enrolment(skip, duplicates, min_quality)
-    named = enrolment.named(photos or [], table, name_by)
-    source = load_source(
-        model,
-        weights,
-        untrained,
-        aligned=aligned,
-        detector=detector,
-        upright=upright,
-        engine=engine,
-        flip=flip,
-        threads=threads,
-        batch=batch,
-    )
+    name_by = enrolled.name_by or "file"
+    enrolment = enrolled.enrolment()
+    named = enrolment.named(photos or [], enrolled.table, name_by)
+    source = faces.source()
     enrolment.embed(named, source, None)
     new = enrolment.new_faces()
     gallery = Gallery.create(
         output,
         space_of(source.embedder),
-        name_by="" if table is not None else name_by,
+        name_by="" if enrolled.table is not None else name_by,
         overwrite=overwrite,
         fill=lambda writer: writer.insert_faces(new),
     )
     enrolment.report(gallery, as_json)
 
 
+@grouped
 def add(
     where: Where,
     photos: _Photos = None,
     *,
-    table: _Table = None,
-    name_by: _NamedBy = None,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    untrained: UntrainedOption = False,
-    aligned: AlignedOption = False,
-    detector: DetectorOption = None,
-    upright: UprightOption = True,
-    flip: GalleryFlip = True,
-    min_quality: _MinQuality = _MIN_QUALITY,
-    skip: _Skip = False,
-    duplicates: _Duplicates = False,
-    engine: EngineOption = "auto",
-    threads: ThreadsOption = None,
-    batch: BatchOption = 32,
+    enrolled: _Enrolled,
+    faces: ManyGalleryFaces,
     as_json: JsonOption = False,
 ) -> None:
     """Add photos to a gallery: all of them, or after an error or a kill none.
@@ -158,21 +111,9 @@ def add(
     from pocketnet_fast.gallery.gallery import Gallery
 
     gallery = Gallery(where)
-    enrolment = _Enrolment(skip, duplicates, min_quality)
-    named = enrolment.named(photos or [], table, name_by or gallery.name_by or "file")
-    source = load_source(
-        model,
-        weights,
-        untrained,
-        aligned=aligned,
-        detector=detector,
-        upright=upright,
-        engine=engine,
-        flip=flip,
-        threads=threads,
-        batch=batch,
-    )
-    gallery.space.require_same(space_of(source.embedder), where)
+    enrolment = enrolled.enrolment()
+    named = enrolment.named(photos or [], enrolled.table, enrolled.name_by or gallery.name_by or "file")
+    source = matching_source(faces, gallery, where)
     enrolment.embed(named, source, gallery)
     enrolment.add_to(gallery)
     enrolment.report(gallery, as_json)
@@ -182,160 +123,3 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("build")(build)
     app.command("add")(add)
-
-
-@dataclass(frozen=True)
-class _NewFace:
-    name: str
-    face: EmbeddedFace
-    box: Box | None
-    quality: float | None
-
-
-@dataclass
-class _Enrolment:
-    """Collects the faces of photos, and what there is to say about the others."""
-
-    skip: bool
-    keep_duplicates: bool
-    min_quality: float
-    new: list[_NewFace] = field(default_factory=list)
-    left_out: list[dict[str, str | None]] = field(default_factory=list)
-    passed_over: list[tuple[Path, str]] = field(default_factory=list)
-    near: list[dict[str, Any]] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-    def named(self, photos: list[Path], table: Path | None, name_by: str) -> list[tuple[str, Path]]:
-        """Names and files; see ``named_photos``."""
-
-        def left_out(path: Path, error: PocketNetError) -> None:
-            self._leave_out(str(path), str(error))
-
-        return named_photos(
-            photos,
-            table,
-            name_by,
-            passed_over=self.passed_over,
-            on_error=left_out if self.skip else None,
-        )
-
-    def embed(self, named: list[tuple[str, Path]], source: FaceSource, gallery: Gallery | None) -> None:
-        """Embed all photos and choose those to add.
-
-        Raises:
-            PocketNetError: A photo cannot be used and ``skip`` is not set, or none can.
-        """
-        import numpy as np
-
-        from pocketnet_fast.cli.gallery.duplicates import Known
-        from pocketnet_fast.gallery.people import as_text
-
-        several, used = SeveralFaces(), 0
-        known = Known(gallery, source.embedder.embedding_dim)
-        # Files that cannot be used are missing from what comes back; their names are passed over.
-        pending = iter(named)
-
-        def failed(error: PocketNetError) -> None:
-            self._leave_out(None, str(error))
-
-        with progress(len(named), "embedding") as advance:
-            found = source.faces(
-                [path for _, path in named], on_photo=advance, on_error=failed if self.skip else None
-            )
-            good = self._good(found, pending, several)
-            while batch := list(islice(good, source.embedder.batch_size)):
-                used += len(batch)
-                names, rows = [one.name for one in batch], np.stack([one.face.embedding for one in batch])
-                photos = [as_text(one.face.path) for one in batch]
-                for one, like in zip(batch, known.likenesses(names, rows, photos), strict=True):
-                    if like is None or self._is_new(one, like.name, like.photo, like.cosine):
-                        self.new.append(one)
-        several.say()
-        self._say()
-        if used == 0:
-            raise PocketNetError("none of the photos could be used; nothing was written")
-
-    def _good(
-        self, found: Iterable[EmbeddedFace], pending: Iterable[tuple[str, Path]], several: SeveralFaces
-    ) -> Iterable[_NewFace]:
-        for face in found:
-            name = next(name for name, path in pending if str(path) == face.path)
-            chosen = face.faces[0] if face.faces else None
-            quality = chosen.quality if chosen is not None else None
-            if quality is not None and quality < self.min_quality:
-                reason = (
-                    f"{face.path}: the quality of its face is {quality:.3f}, below {self.min_quality:g}; "
-                    "--min-quality chooses another limit"
-                )
-                if not self.skip:
-                    raise PocketNetError(reason)
-                self._leave_out(face.path, reason)
-                continue
-            several.add(face)
-            yield _NewFace(name, face, chosen.box if chosen is not None else None, quality)
-
-    def _is_new(self, one: _NewFace, name: str, photo: str, cosine: float) -> bool:
-        from pocketnet_fast.cli.gallery.duplicates import SAME
-
-        path = one.face.path
-        if cosine >= SAME and name == one.name and not self.keep_duplicates:
-            self.remarks.append(f"left out {path}: the gallery holds it as {shown(name)} ({photo})")
-            self.left_out.append({"file": path, "reason": f"the gallery holds it as {name} ({photo})"})
-            return False
-        if cosine >= SAME and name != one.name:
-            self.remarks.append(
-                f"{path} is named {shown(one.name)}, and the same photo is {shown(name)} ({photo})"
-            )
-        elif cosine < SAME:
-            self.remarks.append(
-                f"{path}, named {shown(one.name)}, is nearly the photo {photo} of {shown(name)}: cosine "
-                f"{cosine:.4f}"
-            )
-        self.near.append({"file": path, "name": one.name, "like": photo, "like_name": name, "cosine": cosine})
-        return True
-
-    def new_faces(self) -> Any:
-        """What is added, checked."""
-        import numpy as np
-
-        from pocketnet_fast.gallery.people import as_text, new_faces
-        from pocketnet_fast.gallery.space import unit_rows
-
-        rows = np.stack([one.face.embedding for one in self.new])
-        return new_faces(
-            [one.name for one in self.new],
-            unit_rows(rows, rows.shape[1], [one.face.path for one in self.new]),
-            [as_text(one.face.path) for one in self.new],
-            [one.box for one in self.new],
-            [one.quality for one in self.new],
-        )
-
-    def add_to(self, gallery: Gallery) -> None:
-        """Add all to a gallery in one step."""
-        if not self.new:
-            return
-        new = self.new_faces()
-        gallery.add(new.people, new.embeddings, photos=new.photos, boxes=new.boxes, qualities=new.qualities)
-
-    def report(self, gallery: Gallery, as_json: bool) -> None:
-        """Say what was added."""
-        stats = gallery.stats()
-        if not as_json:
-            typer.echo(f"{gallery.path}: added {len(self.new):,} faces; it holds {stats.faces:,}")
-            return
-        about = {"gallery": str(gallery.path), "people": stats.people, "faces": stats.faces}
-        about |= asdict(gallery.space) | {"added": len(self.new), "left_out": self.left_out}
-        passed = [{"file": str(path), "is": kind} for path, kind in self.passed_over]
-        print_json(about | {"passed_over": passed, "near_duplicates": self.near})
-
-    def _leave_out(self, path: str | None, reason: str) -> None:
-        note(f"left out: {reason}")
-        self.left_out.append({"file": path, "reason": reason})
-
-    def _say(self) -> None:
-        for remark in self.remarks[:_SHOWN]:
-            note(remark)
-        if len(self.remarks) > _SHOWN:
-            note(f"and {len(self.remarks) - _SHOWN:,} more photos that are in the gallery already, or nearly")
-        if self.skip and self.left_out:
-            note(f"{len(self.left_out):,} photos were left out")

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocketnet_fast.cli.gallery.options import GalleryFlip, on_one_line, shown
-from pocketnet_fast.cli.loading import (
-    AlignedOption,
-    BatchOption,
-    DetectorOption,
-    EngineOption,
-    JsonOption,
-    ModelOption,
-    SeveralFaces,
-    ThreadsOption,
-    UntrainedOption,
-    UprightOption,
-    WeightsOption,
-    load_source,
-    note,
-    photos_below,
-)
+from pocketnet_fast.cli.embedding import embedded_faces
+from pocketnet_fast.cli.gallery.options import ManyGalleryFaces, on_one_line, shown
+from pocketnet_fast.cli.loading import photos_below
+from pocketnet_fast.cli.option_groups import grouped
+from pocketnet_fast.cli.options import JsonOption, SkipOption
 from pocketnet_fast.cli.output import print_json
-from pocketnet_fast.cli.progress import progress
+from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.pictures import require_matplotlib
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from pocketnet_fast.evaluation.open_set import OpenSetResult
     from pocketnet_fast.faces.sources import FaceSource
 
 
+@grouped
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with a folder for each person.")],
     *,
@@ -50,19 +42,8 @@ def evaluate(
     show: Annotated[
         Path | None, typer.Option(help="Draw the worst confusions to this .png file (extra eval).")
     ] = None,
-    skip: Annotated[
-        bool, typer.Option("--skip", help="Leave out photos that cannot be used, naming each.")
-    ] = False,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    untrained: UntrainedOption = False,
-    aligned: AlignedOption = False,
-    detector: DetectorOption = None,
-    upright: UprightOption = True,
-    flip: GalleryFlip = True,
-    engine: EngineOption = "auto",
-    threads: ThreadsOption = None,
-    batch: BatchOption = 32,
+    skip: SkipOption = False,
+    faces: ManyGalleryFaces,
     as_json: JsonOption = False,
 ) -> None:
     """Measure open-set identification: rank 1, and how often people are found at a rate of strangers found.
@@ -73,75 +54,25 @@ def evaluate(
 
     Example: [bold]pocketnet gallery evaluate people/ --show confusions.png[/bold]
     """
-    import numpy as np
-
-    from pocketnet_fast.evaluation import open_set
-    from pocketnet_fast.pictures import require_matplotlib
-
-    if show is not None:
-        if show.suffix.lower() != ".png":
-            raise PocketNetError(f"{show}: unknown kind of picture; expected .png")
-        require_matplotlib()
+    _check_picture(show)
     rates = fpir or [0.1, 0.01]
     for rate in rates:
         if not 0 < rate < 1:
             raise PocketNetError(f"--fpir is {rate:g}; expected a rate above 0 and below 1")
-    names, photos = _people(folder)
-    source = load_source(
-        model,
-        weights,
-        untrained,
-        aligned=aligned,
-        detector=detector,
-        upright=upright,
-        engine=engine,
-        flip=flip,
-        threads=threads,
-        batch=batch,
-    )
-    owner_of = {str(path): person for path, person in photos}
-    rows, files, people = [], [], []
-    several = SeveralFaces()
-    report = _report if skip else None
-    with progress(len(photos), "embedding") as advance:
-        for face in source.faces([path for path, _ in photos], on_photo=advance, on_error=report):
-            several.add(face)
-            rows.append(face.embedding)
-            files.append(face.path)
-            people.append(owner_of[face.path])
-    several.say()
-    if not rows:
-        raise PocketNetError("none of the photos could be used")
-    owner = np.array(people, np.int64)
-    counts: Counter[int] = Counter()
-    earlier = np.zeros(len(people), np.int64)
-    for place, person in enumerate(people):
-        earlier[place] = counts[person]
-        counts[person] += 1
-    result = open_set.evaluate(
-        np.stack(rows), owner, earlier < enrol, fpirs=rates, worst=worst, threads=threads
-    )
+
+    from pocketnet_fast.evaluation import open_set
+
+    people = _People.of(folder)
+    source = faces.source()
+    rows, files, owner = _embedded(source, people, skip)
+    enrolled = open_set.first_of_each(owner, enrol)
+    result = open_set.evaluate(rows, owner, enrolled, fpirs=rates, worst=worst, threads=faces.threads)
     if show is not None:
-        _draw(show, result, files, [names[person] for person in people], source)
+        _draw(show, result, files, [people.names[person] for person in owner], source)
     if as_json:
         print_json({"folder": str(folder), "enrol": enrol} | _fields(result, files))
         return
-    typer.echo(
-        f"{result.people:,} people enrolled with {result.enrolled:,} photos, {result.probes:,} searched"
-    )
-    typer.echo(f"rank 1: {100 * result.rank_one:.2f} %")
-    for point in result.points:
-        few = "" if point.accepted else "  (too few photos to measure this rate)"
-        typer.echo(
-            f"TPIR {100 * point.tar:.2f} % at FPIR {point.far:g}, cosine above {point.threshold:.4f}{few}"
-        )
-    wrong = [confusion for confusion in result.confusions if confusion.other_score >= confusion.own_score]
-    for confusion in wrong:
-        probe, other, own = (on_one_line(files[i]) for i in (confusion.probe, confusion.other, confusion.own))
-        typer.echo(
-            f"  {probe} is more like {other} ({confusion.other_score:.3f}) than {own} "
-            f"({confusion.own_score:.3f})"
-        )
+    _print(result, files)
     if show is not None:
         note(f"wrote {show}")
 
@@ -151,16 +82,74 @@ def register(app: typer.Typer) -> None:
     app.command("evaluate")(evaluate)
 
 
-def _people(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
-    if not folder.is_dir():
-        raise PocketNetError(f"{folder} is no folder; expected one with a folder for each person")
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(folders) < 2:
-        raise PocketNetError(
-            f"{folder} holds {len(folders)} folders; expected one for each of two people or more"
+def _check_picture(show: Path | None) -> None:
+    if show is None:
+        return
+    if show.suffix.lower() != ".png":
+        raise PocketNetError(f"{show}: unknown kind of picture; expected .png")
+    require_matplotlib()
+
+
+@dataclass(frozen=True)
+class _People:
+    """The people of a folder.
+
+    Attributes:
+        names: The names of their folders.
+        photos: Each with the place of its person among the names.
+    """
+
+    names: list[str]
+    photos: list[tuple[Path, int]]
+
+    @classmethod
+    def of(cls, folder: Path) -> _People:
+        """Find them: a folder for each."""
+        if not folder.is_dir():
+            raise PocketNetError(f"{folder} is no folder; expected one with a folder for each person")
+        folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if len(folders) < 2:
+            raise PocketNetError(
+                f"{folder} holds {len(folders)} folders; expected one for each of two people or more"
+            )
+        photos = [(path, person) for person, one in enumerate(folders) for path in photos_below(one)]
+        return cls([one.name for one in folders], photos)
+
+
+def _embedded(
+    source: FaceSource, people: _People, skip: bool
+) -> tuple[npt.NDArray[np.float32], list[str], npt.NDArray[np.int64]]:
+    """The embeddings of all photos that can be used, their files, and whom each shows."""
+    import numpy as np
+
+    owner_of = {str(path): person for path, person in people.photos}
+    rows, files = [], []
+    for face in embedded_faces(source, [path for path, _ in people.photos], skip=skip):
+        rows.append(face.embedding)
+        files.append(face.path)
+    if not rows:
+        raise PocketNetError("none of the photos could be used")
+    return np.stack(rows), files, np.array([owner_of[file] for file in files], np.int64)
+
+
+def _print(result: OpenSetResult, files: list[str]) -> None:
+    typer.echo(
+        f"{result.people:,} people enrolled with {result.enrolled:,} photos, {result.probes:,} searched"
+    )
+    typer.echo(f"rank 1: {100 * result.rank_one:.2f} %")
+    for point in result.points:
+        few = "" if point.accepted else "  (too few photos to measure this rate)"
+        typer.echo(
+            f"TPIR {100 * point.tar:.2f} % at FPIR {point.far:g}, cosine above {point.threshold:.4f}{few}"
         )
-    photos = [(path, person) for person, one in enumerate(folders) for path in photos_below(one)]
-    return [one.name for one in folders], photos
+    for confusion in result.confusions:
+        if confusion.other_score < confusion.own_score:
+            continue
+        probe, other, own = (on_one_line(files[i]) for i in (confusion.probe, confusion.other, confusion.own))
+        typer.echo(
+            f"  {probe} is more like {other} ({confusion.other_score:.3f}) than {own} "
+            f"({confusion.own_score:.3f})"
+        )
 
 
 def _fields(result: OpenSetResult, files: list[str]) -> dict[str, Any]:
@@ -206,7 +195,3 @@ def _draw(show: Path, result: OpenSetResult, files: list[str], names: list[str],
         for one in result.confusions
     ]
     draw_confusions(show, drawn, f"The {len(drawn)} worst of {result.probes:,} searches")
-
-
-def _report(error: PocketNetError) -> None:
-    note(f"left out: {error}")

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketnet_fast.cli.embedding import embedded_faces
 from pocketnet_fast.cli.gallery.options import (
-    GalleryFlip,
+    GalleryFaces,
     Where,
     Who,
+    matching_source,
     on_one_line,
     person_key,
     shown,
-    space_of,
 )
-from pocketnet_fast.cli.loading import (
-    AlignedOption,
-    DetectorOption,
-    EngineOption,
-    JsonOption,
-    ModelOption,
-    SeveralFaces,
-    ThreadsOption,
-    UntrainedOption,
-    UprightOption,
-    WeightsOption,
-    all_photos,
-    load_source,
-    note,
-)
+from pocketnet_fast.cli.loading import all_photos
+from pocketnet_fast.cli.option_groups import grouped
+from pocketnet_fast.cli.options import FarOption, JsonOption
 from pocketnet_fast.cli.output import print_json
-from pocketnet_fast.cli.progress import progress
-from pocketnet_fast.cli.thresholds import FarOption, check_options, decide, decision_fields
+from pocketnet_fast.cli.remarks import note
+from pocketnet_fast.cli.thresholds import Decision, check_options, decide, decision_fields
 from pocketnet_fast.errors import PocketNetError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from pocketnet_fast.faces.sources import FaceSource
+    from pocketnet_fast.gallery.gallery import Gallery
     from pocketnet_fast.gallery.search import Match
 
 _Queries = Annotated[
@@ -60,35 +47,37 @@ _Threshold = Annotated[
 ]
 
 
-def search(
-    where: Where,
-    queries: _Queries,
-    *,
-    top: Annotated[int, typer.Option(min=1, help="Matches of each query, at most.")] = 5,
-    threshold: _Threshold = None,
-    far: FarOption = None,
+@dataclass(frozen=True)
+class _Wanted:
+    """Which matches are asked for."""
+
+    top: Annotated[int, typer.Option(min=1, help="Matches of each query, at most.")] = 5
+    threshold: _Threshold = None
+    far: FarOption = None
     margin: Annotated[
         float | None,
         typer.Option(
             min=0.0, help="By how much the best person must exceed the second, else nobody matches."
         ),
-    ] = None,
-    by: Annotated[
-        str, typer.Option("--by", help="person: the best face of each; face: all faces.")
-    ] = "person",
+    ] = None
+    by: Annotated[str, typer.Option("--by", help="person: the best face of each; face: all faces.")] = (
+        "person"
+    )
     precision: Annotated[
         str, typer.Option(help="fp32: exactly; int8: in bytes, the best candidates exactly (extra int8).")
-    ] = "fp32",
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    untrained: UntrainedOption = False,
-    aligned: AlignedOption = False,
-    detector: DetectorOption = None,
-    upright: UprightOption = True,
-    flip: GalleryFlip = True,
-    engine: EngineOption = "auto",
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
+    ] = "fp32"
+
+    def check(self) -> None:
+        """Refuse what no search takes."""
+        from pocketnet_fast.gallery.search import check_search
+
+        check_options(self.threshold, self.far)
+        check_search(self.top, self.by, self.margin, self.precision)
+
+
+@grouped
+def search(
+    where: Where, queries: _Queries, *, wanted: _Wanted, faces: GalleryFaces, as_json: JsonOption = False
 ) -> None:
     """Find whom the most prominent face of each photo looks most like.
 
@@ -98,56 +87,75 @@ def search(
 
     Example: [bold]pocketnet gallery search people.gallery who.jpg --far 1e-5[/bold]
     """
-    check_options(threshold, far)
+    wanted.check()
 
     from pocketnet_fast.gallery.gallery import Gallery
-    from pocketnet_fast.gallery.search import check_search
 
-    check_search(top, by, margin, precision)
     queries = all_photos(queries)
     gallery = Gallery(where)
-    source = load_source(
-        model,
-        weights,
-        untrained,
-        aligned=aligned,
-        detector=detector,
-        upright=upright,
-        engine=engine,
-        flip=flip,
-        threads=threads,
-    )
-    gallery.space.require_same(space_of(source.embedder), where)
-    decided = decide(source.embedder.calibration, flip, threshold, far)
-    rows, faces = _embedded(source, queries)
+    source = matching_source(faces, gallery, where)
+    decided = decide(source.embedder.calibration, faces.flip, wanted.threshold, wanted.far)
     least = -1.0 if decided is None else decided.threshold
+    held, answers = _answers(gallery, source, queries, wanted, least, faces.threads)
+    if as_json:
+        about = {"gallery": str(where), "faces": held, "by": wanted.by, "precision": wanted.precision}
+        results = {"margin": wanted.margin, "results": [answer.as_dict() for answer in answers]}
+        print_json(about | decision_fields(decided) | results)
+    else:
+        _print(answers, decided, least, wanted.margin)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What was found for a photo.
+
+    Attributes:
+        query: The photo.
+        faces: How many it shows.
+        nearest: Who is most like it, the nearest first.
+        matches: Those of them who are like enough.
+    """
+
+    query: Path
+    faces: int
+    nearest: list[Match]
+    matches: list[Match]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON says of it."""
+        return {
+            "query": str(self.query),
+            "faces": self.faces,
+            "matches": [asdict(match) for match in self.matches],
+            "nearest": asdict(self.nearest[0]) if self.nearest else None,
+        }
+
+
+def _answers(
+    gallery: Gallery,
+    source: FaceSource,
+    queries: list[Path],
+    wanted: _Wanted,
+    least: float,
+    threads: int | None,
+) -> tuple[int, list[_Answer]]:
+    """How many faces the gallery holds, and what it has for each photo."""
+    found = [(face.embedding, len(face.faces)) for face in embedded_faces(source, queries)]
+    rows = [embedding for embedding, _ in found]
     with gallery.snapshot():
         held = len(gallery)
-        ranked = gallery.search(rows, top=top, by=by, precision=precision, threads=threads)
+        ranked = gallery.search(
+            rows, top=wanted.top, by=wanted.by, precision=wanted.precision, threads=threads
+        )
     if gallery.cache_problem is not None:
         note(gallery.cache_problem)
-    found = [_accepted(matches, least, margin) for matches in ranked]
-    if as_json:
-        results = [
-            {
-                "query": str(query),
-                "faces": count,
-                "matches": [asdict(match) for match in matches],
-                "nearest": asdict(nearest[0]) if nearest else None,
-            }
-            for query, count, matches, nearest in zip(queries, faces, found, ranked, strict=True)
-        ]
-        about = {"gallery": str(where), "faces": held, "by": by, "precision": precision}
-        print_json(about | decision_fields(decided) | {"margin": margin, "results": results})
-        return
-    for query, matches, nearest in zip(queries, found, ranked, strict=True):
-        typer.echo(f"{query}:" + ("" if matches else _nobody(nearest, least, margin)))
-        for match in matches:
-            typer.echo(f"  {match.score:7.4f}  {_described(match)}")
-    if decided is not None and decided.source == "calibration":
-        note(f"matches are those from the weights' calibrated threshold of {least:.3f}{decided.of_far} on")
+    return held, [
+        _Answer(query, faces, nearest, _accepted(nearest, least, wanted.margin))
+        for query, (_, faces), nearest in zip(queries, found, ranked, strict=True)
+    ]
 
 
+@grouped
 def claim(
     where: Where,
     who: Who,
@@ -155,15 +163,7 @@ def claim(
     *,
     threshold: _Threshold = None,
     far: FarOption = None,
-    model: ModelOption = None,
-    weights: WeightsOption = None,
-    untrained: UntrainedOption = False,
-    aligned: AlignedOption = False,
-    detector: DetectorOption = None,
-    upright: UprightOption = True,
-    flip: GalleryFlip = True,
-    engine: EngineOption = "auto",
-    threads: ThreadsOption = None,
+    faces: GalleryFaces,
     as_json: JsonOption = False,
 ) -> None:
     """Decide whether the most prominent face of a photo is that of a certain person.
@@ -181,23 +181,12 @@ def claim(
     person = gallery.person(person_key(who))
     if person.faces == 0:
         raise PocketNetError(f"{where}: there is no face of {shown(person.name)}")
-    source = load_source(
-        model,
-        weights,
-        untrained,
-        aligned=aligned,
-        detector=detector,
-        upright=upright,
-        engine=engine,
-        flip=flip,
-        threads=threads,
-    )
-    gallery.space.require_same(space_of(source.embedder), where)
-    decided = decide(source.embedder.calibration, flip, threshold, far)
+    source = matching_source(faces, gallery, where)
+    decided = decide(source.embedder.calibration, faces.flip, threshold, far)
     if decided is None:
         raise PocketNetError("the weights carry no calibrated threshold; pass --threshold")
-    rows, _ = _embedded(source, [photo])
-    result = gallery.claim(rows[0], person.id, threshold=decided.threshold)
+    (face,) = embedded_faces(source, [photo])
+    result = gallery.claim(face.embedding, person.id, threshold=decided.threshold)
     if as_json:
         print_json({"gallery": str(where), "photo": str(photo)} | asdict(result) | decision_fields(decided))
         return
@@ -215,16 +204,14 @@ def register(app: typer.Typer) -> None:
     app.command("claim")(claim)
 
 
-def _embedded(source: FaceSource, photos: list[Path]) -> tuple[list[npt.NDArray[np.float32]], list[int]]:
-    several = SeveralFaces()
-    rows, faces = [], []
-    with progress(len(photos), "embedding") as advance:
-        for face in source.faces(photos, on_photo=advance):
-            several.add(face)
-            faces.append(len(face.faces))
-            rows.append(face.embedding)
-    several.say()
-    return rows, faces
+def _print(answers: list[_Answer], decided: Decision | None, least: float, margin: float | None) -> None:
+    for answer in answers:
+        nobody = "" if answer.matches else _nobody(answer.nearest, least, margin)
+        typer.echo(f"{answer.query}:{nobody}")
+        for match in answer.matches:
+            typer.echo(f"  {match.score:7.4f}  {_described(match)}")
+    if decided is not None and decided.source == "calibration":
+        note(f"matches are those from the weights' calibrated threshold of {least:.3f}{decided.of_far} on")
 
 
 def _accepted(matches: list[Match], least: float, margin: float | None) -> list[Match]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from pocketnet_fast.cli.options import FaceOptions, ManyFacesOptions
+
 if TYPE_CHECKING:
     from pocketnet_fast.faces.pipeline import Embedder
+    from pocketnet_fast.faces.sources import FaceSource
+    from pocketnet_fast.gallery.gallery import Gallery
     from pocketnet_fast.gallery.people import FaceEntry, PersonKey
     from pocketnet_fast.gallery.space import EmbeddingSpace
 
@@ -26,6 +31,20 @@ GalleryFlip = Annotated[
 ]
 
 _SHOWN: Final = 60
+
+
+@dataclass(frozen=True)
+class GalleryFaces(FaceOptions):
+    """How a few photos become faces that are compared with a gallery's."""
+
+    flip: GalleryFlip = True
+
+
+@dataclass(frozen=True)
+class ManyGalleryFaces(ManyFacesOptions):
+    """How many photos become faces of a gallery."""
+
+    flip: GalleryFlip = True
 
 
 def person_key(text: str) -> PersonKey:
@@ -55,8 +74,19 @@ def face_fields(face: FaceEntry) -> dict[str, Any]:
     return {"id": face.id, "photo": face.photo, "box": face.box, "quality": face.quality, "added": added}
 
 
+def matching_source(options: FaceOptions, gallery: Gallery, where: str) -> FaceSource:
+    """Build what embeds faces to be compared with those of a gallery.
+
+    Raises:
+        PocketNetError: Its embeddings are of another space than the gallery's.
+    """
+    source = options.source()
+    gallery.space.require_same(space_of(source.embedder), where)
+    return source
+
+
 def space_of(embedder: Embedder) -> EmbeddingSpace:
-    """Of the embeddings that it makes."""
+    """The space of the embeddings that an embedder makes."""
     from pocketnet_fast.gallery.space import EmbeddingSpace
 
     return EmbeddingSpace(embedder.model_name, embedder.weights_sha256, embedder.flip, embedder.embedding_dim)

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from pocketnet_fast.cli.gallery.options import Where, Who, day, face_fields, on_one_line, person_key, shown
-from pocketnet_fast.cli.loading import JsonOption, note
-from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.options import JsonOption
+from pocketnet_fast.cli.output import print_json, print_result
+from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
 
 
@@ -75,10 +76,9 @@ def rename(
     person = gallery.person(person_key(who))
     gallery.change(person.id, name=name, notes=notes)
     person = gallery.person(person.id)
-    if as_json:
-        print_json({"gallery": str(where)} | asdict(person))
-    else:
-        typer.echo(f"{where}: id:{person.id} is {shown(person.name)}")
+    print_result(
+        {"gallery": str(where)} | asdict(person), f"{where}: id:{person.id} is {shown(person.name)}", as_json
+    )
 
 
 def merge(
@@ -97,10 +97,11 @@ def merge(
     from pocketnet_fast.gallery.gallery import Gallery
 
     person = Gallery(where).merge(person_key(source), person_key(into))
-    if as_json:
-        print_json({"gallery": str(where)} | asdict(person))
-    else:
-        typer.echo(f"{where}: {shown(person.name)} has {person.faces:,} faces now")
+    print_result(
+        {"gallery": str(where)} | asdict(person),
+        f"{where}: {shown(person.name)} has {person.faces:,} faces now",
+        as_json,
+    )
 
 
 def move(
@@ -121,10 +122,11 @@ def move(
     gallery = Gallery(where)
     gallery.move(face, person_key(to))
     person = gallery.person(gallery.face(face).person)
-    if as_json:
-        print_json({"gallery": str(where), "face": face, "person": asdict(person)})
-    else:
-        typer.echo(f"{where}: face {face} is of {shown(person.name)} now")
+    print_result(
+        {"gallery": str(where), "face": face, "person": asdict(person)},
+        f"{where}: face {face} is of {shown(person.name)} now",
+        as_json,
+    )
 
 
 def delete(

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from pocketnet_fast.cli.gallery.options import PLACE, Where
-from pocketnet_fast.cli.loading import JsonOption
-from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.options import JsonOption
+from pocketnet_fast.cli.output import print_result
 from pocketnet_fast.cli.progress import waiting
 
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the gallery that is there.")]
@@ -32,10 +32,9 @@ def export(
     check_format(file)
     with waiting("exporting"):
         faces = export_gallery(Gallery(where), file)
-    if as_json:
-        print_json({"gallery": str(where), "file": str(file), "faces": faces})
-    else:
-        typer.echo(f"{file}: {faces:,} faces")
+    print_result(
+        {"gallery": str(where), "file": str(file), "faces": faces}, f"{file}: {faces:,} faces", as_json
+    )
 
 
 def import_file(
@@ -64,11 +63,12 @@ def import_file(
         else:
             gallery = Gallery.create(where, table.space, fill=lambda writer: import_into(writer, table))
     stats = gallery.stats()
-    if as_json:
-        about = {"gallery": str(where), "people": stats.people, "faces": stats.faces}
-        print_json(about | {"added": len(table.name)})
-    else:
-        typer.echo(f"{where}: added {len(table.name):,} faces; it holds {stats.faces:,}")
+    about = {"gallery": str(where), "people": stats.people, "faces": stats.faces}
+    print_result(
+        about | {"added": len(table.name)},
+        f"{where}: added {len(table.name):,} faces; it holds {stats.faces:,}",
+        as_json,
+    )
 
 
 def migrate(
@@ -92,11 +92,12 @@ def migrate(
     with waiting("migrating"):
         gallery = migrate_folder(folder, where, overwrite=overwrite)
     stats = gallery.stats()
-    if as_json:
-        about = {"gallery": str(where), "from": str(folder), "people": stats.people, "faces": stats.faces}
-        print_json(about | asdict(gallery.space))
-    else:
-        typer.echo(f"{where}: {stats.people:,} people with {stats.faces:,} faces, equal to {folder}")
+    about = {"gallery": str(where), "from": str(folder), "people": stats.people, "faces": stats.faces}
+    print_result(
+        about | asdict(gallery.space),
+        f"{where}: {stats.people:,} people with {stats.faces:,} faces, equal to {folder}",
+        as_json,
+    )
 
 
 def register(app: typer.Typer) -> None:

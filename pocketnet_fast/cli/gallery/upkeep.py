@@ -7,9 +7,10 @@ from dataclasses import asdict
 import typer
 
 from pocketnet_fast.cli.gallery.options import Where, day
-from pocketnet_fast.cli.loading import JsonOption, note
-from pocketnet_fast.cli.output import print_json
+from pocketnet_fast.cli.options import JsonOption
+from pocketnet_fast.cli.output import print_json, print_result
 from pocketnet_fast.cli.progress import progress, waiting
+from pocketnet_fast.cli.remarks import note
 
 
 def compact(where: Where, *, as_json: JsonOption = False) -> None:
@@ -28,10 +29,11 @@ def compact(where: Where, *, as_json: JsonOption = False) -> None:
     with waiting("compacting"):
         gallery.compact()
     after = gallery.stats().bytes or 0
-    if as_json:
-        print_json({"gallery": str(where), "bytes_before": before, "bytes": after})
-    else:
-        typer.echo(f"{where}: {after:,} bytes, {before - after:,} fewer")
+    print_result(
+        {"gallery": str(where), "bytes_before": before, "bytes": after},
+        f"{where}: {after:,} bytes, {before - after:,} fewer",
+        as_json,
+    )
 
 
 def stats(where: Where, *, as_json: JsonOption = False) -> None:
@@ -79,10 +81,11 @@ def check(where: Where, *, as_json: JsonOption = False) -> None:
         found = gallery.check(advance)
     if found.cache not in ("whole", "absent"):
         note(f"{where}-vectors, the cache, was damaged ({found.cache}) and has been removed")
-    if as_json:
-        print_json({"gallery": str(where)} | asdict(found))
-    else:
-        typer.echo(f"{where}: {found.people:,} people and {found.faces:,} faces are whole")
+    print_result(
+        {"gallery": str(where)} | asdict(found),
+        f"{where}: {found.people:,} people and {found.faces:,} faces are whole",
+        as_json,
+    )
 
 
 def register(app: typer.Typer) -> None:

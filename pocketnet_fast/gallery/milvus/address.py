@@ -27,9 +27,9 @@ class Address:
 
     Attributes:
         text: As it was given; errors say it.
-        uri: Of the server, or the path of Milvus Lite's file.
-        database: Of the server; empty for the default one.
-        name: Of the gallery, a collection.
+        uri: The address of the server, or the path of Milvus Lite's file.
+        database: The database of the server; empty for the default one.
+        name: The name of the gallery, a collection.
         file: Milvus Lite's; None for a server.
     """
 

@@ -71,9 +71,9 @@ class Head:
     """What a gallery is.
 
     Attributes:
-        uuid: Of this gallery.
+        uuid: The uuid of this gallery.
         name_by: How names were made of photos; empty if it is not known.
-        space: Of its embeddings.
+        space: The space of its embeddings.
         people: The collection of its people.
         faces: The collection of its faces.
         ids: The collection that gives numbers.

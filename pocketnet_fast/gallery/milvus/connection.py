@@ -150,24 +150,13 @@ class Connection:
 
     def count(self, collection: str, condition: str = "") -> int:
         """How many entities meet a condition."""
-        with self._translated():
-            found = self._client.query(
-                collection, filter=condition, output_fields=["count(*)"], timeout=self._timeout, **_LATEST
-            )
-        return int(found[0]["count(*)"])
+        return int(self._queried(collection, ["count(*)"], filter=condition)[0]["count(*)"])
 
     def get(self, collection: str, keys: Sequence[int | str], fields: Sequence[str]) -> list[Row]:
         """Entities by their keys; those that are not there are missing."""
         rows: list[Row] = []
-        with self._translated():
-            for start in range(0, len(keys), _IDS):
-                rows += self._client.query(
-                    collection,
-                    ids=list(keys[start : start + _IDS]),
-                    output_fields=list(fields),
-                    timeout=self._timeout,
-                    **_LATEST,
-                )
+        for start in range(0, len(keys), _IDS):
+            rows += self._queried(collection, fields, ids=list(keys[start : start + _IDS]))
         return rows
 
     def query(
@@ -182,21 +171,20 @@ class Connection:
         """All entities that meet a condition, in the order of their ids; see ``walk``."""
         if limit is None:
             most = _rows_of(dimensions)
-            with self._translated():
-                rows: list[Row] = list(
-                    self._client.query(
-                        collection,
-                        filter=condition,
-                        output_fields=list(fields),
-                        limit=most,
-                        timeout=self._timeout,
-                        **_LATEST,
-                    )
-                )
+            rows = self._queried(collection, fields, filter=condition, limit=most)
             if len(rows) < most:
                 return sorted(rows, key=lambda row: int(row["id"]))
         parts = self.walk(collection, condition, fields, limit=limit, dimensions=dimensions)
         return [row for part in parts for row in part]
+
+    def _queried(self, collection: str, fields: Sequence[str], **which: Any) -> list[Row]:
+        """What one request gives of the entities that it says."""
+        with self._translated():
+            return list(
+                self._client.query(
+                    collection, output_fields=list(fields), timeout=self._timeout, **_LATEST, **which
+                )
+            )
 
     def query_any(
         self, collection: str, field: str, values: Sequence[int | str], fields: Sequence[str]
@@ -226,7 +214,7 @@ class Connection:
             condition: Which of its entities; empty for all.
             fields: What of them.
             limit: How many at most.
-            dimensions: Of the embeddings among the fields.
+            dimensions: The dimensions of the embeddings among the fields.
         """
         with self._translated():
             parts = self._client.query_iterator(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -30,12 +30,9 @@ from pocketnet_fast.gallery.milvus.address import parse_address
 from pocketnet_fast.gallery.milvus.collections import (
     EMBEDDING,
     FACE,
-    NOTHING,
     PERSON,
-    Head,
     as_face,
     as_person,
-    face_row,
     left_behind,
     make_collections,
     make_head,
@@ -48,16 +45,17 @@ from pocketnet_fast.gallery.milvus.collections import (
 )
 from pocketnet_fast.gallery.milvus.connection import Connection, Row
 from pocketnet_fast.gallery.milvus.ranking import best_hits
-from pocketnet_fast.gallery.people import FaceEntry, NewFaces, Person, PersonKey, check_name, check_text
+from pocketnet_fast.gallery.milvus.writer import MilvusWriter, people_named
+from pocketnet_fast.gallery.people import FaceEntry, Person, PersonKey, check_name, check_text
 from pocketnet_fast.gallery.schema import require_name_by
-from pocketnet_fast.gallery.search import Match, accepted
-from pocketnet_fast.gallery.space import EmbeddingSpace, rows_of_other_length
+from pocketnet_fast.gallery.search import Match, SearchOptions, accepted
+from pocketnet_fast.gallery.space import rows_of_other_length
 from pocketnet_fast.gallery.store import (
     Contents,
     Embeddings,
-    Fill,
     Ids,
     Location,
+    NewGallery,
     Store,
     Writer,
     already_there,
@@ -99,28 +97,19 @@ class MilvusStore(Store):
         self.name_by = head.name_by
 
     @classmethod
-    def create(
-        cls,
-        location: Location,
-        space: EmbeddingSpace,
-        name_by: str,
-        *,
-        overwrite: bool,
-        fill: Fill,
-        timeout: float,
-    ) -> None:
-        require_name_by(name_by)
-        connection = _connected(location, timeout)
+    def create(cls, location: Location, new: NewGallery) -> None:
+        require_name_by(new.name_by)
+        connection = _connected(location, new.timeout)
         with contextlib.closing(connection), connection.turn:
             name = connection.address.name
             old = read_head(connection) if connection.has(name) else None
-            if old is not None and not overwrite:
+            if old is not None and not new.overwrite:
                 raise already_there(connection.address.text)
-            head = new_head(name, space, name_by)
+            head = new_head(name, new.space, new.name_by)
             made = list(head.collections)
             try:
                 make_collections(connection, head)
-                fill(_Writer(connection, head))
+                new.fill(MilvusWriter(connection, head))
                 if not connection.has(name):
                     make_head(connection)
                     made.append(name)
@@ -158,7 +147,7 @@ class MilvusStore(Store):
 
     @contextlib.contextmanager
     def adding(self) -> Iterator[Writer]:
-        writer = _Writer(self._connection, self._head)
+        writer = MilvusWriter(self._connection, self._head)
         with self._connection.turn:
             try:
                 yield writer
@@ -226,7 +215,7 @@ class MilvusStore(Store):
             person = self._person_row(key)
             if name is not None:
                 check_name(name)
-                if name != person["name"] and _named(self._connection, self._head, [name]):
+                if name != person["name"] and people_named(self._connection, self._head, [name]):
                     raise PocketNetError(
                         f"{self.path}: somebody is named {name!r} already; merge the two if they are one"
                     )
@@ -257,7 +246,7 @@ class MilvusStore(Store):
     def move(self, face: int, to: PersonKey) -> None:
         with self._connection.turn:
             row = self._face_row(face, [*FACE, EMBEDDING])
-            writer = _Writer(self._connection, self._head)
+            writer = MilvusWriter(self._connection, self._head)
             self._give([row], writer.people_ids([to])[to])
 
     def delete_face(self, face: int) -> None:
@@ -273,24 +262,14 @@ class MilvusStore(Store):
             self._connection.delete(self._head.people, [int(row["id"])])
             return as_person(row, len(ids))
 
-    def search(
-        self,
-        queries: Embeddings,
-        *,
-        top: int,
-        threshold: float | None,
-        margin: float | None,
-        by: str,
-        precision: str,
-        threads: int | None,
-    ) -> list[list[Match]]:
-        if precision != "fp32":
+    def search(self, queries: Embeddings, wanted: SearchOptions) -> list[list[Match]]:
+        if wanted.precision != "fp32":
             raise PocketNetError(
-                f"{self.path}: precision {precision} is of galleries in files; on Milvus the index of the "
-                f"collection {self._head.faces} decides how it is searched"
+                f"{self.path}: precision {wanted.precision} is of galleries in files; on Milvus the index of "
+                f"the collection {self._head.faces} decides how it is searched"
             )
         # One more than is asked for tells by how much the last one leads.
-        found = best_hits(self._connection, self._head.faces, queries, top + 1, by)
+        found = best_hits(self._connection, self._head.faces, queries, wanted.top + 1, wanted.by)
         owners = sorted({hit.person for hits in found for hit in hits})
         names = {
             int(row["id"]): row["name"]
@@ -300,7 +279,7 @@ class MilvusStore(Store):
         for hits in found:
             known = [hit for hit in hits if hit.person in names]
             scores = [hit.score for hit in known]
-            matches = accepted(known, scores, top=top, by=by, threshold=threshold, margin=margin)
+            matches = accepted(known, scores, wanted)
             results.append(
                 [
                     Match(hit.person, names[hit.person], hit.face, hit.photo, score, lead)
@@ -380,7 +359,7 @@ class MilvusStore(Store):
     def _person_row(self, key: PersonKey) -> Row:
         if isinstance(key, str):
             check_name(key)
-            found = _named(self._connection, self._head, [key])
+            found = people_named(self._connection, self._head, [key])
         else:
             found = self._connection.get(self._head.people, [int(key)], PERSON)
         if not found:
@@ -422,103 +401,6 @@ class MilvusStore(Store):
         for rows in parts:
             counts.update(int(row["person"]) for row in rows)
         return counts
-
-
-class _Writer:
-    """Adds people and faces, and remembers them, so that they can be taken back."""
-
-    def __init__(self, connection: Connection, head: Head) -> None:
-        self._connection = connection
-        self._head = head
-        self._people: list[int] = []
-        self._faces: list[int] = []
-        self._noted: list[Row] = []
-
-    def insert_people(self, people: Iterable[tuple[str, str]]) -> None:
-        notes = dict(people)
-        there = self._there(list(notes))
-        self._add_people([(name, text) for name, text in notes.items() if name not in there])
-        silent = [row for row in there.values() if not row["notes"] and notes[row["name"]]]
-        self._noted += silent
-        self._connection.upsert(
-            self._head.people,
-            [person_row(int(row["id"]), row["name"], notes[row["name"]]) for row in silent],
-        )
-
-    def insert_faces(self, new: NewFaces) -> Sequence[int]:
-        owners = self.people_ids(new.people)
-        numbers = self._numbers(len(new.people))
-        rows = [
-            face_row(number, owners[key], row, photo, box, quality, added)
-            for number, key, row, photo, box, quality, added in zip(
-                numbers,
-                new.people,
-                new.embeddings,
-                new.photos,
-                new.boxes,
-                new.qualities,
-                new.added,
-                strict=True,
-            )
-        ]
-        # Before they are written, as an error may come after some of them were.
-        self._faces += numbers
-        self._connection.insert(self._head.faces, rows)
-        return numbers
-
-    def people_ids(self, keys: Sequence[PersonKey]) -> dict[PersonKey, int]:
-        """The ids of people, who are added if they are not there by a name that is given.
-
-        Raises:
-            PocketNetError: There is no person with an id that is given.
-        """
-        names = [key for key in dict.fromkeys(keys) if isinstance(key, str)]
-        numbers = [int(key) for key in dict.fromkeys(keys) if not isinstance(key, str)]
-        held = {int(row["id"]) for row in self._connection.get(self._head.people, numbers, ["id"])}
-        for number in numbers:
-            if number not in held:
-                raise PocketNetError(f"{self._connection.address.text}: nobody is with the id {number}")
-        for name in names:
-            check_name(name)
-        found: dict[PersonKey, int] = {number: number for number in numbers}
-        there = self._there(names)
-        found |= {name: int(row["id"]) for name, row in there.items()}
-        return found | self._add_people([(name, "") for name in names if name not in there])
-
-    def take_back(self) -> None:
-        """Remove what was added, as far as Milvus can be reached."""
-        with contextlib.suppress(PocketNetError):
-            self._connection.delete(self._head.faces, self._faces)
-            self._connection.delete(self._head.people, self._people)
-            self._connection.upsert(
-                self._head.people,
-                [person_row(int(row["id"]), row["name"], row["notes"]) for row in self._noted],
-            )
-
-    def _there(self, names: Sequence[str]) -> dict[str, Row]:
-        rows = _named(self._connection, self._head, names)
-        # Where a name is there twice, the first of them has it.
-        return {row["name"]: row for row in sorted(rows, key=lambda row: -int(row["id"]))}
-
-    def _add_people(self, people: Sequence[tuple[str, str]]) -> dict[PersonKey, int]:
-        numbers = self._numbers(len(people))
-        rows = [person_row(number, *one) for number, one in zip(numbers, people, strict=True)]
-        self._people += numbers
-        self._connection.insert(self._head.people, rows)
-        return {name: number for number, (name, _) in zip(numbers, people, strict=True)}
-
-    def _numbers(self, count: int) -> list[int]:
-        """Numbers that Milvus never gave before and never gives again, rising."""
-        numbers = self._connection.insert(self._head.ids, [{"nothing": NOTHING}] * count)
-        # Their entities have done what they are for.
-        self._connection.delete(self._head.ids, numbers)
-        return sorted(int(number) for number in numbers)
-
-
-def _named(connection: Connection, head: Head, names: Sequence[str]) -> list[Row]:
-    """The people who have one of these names."""
-    keys = [name_key(name) for name in names]
-    return connection.query_any(head.people, "name_sha256", keys, PERSON)
 
 
 def _opened(location: Location, timeout: float) -> Connection:

@@ -27,13 +27,13 @@ def align_faces(photo: Tensor, landmarks: Tensor, side: int = 112) -> Tensor:
         photo: uint8 H,W,3, any strides.
         landmarks: float64 N,5,2 (x, y): left and right eye, nose, left and right corner of the mouth, as seen
             in the photo.
-        side: Of the square crops, in pixels, up to 4,096.
+        side: The side of the square crops, in pixels, up to 4,096.
 
     Returns:
         uint8 N,side,side,3.
 
     Raises:
-        RuntimeError: On a wrong dtype, shape or device, or landmarks that are not finite, coincide, or that
+        RuntimeError: A wrong dtype, shape or device, or landmarks that are not finite, coincide, or that
             no similarity transform relates to the template.
     """
     out: Tensor = torch.ops.pocketnet_fast.align_faces(photo, landmarks, side)

@@ -12,7 +12,7 @@ def align_faces_reference(photo: Tensor, matrices: Tensor, side: int) -> Tensor:
     Args:
         photo: uint8 H,W,3.
         matrices: float64 N,2,3, from the photo to the crops.
-        side: Of the crops.
+        side: The side of the crops.
 
     Returns:
         float64 N,side,side,3, before rounding.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pocketnet_fast.ops.cell.structure import decode
 from pocketnet_fast.ops.devices import on_one_device
-from pocketnet_fast.ops.native import extension
+from pocketnet_fast.ops.registration import register_differentiable
 
 NAME = "pocketnet_fast::cell"
 
@@ -51,12 +51,6 @@ def _backward(ctx: Any, grads: list[Tensor | None], *_: Tensor | None) -> tuple[
     return found[: ctx.inputs], found[ctx.inputs :], None, None if ctx.epsilon else []
 
 
-def _refuse(*_: Any) -> NoReturn:
-    raise RuntimeError(
-        "the fused cells cannot be differentiated twice; set fused=False on the model for that"
-    )
-
-
 def _fake(
     inputs: list[Tensor], parameters: list[Tensor], structure: list[int], epsilon: list[float]
 ) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -85,15 +79,9 @@ def _fake(
 
 
 def _fake_backward(
-    grads: list[Tensor],
-    states: list[Tensor],
-    parameters: list[Tensor],
-    mean: Tensor,
-    variance: Tensor,
-    structure: list[int],
-    epsilon: list[float],
+    grads: list[Tensor], states: list[Tensor], parameters: list[Tensor], *moments_and_structure: Any
 ) -> list[Tensor]:
-    on_one_device("cell", (*grads, *states, *parameters, mean, variance))
+    on_one_device("cell", (*grads, *states, *parameters, *moments_and_structure[:2]))
     inputs = states[: len(states) - len(grads)]
     by_inputs = [torch.empty_like(x, memory_format=torch.channels_last) for x in inputs]
     return by_inputs + [p.new_empty(p.shape) for p in parameters]
@@ -101,9 +89,12 @@ def _fake_backward(
 
 @functools.cache
 def register() -> None:
-    """Give the operator its shapes and its derivative, and its derivative a refusal."""
-    extension()
-    torch.library.register_fake(NAME, _fake)
-    torch.library.register_fake(f"{NAME}_backward", _fake_backward)
-    torch.library.register_autograd(NAME, _backward, setup_context=_setup_context)
-    torch.library.register_autograd(f"{NAME}_backward", _refuse)
+    """Register the operator with its derivative, once."""
+    register_differentiable(
+        NAME,
+        fake=_fake,
+        fake_backward=_fake_backward,
+        backward=_backward,
+        setup_context=_setup_context,
+        no_second="the fused cells cannot be differentiated twice; set fused=False on the model for that",
+    )

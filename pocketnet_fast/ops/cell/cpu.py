@@ -31,7 +31,7 @@ def cell(
         The sums, channels-last; means and biased variances, float64.
 
     Raises:
-        RuntimeError: On a wrong dtype, shape or device, or an instruction set that ``PNF_FORCE_ISA`` names
+        RuntimeError: A wrong dtype, shape or device, or an instruction set that ``PNF_FORCE_ISA`` names
             and the CPU lacks.
     """
     structure, epsilon = encode(operations)

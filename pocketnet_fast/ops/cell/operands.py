@@ -17,7 +17,7 @@ _LARGEST: Final = 1 << 16
 
 @dataclass(frozen=True)
 class Size:
-    """A state's, without the images."""
+    """The size of a state, without the images."""
 
     channels: int
     height: int
@@ -32,11 +32,11 @@ class Term:
 
     Attributes:
         operation: What it is; its ``first_out`` is the term's own.
-        source: Of one of the states that it reads.
+        source: The size of one of the states that it reads.
         out: Channels that it adds to its sum, of which ``height`` and ``width`` are those of its result.
         parameters: As the operation's, contiguous; the term's own channels.
         first_parameter: Index of the first of them among the call's.
-        first_channel: Of the operation's result, where a term is a part of that.
+        first_channel: The first channel of the operation's result, where a term is a part of that.
         first_moment: Where its channels lie in mean and variance, if it normalises.
     """
 
@@ -52,7 +52,7 @@ class Term:
 
     @property
     def channels_in(self) -> int:
-        """Of all states that it reads together."""
+        """The channels of all states that it reads together."""
         return self.source.channels * self.operation.parts
 
 
@@ -77,7 +77,7 @@ def read(
     """Check a call as the CPU's operator does, in its words.
 
     Raises:
-        RuntimeError: If a tensor's dtype, shape or device, or an operation is not as ``cpu.cell`` describes.
+        RuntimeError: A tensor's dtype, shape or device, or an operation is not as ``cpu.cell`` describes.
     """
     return _Reader(inputs, parameters, structure, epsilon).operands()
 

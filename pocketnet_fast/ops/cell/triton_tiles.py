@@ -27,9 +27,9 @@ def product_tiles(kernel: str, channels_in: int, channels_out: int, dtype: torch
 
     Args:
         kernel: ``"products"``, ``"pointwise_weight"`` or ``"filtered_gradient"``.
-        channels_in: Of the product's smaller operand: of one state.
-        channels_out: Of the operation's result.
-        dtype: Of the operands.
+        channels_in: The channels of the product's smaller operand: of one state.
+        channels_out: The channels of the operation's result.
+        dtype: The type of the operands.
     """
     widest = 64 if dtype == torch.float32 else 128
     most = {"products": 32, "pointwise_weight": 64, "filtered_gradient": widest}[kernel]

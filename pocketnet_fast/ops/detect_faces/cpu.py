@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,16 +14,7 @@ extension()
 
 
 @torch.library.register_fake("pocketnet_fast::detect_faces")
-def _fake(
-    image: Tensor,
-    program: Tensor,
-    weights: Tensor,
-    least_score: float,
-    most_overlap: float,
-    most_candidates: int,
-    blend: bool,
-    threads: int,
-) -> Tensor:
+def _fake(image: Tensor, program: Tensor, weights: Tensor, *_: Any) -> Tensor:
     on_one_device("detect_faces", (image, program, weights))
     faces = torch.library.get_ctx().new_dynamic_size()
     return image.new_empty((faces, 15), dtype=torch.float32)
@@ -57,7 +50,7 @@ def detect_faces(
         landmarks, the score. In pixels, the centre of the first one at 0, 0. Boxes may reach over the border.
 
     Raises:
-        RuntimeError: On a wrong dtype, shape or device, a damaged program or one that is no detector's, or an
+        RuntimeError: A wrong dtype, shape or device, a damaged program or one that is no detector's, or an
             instruction set that ``PNF_FORCE_ISA`` names and the CPU lacks.
     """
     out: Tensor = torch.ops.pocketnet_fast.detect_faces(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,9 +14,7 @@ extension()
 
 
 @torch.library.register_fake("pocketnet_fast::find_faces")
-def _fake(
-    photo: Tensor, program: Tensor, weights: Tensor, least_score: float, upright: bool, threads: int
-) -> Tensor:
+def _fake(photo: Tensor, program: Tensor, weights: Tensor, *_: Any) -> Tensor:
     on_one_device("find_faces", (photo, program, weights))
     faces = torch.library.get_ctx().new_dynamic_size()
     return photo.new_empty((faces, 17), dtype=torch.float64)
@@ -48,7 +48,7 @@ def find_faces(
         to 5: its landmarks are not a face's, see ``csrc/faces/face.h``), and for 1 the score of that way up.
 
     Raises:
-        RuntimeError: On a wrong dtype, shape or device, a damaged program or one that is no detector's, or an
+        RuntimeError: A wrong dtype, shape or device, a damaged program or one that is no detector's, or an
             instruction set that ``PNF_FORCE_ISA`` names and the CPU lacks.
     """
     out: Tensor = torch.ops.pocketnet_fast.find_faces(photo, program, weights, least_score, upright, threads)

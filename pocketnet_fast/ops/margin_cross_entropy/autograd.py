@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pocketnet_fast.ops.devices import on_one_device
-from pocketnet_fast.ops.native import extension
+from pocketnet_fast.ops.registration import register_differentiable
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -28,12 +28,6 @@ def _backward(
     return by_embedding if wanted[0] else None, by_kernel if wanted[1] else None, None, None, None
 
 
-def _refuse(*_: Any) -> NoReturn:
-    raise RuntimeError(
-        "the fused margin softmax cannot be differentiated twice; use implementation='reference' for that"
-    )
-
-
 def _fake(
     embedding: Tensor, kernel: Tensor, label: Tensor, scale: float, bf16_products: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -43,26 +37,21 @@ def _fake(
 
 
 def _fake_backward(
-    embedding: Tensor,
-    kernel: Tensor,
-    label: Tensor,
-    scale: float,
-    others: Tensor,
-    grad_others: Tensor,
-    grad_cosine: Tensor,
-    bf16_products: bool = False,
+    embedding: Tensor, kernel: Tensor, label: Tensor, scale: float, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    tensors = (embedding, kernel, label, others, grad_others, grad_cosine)
-    on_one_device("margin_cross_entropy", tensors)
+    on_one_device("margin_cross_entropy", (embedding, kernel, label, *rest[:3]))
     return embedding.new_empty(embedding.shape), kernel.new_empty(kernel.shape)
 
 
 @functools.cache
 def register() -> None:
-    """Give the operator its shapes and its derivative, and its derivative a refusal."""
-    extension()
-    name = "pocketnet_fast::margin_cross_entropy"
-    torch.library.register_fake(name, _fake)
-    torch.library.register_fake(f"{name}_backward", _fake_backward)
-    torch.library.register_autograd(name, _backward, setup_context=_setup_context)
-    torch.library.register_autograd(f"{name}_backward", _refuse)
+    """Register the operator with its derivative, once."""
+    register_differentiable(
+        "pocketnet_fast::margin_cross_entropy",
+        fake=_fake,
+        fake_backward=_fake_backward,
+        backward=_backward,
+        setup_context=_setup_context,
+        no_second="the fused margin softmax cannot be differentiated twice; use implementation='reference' "
+        "for that",
+    )

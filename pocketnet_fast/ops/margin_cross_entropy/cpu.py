@@ -30,7 +30,7 @@ def margin_cross_entropy(
         Two float64 tensors of N: ``log sum exp`` over all classes but the label, and the label's cosine.
 
     Raises:
-        RuntimeError: On a wrong dtype, shape or device, a label outside -1..classes-1, an embedding or a
+        RuntimeError: A wrong dtype, shape or device, a label outside -1..classes-1, an embedding or a
             column of the kernel that is not finite (for a column: whose squared length overflows float32), or
             an instruction set that ``PNF_FORCE_ISA`` names and the CPU lacks.
     """

@@ -72,7 +72,7 @@ def cross_entropy(others: Tensor, cosine: Tensor, options: MarginOptions) -> Ten
 
     Args:
         others: N floating point, as ``margin_cross_entropy_reference`` returns it.
-        cosine: Likewise.
+        cosine: N floating point, as it returns that.
         options: Scale and margins.
 
     Returns:

@@ -49,7 +49,7 @@ def run_plan(
         non-finite, and no other.
 
     Raises:
-        RuntimeError: On a wrong dtype, shape or device, a damaged program, or an instruction set that
+        RuntimeError: A wrong dtype, shape or device, a damaged program, or an instruction set that
             ``PNF_FORCE_ISA`` names and the CPU lacks; from ``backward()``, as there is no gradient.
     """
     out: Tensor = torch.ops.pocketnet_fast.run_plan(pixels, program, weights, embedding, threads, flip)

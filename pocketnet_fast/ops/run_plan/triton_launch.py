@@ -61,8 +61,8 @@ class Step:
     Attributes:
         kind: As in the program.
         operands: Offsets and sizes, in the order of the kernel's arguments.
-        shape: Of a node: what its kernel is compiled for.
-        first_word: Of a node: where its parts begin in the table.
+        shape: What the kernel of a node is compiled for.
+        first_word: Where the parts of a node begin in the table.
     """
 
     kind: int
@@ -114,7 +114,7 @@ def decode(program: tuple[int, ...]) -> Schedule:
     """Decode a program's words.
 
     Raises:
-        PocketNetError: If they are no program, hold bands, or go beyond what the kernels take.
+        PocketNetError: They are no program, hold bands, or go beyond what the kernels take.
     """
     words = iter(program)
 
@@ -359,8 +359,8 @@ def run_plan_triton(
         float32 N,embedding.
 
     Raises:
-        RuntimeError: On a wrong dtype, shape or device.
-        PocketNetError: On words that are no such program.
+        RuntimeError: A wrong dtype, shape or device.
+        PocketNetError: Words that are no such program.
     """
     if _interpreted():
         return _run(pixels, constants, matrices, table, program, precision, flip)

@@ -50,8 +50,8 @@ def tiles_for(shape: Shape, pixels: int, dtype: torch.dtype) -> Tiles:
 
     Args:
         shape: The node.
-        pixels: Of all images.
-        dtype: Of states and matrices.
+        pixels: The pixels of all images.
+        dtype: The type of states and matrices.
     """
     widest = 64 if dtype == torch.float32 else 128
     outer = min(widest, next_power_of_2(shape.out_blocks * _BLOCK))

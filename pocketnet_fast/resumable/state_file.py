@@ -17,7 +17,7 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     """Write tensors, on any device, and text; "format" among the latter says of what kind the file is.
 
     Raises:
-        PocketNetError: If it cannot be written.
+        PocketNetError: It cannot be written.
     """
     from safetensors.torch import save
 
@@ -35,7 +35,7 @@ def read_state(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]
         kind: Its "format".
 
     Raises:
-        PocketNetError: If it is damaged or of another format.
+        PocketNetError: It is damaged or of another format.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -11,6 +11,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAME_WISH = 1.0  # seconds
 
 
+class StoppedError(Exception):
+    """Raised by a caller's ``on_batch`` to give an evaluation up."""
+
+
 class Interruption:
     """While entered, the first signal is noted; another one a second later or more interrupts at once.
 

@@ -22,7 +22,7 @@ class Display:
 
     Args:
         console: Where; None shows nothing.
-        steps: Of the whole run.
+        steps: The number of steps of the whole run.
         done: Steps made already.
     """
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from pocketnet_fast.cli.loading import SeveralFaces, load_source
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.faces.several_faces import SeveralFaces
 
 if TYPE_CHECKING:
     from pocketnet_fast.data.stored_images import AnyImage
@@ -18,55 +18,43 @@ if TYPE_CHECKING:
 _OF_ONE_PART: Final = ("engine", "part", "images", "images_sha256", "left_out", "several")
 
 
+class SourceSettings(Protocol):
+    """What builds a ``FaceSource`` here or, pickled, in another process, and says how it was built."""
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of a call; None for torch's number."""
+        ...
+
+    def source(self) -> FaceSource:
+        """Build what faces are taken from."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What a file of embeddings says of it beside the network's name and weights."""
+        ...
+
+
 @dataclass(frozen=True)
 class Job:
-    """How images are embedded; see ``load_source`` for what is not said here.
+    """How images are embedded.
 
     Attributes:
-        every_face: Of a photo, every face that can be recognised.
+        settings: What embeds them.
+        every_face: Whether every face of a photo that can be recognised is embedded.
         skip: Leave out images that cannot be used.
     """
 
-    model: str | None
-    weights: Path | None
-    untrained: bool
-    aligned: bool
-    detector: Path | None
-    upright: bool
-    engine: str
-    flip: bool
-    threads: int | None
-    batch: int
+    settings: SourceSettings
     every_face: bool
     skip: bool
-
-    def source(self) -> FaceSource:
-        """Build what embeds.
-
-        Raises:
-            PocketNetError: See ``load_source``.
-        """
-        return load_source(
-            self.model,
-            self.weights,
-            self.untrained,
-            aligned=self.aligned,
-            detector=self.detector,
-            upright=self.upright,
-            engine=self.engine,
-            flip=self.flip,
-            threads=self.threads,
-            batch=self.batch,
-        )
 
     def about(self, source: FaceSource) -> dict[str, Any]:
         """What a file of embeddings says of how they were made."""
         embedder = source.embedder
         about: dict[str, Any] = {"model": embedder.model_name, "weights_sha256": embedder.weights_sha256}
-        about |= {"flip": self.flip, "dimensions": embedder.embedding_dim, "untrained": self.untrained}
-        about |= {"aligned": self.aligned, "upright": self.upright, "all_faces": self.every_face}
-        detector = None if self.detector is None else self.detector.name
-        return about | {"detector": detector, "engine": embedder.engine}
+        about |= {"dimensions": embedder.embedding_dim, "engine": embedder.engine}
+        return about | self.settings.facts() | {"all_faces": self.every_face}
 
 
 @dataclass
@@ -96,7 +84,7 @@ def embed_images(
 
     Args:
         job: How.
-        source: What ``job`` built.
+        source: What the job's settings built.
         images: Which.
         on_image: Called after each, for progress.
         on_left_out: Called with what is wrong with an image that cannot be used.

@@ -32,7 +32,7 @@ class RunLog:
         remark: What the user should know once; None if nothing.
 
     Raises:
-        PocketNetError: If TensorBoard is asked for and not installed, or the log cannot be written.
+        PocketNetError: TensorBoard is asked for and not installed, or the log cannot be written.
     """
 
     def __init__(self, folder: Path, tensorboard: bool | str, step: int) -> None:
@@ -60,7 +60,7 @@ class RunLog:
         """Add a line; TensorBoard gets numbers as curves, and what is said of the whole run as text.
 
         Raises:
-            PocketNetError: If it cannot be written.
+            PocketNetError: It cannot be written.
         """
         line = to_json({"event": event, "step": step, **values, "time": round(time.time(), 3)})
         try:

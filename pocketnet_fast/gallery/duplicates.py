@@ -40,7 +40,7 @@ class Known:
 
     Args:
         gallery: What they are added to; None for a new one.
-        dimensions: Of an embedding.
+        dimensions: The dimensions of an embedding.
     """
 
     def __init__(self, gallery: Gallery | None, dimensions: int) -> None:

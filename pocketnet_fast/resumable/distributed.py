@@ -92,7 +92,7 @@ def processes(device: str) -> Iterator[Processes]:
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        PocketNetError: If there is no such device for this process.
+        PocketNetError: There is no such device for this process.
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     here = _device(device, int(os.environ.get("LOCAL_RANK", "0")))

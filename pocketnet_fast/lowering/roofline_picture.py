@@ -20,7 +20,7 @@ def draw_roofline(path: Path, steps: Sequence[StepTime], roofline: Roofline, tit
     """Draw multiply-adds a second over multiply-adds a byte, one mark a step, as large as its time.
 
     Raises:
-        PocketNetError: If matplotlib is missing, or the name is of no picture that it writes.
+        PocketNetError: matplotlib is missing, or the name is of no picture that it writes.
     """
     kind = path.suffix.removeprefix(".")
     if kind not in ("png", "svg", "pdf"):

@@ -19,7 +19,7 @@ _RUN: Final = 128
 _WAITING: Final = 12
 
 
-class Keeper(Protocol):
+class ScoreCollector(Protocol):
     """What is kept of the scores."""
 
     def add(self, scores: Tensor, highest: Tensor, first_query: int, first_row: int) -> None:
@@ -33,12 +33,12 @@ class Keeper(Protocol):
         """
 
     def merge(self, other: Any) -> None:
-        """Take what another thread's keeper holds; the rows of the two are disjoint."""
+        """Take what another thread's collector holds; the rows of the two are disjoint."""
 
 
-KeeperT = TypeVar("KeeperT", bound=Keeper)
-FirstT = TypeVar("FirstT", bound=Keeper)
-SecondT = TypeVar("SecondT", bound=Keeper)
+CollectorT = TypeVar("CollectorT", bound=ScoreCollector)
+FirstT = TypeVar("FirstT", bound=ScoreCollector)
+SecondT = TypeVar("SecondT", bound=ScoreCollector)
 
 
 class BestPerQuery:
@@ -239,7 +239,7 @@ class BestOverall:
 
 
 class Both(Generic[FirstT, SecondT]):
-    """Two keepers of the same scores."""
+    """Two collectors of the same scores."""
 
     def __init__(self, first: FirstT, second: SecondT) -> None:
         self.first = first

@@ -1,4 +1,4 @@
-"""``pocketnet embed --ray``: the parts of many images on the workers of Ray, each a parquet file.
+"""Embedding on Ray: the parts of many images on its workers, each a parquet file.
 
 A task of Ray Data is a part. Its worker writes the part's file to a temporary name and renames it, so that a
 part is there whole or not at all; those that are there are not computed again. Ray starts a task anew whose
@@ -13,20 +13,21 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pocketnet_fast.cli.embed_parts import Job, about_part, embed_images, require_same
-from pocketnet_fast.cli.loading import SeveralFaces, note
-from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.faces.embedding_parts import Job, about_part, embed_images, require_same
+from pocketnet_fast.faces.several_faces import SeveralFaces
 
 if TYPE_CHECKING:
     from pocketnet_fast.data.stored_images import AnyImage, ImageInputs
     from pocketnet_fast.faces.sources import FaceSource
+
+_LOG: Final = logging.getLogger("pocketnet_fast")
 
 # Images of a part: some seconds of work, which is what a lost worker costs.
 _IMAGES: Final = 1000
@@ -58,6 +59,27 @@ class Summary:
     left_out: list[str]
 
 
+@dataclass
+class _Outcome:
+    """What became of the parts that are done.
+
+    Attributes:
+        faces: Rows of all.
+        left_out: What is wrong with the images that could not be used.
+        several: The photos with several faces, of which one was taken.
+    """
+
+    faces: int = 0
+    left_out: list[str] = field(default_factory=list)
+    several: SeveralFaces = field(default_factory=SeveralFaces)
+
+    def add(self, about: dict[str, Any], rows: int) -> None:
+        """Take note of a part by what its file says and by its rows."""
+        self.faces += rows
+        self.left_out += about["left_out"]
+        self.several.join(SeveralFaces(**about["several"]))
+
+
 @dataclass(frozen=True)
 class _Task:
     job: Job
@@ -83,17 +105,22 @@ def embed_on_ray(
     *,
     workers: int | None,
     parts: int | None,
+    progress: Callable[[int, str], AbstractContextManager[Callable[[int], None]]],
 ) -> Summary:
     """Embed images on Ray's workers, in parts that are not there yet.
 
+    What is left out is logged.
+
     Args:
-        job: How; ``threads`` of it are those of a worker.
-        source: What ``job`` built here.
+        job: How; the threads of its settings are those of a worker.
+        source: What its settings built here.
         inputs: Which images.
         folder: Where the parts' files are, made if it is missing; every worker has to reach it by this path,
             and the images by theirs.
         workers: How many; None for as many as the cluster's processors allow.
         parts: How many; None for as many as the folder's files say, or else one for some 1,000 images.
+        progress: Given how many images there are and what is done with them; gives what to call with the
+            numbers of those that are done.
 
     Raises:
         PocketNetError: Ray is not installed or cannot be reached, the folder holds parts of something else,
@@ -109,44 +136,35 @@ def embed_on_ray(
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise PocketNetError(f"cannot write {folder}: {error.strerror}") from None
-    threads = job.threads or 1
-    left_out: list[str] = []
-    several = SeveralFaces()
+    threads = job.settings.threads or 1
+    outcome = _Outcome()
     # Ray prints what happens to its workers where results are printed.
     with redirect_stdout(sys.stderr), _running(ray, workers, threads) as count:
-        parts = _parts_of(folder, parts) or min(
-            max(-(-len(inputs) // _IMAGES), _PARTS_EACH * count), len(inputs)
-        )
-        tasks, faces = _tasks(job, source, inputs, folder, parts, left_out, several)
+        by_size = min(max(-(-len(inputs) // _IMAGES), _PARTS_EACH * count), len(inputs))
+        parts = _parts_of(folder, parts) or by_size
+        tasks = _tasks(job, source, inputs, folder, parts, outcome)
         if len(tasks) < parts:
-            note(f"{parts - len(tasks):,} of {parts:,} parts are finished")
+            _LOG.info("%s of %s parts are finished", f"{parts - len(tasks):,}", f"{parts:,}")
         with progress(sum(len(task.images) for task in tasks), "embedding") as advance:
             for about, rows in _results(ray, tasks, count, threads):
-                faces += rows
-                left_out += about["left_out"]
+                outcome.add(about, rows)
                 for reason in about["left_out"]:
-                    note(f"left out: {reason}")
-                several.join(SeveralFaces(**about["several"]))
+                    _LOG.info("left out: %s", reason)
                 advance(about["images"])
-    several.say()
-    return Summary(parts, len(tasks), faces, left_out)
+    for remark in outcome.several.remarks():
+        _LOG.info("%s", remark)
+    return Summary(parts, len(tasks), outcome.faces, outcome.left_out)
 
 
 def _tasks(
-    job: Job,
-    source: FaceSource,
-    inputs: ImageInputs,
-    folder: Path,
-    parts: int,
-    left_out: list[str],
-    several: SeveralFaces,
-) -> tuple[list[_Task], int]:
-    """The parts that are not there, and how many faces the others have."""
+    job: Job, source: FaceSource, inputs: ImageInputs, folder: Path, parts: int, finished: _Outcome
+) -> list[_Task]:
+    """The parts that are not there; ``finished`` takes what the others' files say."""
     from pocketnet_fast.faces.parquet_part import count_rows, part_name, read_about
 
     about = job.about(source)
     variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    tasks, faces = [], 0
+    tasks = []
     for number in range(1, parts + 1):
         images = inputs.part(number, parts)
         file = folder.absolute() / part_name(number, parts)
@@ -156,10 +174,8 @@ def _tasks(
             continue
         found = read_about(file)
         require_same(file, found, about, images, number, parts)
-        faces += count_rows(file)
-        left_out += found["left_out"]
-        several.join(SeveralFaces(**found["several"]))
-    return tasks, faces
+        finished.add(found, count_rows(file))
+    return tasks
 
 
 def _parts_of(folder: Path, given: int | None) -> int | None:
@@ -239,7 +255,7 @@ def _written(task: _Task) -> tuple[dict[str, Any], int]:
 
 @functools.lru_cache(maxsize=1)
 def _source(job: Job) -> FaceSource:
-    return job.source()
+    return job.settings.source()
 
 
 def _ray() -> Any:

@@ -1,0 +1,1 @@
+"""What a resumable run of epochs is made of, whatever its steps train: folder, progress, log, loop."""
