@@ -288,11 +288,11 @@ def _recipe_seeds() -> Iterator[bytes]:
 
 
 def _read_mixture(data: bytes, folder: Path) -> None:
-    from pocketnet_fast.data.mixture import MixtureDataset
+    from pocketnet_fast.data.opening import open_dataset
 
     text, _, exclude = data.partition(BETWEEN)
     _laid(exclude, folder, "exclude.txt")
-    MixtureDataset(_laid(text, folder, "mixture.toml"))
+    open_dataset(_laid(text, folder, "mixture.toml"))
 
 
 def _read_genotype(data: bytes, folder: Path) -> None:
