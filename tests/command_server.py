@@ -5,12 +5,13 @@ socket's path this serves; a client at the same path runs one command and ends w
 
     python command_server.py SOCKET                       # the server, until its input ends
     python -S -E command_server.py SOCKET pocketnet ...   # a command
+    python -S -E command_server.py SOCKET python ...      # Python's -c, -m and -
     python -S -E command_server.py SOCKET page STEPS      # the steps of a page, a JSON file
 """
 
+import contextlib
 import json
 import os
-import signal
 import socket
 import sys
 
@@ -41,13 +42,15 @@ def serve(path: str) -> None:
 
     # A thread would not be there in a child; this one waits for the input alone.
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen(8)
         print("ready", flush=True)
         while True:
             client, _ = listening.accept()
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
             if os.fork() == 0:
                 listening.close()
                 _answer(client)
@@ -55,7 +58,6 @@ def serve(path: str) -> None:
 
 
 def _answer(client: socket.socket) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     code = 125
     try:
         head, streams, _, _ = socket.recv_fds(client, _HEAD, _STREAMS)
@@ -88,6 +90,8 @@ def _run(arguments: list[str]) -> int:
     try:
         if arguments[0] == "page":
             _run_page(arguments[1])
+        elif arguments[0] == "python":
+            _run_python(arguments[1:])
         else:
             from pocketnet_fast.cli.main import main
 
@@ -99,6 +103,20 @@ def _run(arguments: list[str]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def _run_python(arguments: list[str]) -> None:
+    import runpy
+
+    kind, *others = arguments
+    if kind == "-m":
+        sys.argv = others
+        runpy.run_module(others[0], run_name="__main__", alter_sys=True)
+    elif kind in ("-c", "-"):
+        sys.argv = [kind, *others[kind == "-c" :]]
+        exec(others[0] if kind == "-c" else sys.stdin.read(), {"__name__": "__main__"})
+    else:
+        os.execv(sys.executable, [sys.executable, *arguments])
 
 
 def _run_page(steps: str) -> None:

@@ -66,13 +66,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("bin")
     address = folder / "server"
     program = ROOT / "tests" / "command_server.py"
-    for name in ("pocketnet", "page"):
+    for name, command in (
+        ("pocketnet", "pocketnet"),
+        ("page", "page"),
+        ("python", "python"),
+        ("python3", "python"),
+    ):
         shim = folder / name
-        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{program}" "{address}" {name} "$@"\n')
+        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "{program}" "{address}" {command} "$@"\n')
         shim.chmod(0o755)
-    for name in ("python", "python3"):
-        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        (folder / name).chmod(0o755)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, program, address],
@@ -117,7 +119,8 @@ def _writing(name: str, code: str) -> str:
 RUN_PAGES = [
     page
     for page in PAGES
-    if any(
+    if page != EXAMPLE
+    and any(
         block.language in RUN and not block.not_run and not block.run_by
         for block in blocks_of(ROOT / page, page)
     )
@@ -136,7 +139,7 @@ def test_blocks_run(page: str, server: Path, samples: Path, tmp_path: Path) -> N
     binaries = f"{server}:{Path(sys.executable).parent}"
     environment = os.environ | {
         "PATH": f"{binaries}:{os.environ['PATH']}", "HOME": str(tmp_path), "COLUMNS": "100",
-        "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "MPLCONFIGDIR": str(server),
     }  # fmt: skip
     done = subprocess.run(
         [server / "page", steps],
