@@ -127,7 +127,7 @@ RUN_PAGES = [
 ]
 
 
-@pytest.mark.slow(seconds=60)
+@pytest.mark.slow(seconds=3)
 @pytest.mark.parametrize("page", RUN_PAGES)
 def test_blocks_run(page: str, server: Path, samples: Path, tmp_path: Path) -> None:
     folder = tmp_path / "reader"
