@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
-.PHONY: help demo check quick test lint bench server serve web wheels try-wheel fuzz fuzz-native fuzz-python clean
+.PHONY: help demo check quick test lint docs bench server serve web wheels try-wheel fuzz fuzz-native fuzz-python clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -46,6 +46,10 @@ lint: $(VENV)/.installed-test,lint ## ruff, mypy, clang-format
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	git ls-files 'include/*' 'examples/*.c' 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inl' 'examples/*.h' 'examples/*.cpp' 'fuzz/*.h' 'fuzz/*.cpp' 'server/*.h' 'server/*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+
+# The site, in build/docs; read it from there, or with its search: python3 -m http.server -d build/docs
+docs: $(VENV)/.installed-docs ## the documentation as a site, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.installed-bench ## time this package against its peers
 	$(BIN)/python benchmarks/run.py

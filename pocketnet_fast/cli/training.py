@@ -179,11 +179,13 @@ def _changed_values(changes: list[str] | None) -> dict[str, str]:
 
 
 def _print_recipe(recipe: Any, as_json: bool) -> None:
-    """Print a resolved recipe, a table per section, as TOML or JSON."""
+    """Print a resolved recipe, a table per section, as TOML with the meaning of each value, or as JSON."""
     if as_json:
         print_json(asdict(recipe))
     else:
-        typer.echo(recipe.to_toml(), nl=False)
+        from pocketnet_fast.training.recipe_meanings import explained_toml
+
+        typer.echo(explained_toml(recipe), nl=False)
 
 
 @contextlib.contextmanager

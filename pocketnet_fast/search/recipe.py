@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.training.recipe import ScheduleRecipe
@@ -22,141 +22,129 @@ _RECIPES: Final = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class NetworkSection:
-    """The network that is searched in; see ``SearchNetwork``.
+    """The network that is searched in; see ``SearchNetwork``."""
 
-    Attributes:
-        channels: Width of the first cells.
-        layers: Number of cells.
-        nodes: Nodes of a cell.
-        stem_multiplier: The stem has this many times ``channels``.
-        fused: Whether the cells train on fused kernels.
-    """
-
-    channels: int = limited(16, 1)
-    layers: int = limited(8, 4)
-    nodes: int = limited(4, 1)
-    stem_multiplier: int = limited(3, 1)
-    fused: Literal["auto"] | bool = "auto"
+    channels: Annotated[int, "Width of the first cells."] = limited(16, 1)
+    layers: Annotated[int, "Number of cells."] = limited(8, 4)
+    nodes: Annotated[int, "Nodes of a cell."] = limited(4, 1)
+    stem_multiplier: Annotated[int, "The stem has this many times `channels`."] = limited(3, 1)
+    fused: Annotated[
+        Literal["auto"] | bool,
+        "Whether the cells train on fused kernels; `auto`: where those can run.",
+    ] = "auto"
 
 
 @dataclass(frozen=True)
 class DataSection:
-    """The images, of which one half trains the weights and the other the alphas.
+    """The images, of which one half trains the weights and the other the alphas."""
 
-    Attributes:
-        source: What ``data.open_dataset`` takes; required to search.
-        batch_size: Images of one process and each half in one step.
-        workers: Processes that decode, for each half.
-        flip: Probability that an image is mirrored; this and the next are ``data.augment.Augmentation``'s.
-        crop: Probability of a random crop.
-        cutout: Probability of a hidden rectangle.
-    """
-
-    source: str | None = None
-    batch_size: int = limited(128, 1)
-    workers: int = limited(2, 0)
-    flip: float = limited(0.5, 0, 1)
-    crop: float = limited(0.0, 0, 1)
-    cutout: float = limited(0.0, 0, 1)
+    source: Annotated[
+        str | None,
+        "A .rec file, a folder with train.rec or of folders of one person each, a CIFAR-10 archive, or "
+        "`synthetic:identities=24,images=16`; required to search.",
+    ] = None
+    batch_size: Annotated[int, "Images of one process and each half in one step."] = limited(128, 1)
+    workers: Annotated[int, "Processes that decode, for each half."] = limited(2, 0)
+    flip: Annotated[float, "Probability that an image is mirrored."] = limited(0.5, 0, 1)
+    crop: Annotated[float, "Probability of a random crop."] = limited(0.0, 0, 1)
+    cutout: Annotated[float, "Probability of a hidden rectangle."] = limited(0.0, 0, 1)
 
 
 @dataclass(frozen=True)
 class WeightsSection:
-    """How the weights follow the gradient of the training loss: SGD, its rate half a cosine.
+    """How the weights follow the gradient of the training loss: SGD, its rate half a cosine."""
 
-    Attributes:
-        epochs: Passes over the halves.
-        lr: At the start.
-        final_lr: At the end.
-        momentum: Of SGD.
-        weight_decay: On every weight.
-        clip_norm: Largest norm of the gradient; 0: no limit.
-    """
-
-    epochs: int = limited(50, 1)
-    lr: float = limited(0.1, 0, above=True)
-    final_lr: float = limited(0.004, 0)
-    momentum: float = limited(0.9, 0, 0.9999)
-    weight_decay: float = limited(3e-4, 0)
-    clip_norm: float = limited(5.0, 0)
+    epochs: Annotated[int, "Passes over the halves."] = limited(50, 1)
+    lr: Annotated[float, "Learning rate at the start."] = limited(0.1, 0, above=True)
+    final_lr: Annotated[float, "Learning rate at the end."] = limited(0.004, 0)
+    momentum: Annotated[float, "Momentum of SGD."] = limited(0.9, 0, 0.9999)
+    weight_decay: Annotated[float, "Weight decay, on every weight."] = limited(3e-4, 0)
+    clip_norm: Annotated[float, "Largest norm of the gradient; 0: no limit."] = limited(5.0, 0)
 
 
 @dataclass(frozen=True)
 class ArchitectureSection:
-    """How the alphas follow the gradient of the validation loss: Adam.
+    """How the alphas follow the gradient of the validation loss: Adam."""
 
-    Attributes:
-        order: Of the gradient, see ``architecture_gradient``.
-        hessian: How the second order is computed.
-        lr: Constant.
-        beta1: Adam's first coefficient.
-        beta2: Its second.
-        weight_decay: Added to the gradient.
-        begin_epoch: The first epoch, from 1, in which the alphas are trained.
-        latency_weight: What a millisecond of expected latency counts beside the loss; 0: nothing.
-        latency_table: A file of ``pocketnet bench --table``; needed if latency counts.
-    """
-
-    order: int = limited(2, 1, 2)
-    hessian: Literal["double", "published", "exact"] = "published"
-    lr: float = limited(1.2e-3, 0, above=True)
-    beta1: float = limited(0.5, 0, 0.9999)
-    beta2: float = limited(0.999, 0, 0.999999)
-    weight_decay: float = limited(1e-3, 0)
-    begin_epoch: int = limited(1, 1)
-    latency_weight: float = limited(0.0, 0)
-    latency_table: str | None = None
+    order: Annotated[int, "Order of the gradient, see `architecture_gradient`."] = limited(2, 1, 2)
+    hessian: Annotated[
+        Literal["double", "published", "exact"],
+        "How the second order is computed: `published`, as a difference in float32; `double`, in float64; "
+        "`exact`, by differentiating twice.",
+    ] = "published"
+    lr: Annotated[float, "Learning rate, which is constant."] = limited(1.2e-3, 0, above=True)
+    beta1: Annotated[float, "Adam's first coefficient."] = limited(0.5, 0, 0.9999)
+    beta2: Annotated[float, "Adam's second coefficient."] = limited(0.999, 0, 0.999999)
+    weight_decay: Annotated[float, "Weight decay, added to the gradient."] = limited(1e-3, 0)
+    begin_epoch: Annotated[int, "The first epoch, from 1, in which the alphas are trained."] = limited(1, 1)
+    latency_weight: Annotated[
+        float,
+        "What a millisecond of expected latency counts beside the loss; 0: nothing.",
+    ] = limited(0.0, 0)
+    latency_table: Annotated[
+        str | None,
+        "A file of `pocketnet bench --table`; needed if latency counts.",
+    ] = None
 
 
 @dataclass(frozen=True)
 class WatchSection:
-    """Known failures of the search and when it ends early because of them.
+    """Known failures of the search and when it ends early because of them."""
 
-    Attributes:
-        stop_skip_share: End when a derived cell has a larger share of skip connections; 1: never.
-        eigenvalue_epochs: Epochs between estimates of the dominant eigenvalue of the validation loss's
-            Hessian in the alphas; 0: none is made.
-        eigenvalue_steps: Steps of the power iteration, of two passes each.
-        stop_eigenvalue_ratio: End when the eigenvalue has grown by more than this factor over
-            ``eigenvalue_gap`` estimates; 0: never. 1 / 0.75 is proposed (arXiv 1909.09656, section 4.3).
-        eigenvalue_gap: Estimates between those that are compared.
-    """
-
-    stop_skip_share: float = limited(1.0, 0, 1, above=True)
-    eigenvalue_epochs: int = limited(0, 0)
-    eigenvalue_steps: int = limited(8, 1)
-    stop_eigenvalue_ratio: float = limited(0.0, 0)
-    eigenvalue_gap: int = limited(4, 1)
+    stop_skip_share: Annotated[
+        float,
+        "End when a derived cell has a larger share of skip connections; 1: never.",
+    ] = limited(1.0, 0, 1, above=True)
+    eigenvalue_epochs: Annotated[
+        int,
+        "Epochs between estimates of the dominant eigenvalue of the validation loss's Hessian in the "
+        "alphas; 0: none is made.",
+    ] = limited(0, 0)
+    eigenvalue_steps: Annotated[int, "Steps of the power iteration, of two passes each."] = limited(8, 1)
+    stop_eigenvalue_ratio: Annotated[
+        float,
+        "End when the eigenvalue has grown by more than this factor over `eigenvalue_gap` estimates; 0: "
+        "never. 1 / 0.75 is proposed (arXiv 1909.09656, section 4.3).",
+    ] = limited(0.0, 0)
+    eigenvalue_gap: Annotated[int, "Estimates between those that are compared."] = limited(4, 1)
 
 
 @dataclass(frozen=True)
 class RunSection:
-    """The run itself; see ``training.recipe.RunRecipe``.
+    """The run itself; see ``training.recipe.RunRecipe``."""
 
-    Attributes:
-        seed: Of weights, halves, order, augmentation: of everything random.
-        device: "cpu", "cuda", or "auto": CUDA where there is one.
-        precision: Of the passes that train the weights. The gradient of the alphas is a difference of two
-            gradients, which is computed in float32, and so is validation.
-        threads: PyTorch's threads per process; default: its own choice.
-        save_steps: Steps between saves within an epoch; 0: only at its end.
-        keep: Complete checkpoints kept; the best network is kept besides.
-        log_steps: Steps between lines of the log.
-        max_skipped: Steps in a row without finite loss and gradient after which the run stops.
-        drawings: Draw genotypes and alphas after each epoch.
-        tensorboard: Write TensorBoard's files; "auto": if it is installed.
-    """
-
-    seed: int = limited(0, 0, 2**31 - 1)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    threads: int | None = limited(None, 1)
-    save_steps: int = limited(500, 0)
-    keep: int = limited(2, 1)
-    log_steps: int = limited(10, 1)
-    max_skipped: int = limited(10, 1)
-    drawings: Literal["auto"] | bool = "auto"
-    tensorboard: Literal["auto"] | bool = "auto"
+    seed: Annotated[
+        int,
+        "Seed of weights, halves, order, augmentation: of everything random.",
+    ] = limited(0, 0, 2**31 - 1)
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        "`cpu`, `cuda`, or `auto`: CUDA where there is one.",
+    ] = "auto"
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        "Precision of the passes that train the weights. The gradient of the alphas is a difference of two "
+        "gradients, which is computed in float32, and so is validation.",
+    ] = "fp32"
+    threads: Annotated[
+        int | None,
+        "PyTorch's threads per process; default: its own choice.",
+    ] = limited(None, 1)
+    save_steps: Annotated[int, "Steps between saves within an epoch; 0: only at its end."] = limited(500, 0)
+    keep: Annotated[int, "Complete checkpoints kept; the best network is kept besides."] = limited(2, 1)
+    log_steps: Annotated[int, "Steps between lines of the log."] = limited(10, 1)
+    max_skipped: Annotated[
+        int,
+        "Steps in a row without finite loss and gradient after which the run stops.",
+    ] = limited(10, 1)
+    drawings: Annotated[
+        Literal["auto"] | bool,
+        "Draw genotypes and alphas after each epoch; `auto`: if matplotlib is installed.",
+    ] = "auto"
+    tensorboard: Annotated[
+        Literal["auto"] | bool,
+        "Write TensorBoard's files; `auto`: if it is installed.",
+    ] = "auto"
 
 
 @dataclass(frozen=True)

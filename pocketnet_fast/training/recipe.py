@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.training.recipe_values import limited
@@ -21,178 +21,198 @@ _RECIPES: Final = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The network that is trained.
+    """The network that is trained."""
 
-    Attributes:
-        name: As in ``create_model``.
-        embedding_dim: Length of the embedding; default: the architecture's own.
-        genotype: For "pocketnet": a published genotype's name or the text form of one.
-        channels: For "pocketnet".
-        layers: For "pocketnet".
-        weights: Weight file to start from; default: random weights.
-        fused: Whether the blocks train on fused kernels, for models that have them.
-    """
-
-    name: str = "pocketnet_s128"
-    embedding_dim: int | None = limited(None, 1)
-    genotype: str | None = None
-    channels: int | None = limited(None, 1)
-    layers: int | None = limited(None, 4)
-    weights: str | None = None
-    fused: Literal["auto"] | bool = "auto"
+    name: Annotated[str, "The network's name, as in `create_model`."] = "pocketnet_s128"
+    embedding_dim: Annotated[
+        int | None,
+        "Length of the embedding; default: the architecture's own.",
+    ] = limited(None, 1)
+    genotype: Annotated[
+        str | None,
+        "Of `pocketnet`: a published genotype's name or the text form of one.",
+    ] = None
+    channels: Annotated[int | None, "Of `pocketnet`: width of the first cells."] = limited(None, 1)
+    layers: Annotated[int | None, "Of `pocketnet`: number of cells."] = limited(None, 4)
+    weights: Annotated[str | None, "Weight file to start from; default: random weights."] = None
+    fused: Annotated[
+        Literal["auto"] | bool,
+        "Whether the blocks train on fused kernels, for models that have them; `auto`: where those can run.",
+    ] = "auto"
 
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """The images, how they are batched, and how they are varied.
+    """The images, how they are batched, and how they are varied."""
 
-    Attributes:
-        source: What ``data.open_dataset`` takes; required to train.
-        batch_size: Images of one process in one forward pass.
-        workers: Processes that decode, per training process, but no more than there are processors; 0: the
-            training process itself. Their number changes nothing else.
-        flip: Probability that an image is mirrored; this and the next are ``data.augment.Augmentation``'s.
-        turn: Probability that the face is seen from another side.
-        crop: Probability of a random crop.
-        color: Probability of changed brightness, contrast, saturation and hue.
-        blur: Probability of blur or compression.
-        cutout: Probability of a hidden rectangle.
-    """
-
-    source: str | None = None
-    batch_size: int = limited(128, 1)
-    workers: int = limited(4, 0)
-    flip: float = limited(0.5, 0, 1)
-    turn: float = limited(0.0, 0, 1)
-    crop: float = limited(0.0, 0, 1)
-    color: float = limited(0.0, 0, 1)
-    blur: float = limited(0.0, 0, 1)
-    cutout: float = limited(0.0, 0, 1)
+    source: Annotated[
+        str | None,
+        "A .rec file, a folder with train.rec or of folders of one person each, a table of several, or "
+        "`synthetic:identities=64,images=20`; required to train.",
+    ] = None
+    batch_size: Annotated[int, "Images of one process in one forward pass."] = limited(128, 1)
+    workers: Annotated[
+        int,
+        "Processes that decode, per training process, but no more than there are processors; 0: the "
+        "training process itself. Their number changes nothing else.",
+    ] = limited(4, 0)
+    flip: Annotated[float, "Probability that an image is mirrored."] = limited(0.5, 0, 1)
+    turn: Annotated[float, "Probability that the face is seen from another side."] = limited(0.0, 0, 1)
+    crop: Annotated[float, "Probability of a random crop."] = limited(0.0, 0, 1)
+    color: Annotated[
+        float,
+        "Probability of changed brightness, contrast, saturation and hue.",
+    ] = limited(0.0, 0, 1)
+    blur: Annotated[float, "Probability of blur or compression."] = limited(0.0, 0, 1)
+    cutout: Annotated[float, "Probability of a hidden rectangle."] = limited(0.0, 0, 1)
 
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """What is minimised.
+    """What is minimised."""
 
-    Attributes:
-        objective: "margin": the margin softmax alone; "margin_kd": beside the distillation term; "features":
-            regression of the teacher's embeddings alone, for which labels do not matter.
-        scale: s, the factor of the cosines.
-        margins: (m1, m2, m3) of cos(m1 * theta + m2) - m3.
-        easy_margin: Apply margins only where the label's cosine is positive.
-        sample_rate: Part of the classes that a step's softmax takes (Partial FC).
-    """
-
-    objective: Literal["margin", "margin_kd", "features"] = "margin"
-    scale: float = limited(64.0, 0, above=True)
-    margins: tuple[float, ...] = (1.0, 0.5, 0.0)
-    easy_margin: bool = False
-    sample_rate: float = limited(1.0, 0, 1, above=True)
+    objective: Annotated[
+        Literal["margin", "margin_kd", "features"],
+        "`margin`: the margin softmax alone; `margin_kd`: beside the distillation term; `features`: "
+        "regression of the teacher's embeddings alone, for which labels do not matter.",
+    ] = "margin"
+    scale: Annotated[float, "s, the factor of the cosines."] = limited(64.0, 0, above=True)
+    margins: Annotated[tuple[float, ...], "(m1, m2, m3) of cos(m1 * theta + m2) - m3."] = (1.0, 0.5, 0.0)
+    easy_margin: Annotated[bool, "Apply margins only where the label's cosine is positive."] = False
+    sample_rate: Annotated[
+        float,
+        "Part of the classes that a step's softmax takes (Partial FC).",
+    ] = limited(1.0, 0, 1, above=True)
 
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """How weights follow gradients.
+    """How weights follow gradients."""
 
-    Attributes:
-        kind: "sgd" with momentum, "adamw", or "muon" (see ``training.muon``).
-        lr: Learning rate for ``lr_batch`` images a step; it grows in proportion to the images of a step, over
-            all processes and accumulated batches.
-        lr_batch: 0: ``lr`` whatever the batch.
-        matrix_factor: Of muon: the learning rate of matrices as a multiple of ``lr``.
-        momentum: Of sgd and of muon's matrices; adamw's first coefficient (its second is 0.999).
-        weight_decay: On every parameter of backbone and head, as in the published training; muon's spares
-            vectors.
-        clip_norm: Largest norm of the backbone's gradient; the head's is not clipped. 0: no limit.
-        accumulate: Batches whose gradients make one step.
-        ema_decay: Decay of the running average of the weights; 0: none is kept.
-    """
-
-    kind: Literal["sgd", "adamw", "muon"] = "sgd"
-    lr: float = limited(0.1, 0, above=True)
-    lr_batch: int = limited(512, 0)
-    matrix_factor: float = limited(8.0, 0, above=True)
-    momentum: float = limited(0.9, 0, 0.9999)
-    weight_decay: float = limited(5e-4, 0)
-    clip_norm: float = limited(5.0, 0)
-    accumulate: int = limited(1, 1)
-    ema_decay: float = limited(0.0, 0, 0.999999)
+    kind: Annotated[
+        Literal["sgd", "adamw", "muon"],
+        "`sgd` with momentum, `adamw`, or `muon` (see `training.muon`).",
+    ] = "sgd"
+    lr: Annotated[
+        float,
+        "Learning rate for `lr_batch` images a step; it grows in proportion to the images of a step, over "
+        "all processes and accumulated batches.",
+    ] = limited(0.1, 0, above=True)
+    lr_batch: Annotated[
+        int,
+        "Images a step that `lr` is meant for; 0: `lr` whatever the batch.",
+    ] = limited(512, 0)
+    matrix_factor: Annotated[
+        float,
+        "Of muon: the learning rate of matrices as a multiple of `lr`.",
+    ] = limited(8.0, 0, above=True)
+    momentum: Annotated[
+        float,
+        "Of sgd and of muon's matrices; adamw's first coefficient (its second is 0.999).",
+    ] = limited(0.9, 0, 0.9999)
+    weight_decay: Annotated[
+        float,
+        "On every parameter of backbone and head, as in the published training; muon's spares vectors.",
+    ] = limited(5e-4, 0)
+    clip_norm: Annotated[
+        float,
+        "Largest norm of the backbone's gradient; the head's is not clipped. 0: no limit.",
+    ] = limited(5.0, 0)
+    accumulate: Annotated[int, "Batches whose gradients make one step."] = limited(1, 1)
+    ema_decay: Annotated[
+        float,
+        "Decay of the running average of the weights; 0: none is kept.",
+    ] = limited(0.0, 0, 0.999999)
 
 
 @dataclass(frozen=True)
 class ScheduleRecipe:
-    """How long, and the learning rate on the way; see ``training.schedule``.
+    """How long, and the learning rate on the way; see ``training.schedule``."""
 
-    Attributes:
-        epochs: Passes over the data.
-        kind: "steps" or "cosine".
-        milestones: For "steps": the epochs, counted from 1, before which the rate is multiplied by
-            ``factor``.
-        factor: For "steps".
-        warmup_epochs: Epochs (parts count) in which the rate rises from 0.
-        final_lr: For "cosine": the rate at the end, as a part of the initial one.
-    """
-
-    epochs: int = limited(26, 1)
-    kind: Literal["steps", "cosine"] = "steps"
-    milestones: tuple[int, ...] = (8, 14, 20, 25)
-    factor: float = limited(0.1, 0, 1, above=True)
-    warmup_epochs: float = limited(0.0, 0)
-    final_lr: float = limited(0.0, 0, 1)
+    epochs: Annotated[int, "Passes over the data."] = limited(26, 1)
+    kind: Annotated[
+        Literal["steps", "cosine"],
+        "`steps`: multiplied by `factor` at `milestones`; `cosine`: half a cosine down to `final_lr`.",
+    ] = "steps"
+    milestones: Annotated[
+        tuple[int, ...],
+        "For `steps`: the epochs, counted from 1, before which the rate is multiplied by `factor`.",
+    ] = (8, 14, 20, 25)
+    factor: Annotated[float, "For `steps`: what the rate is multiplied by."] = limited(0.1, 0, 1, above=True)
+    warmup_epochs: Annotated[float, "Epochs (parts count) in which the rate rises from 0."] = limited(0.0, 0)
+    final_lr: Annotated[
+        float,
+        "For `cosine`: the rate at the end, as a part of the initial one.",
+    ] = limited(0.0, 0, 1)
 
 
 @dataclass(frozen=True)
 class DistillationRecipe:
-    """The teacher and what is asked of its pupil; see ``training.teacher``.
+    """The teacher and what is asked of its pupil; see ``training.teacher``."""
 
-    Attributes:
-        teacher: A weight file, a TorchScript or ONNX file, a training run's folder, or the name of a network
-            whose weights ship with the package. Required by the objectives "margin_kd" and "features".
-        teacher_model: The architecture of a weight file that does not name it.
-        teacher_mean: Of an ONNX file, and of a TorchScript file that does not say itself: what is subtracted
-            from its pixels on the scale 0..1.
-        teacher_std: By what they are divided then.
-        teacher_color: Its channel order.
-        teacher_precision: Of a PocketNet or a MobileFaceNet, which embed on the fused kernels of the CPU
-            unless maps are compared; others follow ``run.precision``.
-        match: How longer embeddings of a teacher are compared with the pupil's: "pca": after an uncentred
-            principal component analysis on the transfer set (``training.projection``); "linear": with those
-            that a matrix, learned beside the pupil and dropped after it, makes of the pupil's; "relational":
-            by the cosines between the images of a batch; "equal": not at all; "auto": by "pca" where they are
-            longer. "linear" and "relational" are for "features", and compare embeddings of equal length, too.
-        multi_step: Epoch e is taught by the teacher as it was after its own epoch e.
-        weight: "margin_kd": factor of the mean squared difference of the L2-normalised embeddings.
-        unit_weight: "features": factor of the same term; with ``match`` "relational", of the mean squared
-            difference of cosines.
-        feature_weight: "features": factor of the mean squared difference of the embeddings themselves.
-        maps: "features": heights of the feature maps that are regressed, too; see ``training.maps``.
-        map_weight: "features": factor of each one's difference; 0: none is.
-        tail_weight: "features": factor of that of the map before the global depthwise convolution.
-        copy_tail: Start the layers after that map from the teacher's.
-        fit_tail: Start the layers after the global depthwise convolution by a linear regression of the
-            teacher's embeddings (``training.embedding_fit``).
-        mixup: "features": probability that an image is blended with another one, for pupil and teacher alike.
-        cutmix: "features": probability that a part of another one is pasted in.
-    """
-
-    teacher: str | None = None
-    teacher_model: str | None = None
-    teacher_mean: float = 0.5
-    teacher_std: float = limited(0.5, 0, above=True)
-    teacher_color: Literal["rgb", "bgr"] = "rgb"
-    teacher_precision: Literal["fp32", "bf16"] = "fp32"
-    match: Literal["auto", "equal", "pca", "linear", "relational"] = "auto"
-    multi_step: bool = False
-    weight: float = limited(100.0, 0)
-    unit_weight: float = limited(100.0, 0)
-    feature_weight: float = limited(0.0, 0)
-    maps: tuple[str, ...] = ("28", "14", "7")
-    map_weight: float = limited(0.0, 0)
-    tail_weight: float = limited(0.0, 0)
-    copy_tail: bool = False
-    fit_tail: bool = False
-    mixup: float = limited(0.0, 0, 1)
-    cutmix: float = limited(0.0, 0, 1)
+    teacher: Annotated[
+        str | None,
+        "A weight file, a TorchScript or ONNX file, a training run's folder, or the name of a network whose "
+        "weights ship with the package. Required by the objectives `margin_kd` and `features`.",
+    ] = None
+    teacher_model: Annotated[str | None, "The architecture of a weight file that does not name it."] = None
+    teacher_mean: Annotated[
+        float,
+        "Of an ONNX file, and of a TorchScript file that does not say itself: what is subtracted from its "
+        "pixels on the scale 0..1.",
+    ] = 0.5
+    teacher_std: Annotated[float, "Of the same: by what they are divided then."] = limited(0.5, 0, above=True)
+    teacher_color: Annotated[Literal["rgb", "bgr"], "Of the same: its channel order."] = "rgb"
+    teacher_precision: Annotated[
+        Literal["fp32", "bf16"],
+        "Of a PocketNet or a MobileFaceNet, which embed on the fused kernels of the CPU unless maps are "
+        "compared; others follow `run.precision`.",
+    ] = "fp32"
+    match: Annotated[
+        Literal["auto", "equal", "pca", "linear", "relational"],
+        "How longer embeddings of a teacher are compared with the pupil's: `pca`: after an uncentred "
+        "principal component analysis on the transfer set (`training.projection`); `linear`: with those "
+        "that a matrix, learned beside the pupil and dropped after it, makes of the pupil's; `relational`: "
+        "by the cosines between the images of a batch; `equal`: not at all; `auto`: by `pca` where they are "
+        "longer. `linear` and `relational` are for `features`, and compare embeddings of equal length, too.",
+    ] = "auto"
+    multi_step: Annotated[bool, "Epoch e is taught by the teacher as it was after its own epoch e."] = False
+    weight: Annotated[
+        float,
+        "`margin_kd`: factor of the mean squared difference of the L2-normalised embeddings.",
+    ] = limited(100.0, 0)
+    unit_weight: Annotated[
+        float,
+        "`features`: factor of the same term; with `match` `relational`, of the mean squared difference of "
+        "cosines.",
+    ] = limited(100.0, 0)
+    feature_weight: Annotated[
+        float,
+        "`features`: factor of the mean squared difference of the embeddings themselves.",
+    ] = limited(0.0, 0)
+    maps: Annotated[
+        tuple[str, ...],
+        "`features`: heights of the feature maps that are regressed, too; see `training.maps`.",
+    ] = ("28", "14", "7")
+    map_weight: Annotated[float, "`features`: factor of each one's difference; 0: none is."] = limited(0.0, 0)
+    tail_weight: Annotated[
+        float,
+        "`features`: factor of that of the map before the global depthwise convolution.",
+    ] = limited(0.0, 0)
+    copy_tail: Annotated[bool, "Start the layers after that map from the teacher's."] = False
+    fit_tail: Annotated[
+        bool,
+        "Start the layers after the global depthwise convolution by a linear regression of the teacher's "
+        "embeddings (`training.embedding_fit`).",
+    ] = False
+    mixup: Annotated[
+        float,
+        "`features`: probability that an image is blended with another one, for pupil and teacher alike.",
+    ] = limited(0.0, 0, 1)
+    cutmix: Annotated[
+        float,
+        "`features`: probability that a part of another one is pasted in.",
+    ] = limited(0.0, 0, 1)
 
     @property
     def compares_whole_embeddings(self) -> bool:
@@ -202,56 +222,62 @@ class DistillationRecipe:
 
 @dataclass(frozen=True)
 class VerificationRecipe:
-    """Tests on pairs of faces along the way.
+    """Tests on pairs of faces along the way."""
 
-    Attributes:
-        bins: Verification pairs: ``.bin`` or ``.npz`` files, or folders.
-        synthetic_identities: Unseen synthetic identities to verify; 0: none.
-        synthetic_images: Images of each.
-        pairs: Synthetic pairs, half of them of one identity.
-        folds: Of the protocol.
-        every_epochs: Also after the last epoch; 0: only then.
-        every_steps: 0: only after epochs.
-    """
-
-    bins: tuple[str, ...] = ()
-    synthetic_identities: int = limited(0, 0)
-    synthetic_images: int = limited(8, 2)
-    pairs: int = limited(1000, 2)
-    folds: int = limited(10, 2)
-    every_epochs: int = limited(1, 0)
-    every_steps: int = limited(0, 0)
+    bins: Annotated[tuple[str, ...], "Verification pairs: `.bin` or `.npz` files, or folders."] = ()
+    synthetic_identities: Annotated[int, "Unseen synthetic identities to verify; 0: none."] = limited(0, 0)
+    synthetic_images: Annotated[int, "Images of each synthetic identity."] = limited(8, 2)
+    pairs: Annotated[int, "Synthetic pairs, half of them of one identity."] = limited(1000, 2)
+    folds: Annotated[int, "Folds of the protocol."] = limited(10, 2)
+    every_epochs: Annotated[
+        int,
+        "Epochs between tests, and after the last one; 0: only then.",
+    ] = limited(1, 0)
+    every_steps: Annotated[int, "Steps between tests within an epoch; 0: none there."] = limited(0, 0)
 
 
 @dataclass(frozen=True)
 class RunRecipe:
-    """The run itself.
+    """The run itself."""
 
-    Attributes:
-        seed: Of weights, order, augmentation: of everything random.
-        device: "cpu", "cuda", or "auto": CUDA where there is one.
-        precision: Of the passes of network and teacher; on the CPU, of the margin softmax's products, too.
-        threads: PyTorch's threads per process; default: its own choice.
-        sync_bn: Batch statistics over all processes. The published training has them per process.
-        save_steps: Steps between saves within an epoch; 0: only at its end.
-        keep: Complete checkpoints kept, from each of which the run can be resumed.
-        keep_epochs: Keep the backbone's weights of every epoch, as multi-step distillation needs them.
-        log_steps: Steps between lines of the log.
-        max_skipped: Steps in a row without finite loss and gradient after which the run stops.
-        tensorboard: Write TensorBoard's files; "auto": if it is installed.
-    """
-
-    seed: int = limited(0, 0, 2**31 - 1)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    threads: int | None = limited(None, 1)
-    sync_bn: bool = False
-    save_steps: int = limited(1000, 0)
-    keep: int = limited(2, 1)
-    keep_epochs: bool = True
-    log_steps: int = limited(10, 1)
-    max_skipped: int = limited(10, 1)
-    tensorboard: Literal["auto"] | bool = "auto"
+    seed: Annotated[
+        int,
+        "Seed of weights, order, augmentation: of everything random.",
+    ] = limited(0, 0, 2**31 - 1)
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        "`cpu`, `cuda`, or `auto`: CUDA where there is one.",
+    ] = "auto"
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        "Precision of the passes of network and teacher; on the CPU, of the margin softmax's products, too.",
+    ] = "fp32"
+    threads: Annotated[
+        int | None,
+        "PyTorch's threads per process; default: its own choice.",
+    ] = limited(None, 1)
+    sync_bn: Annotated[
+        bool,
+        "Batch statistics over all processes. The published training has them per process.",
+    ] = False
+    save_steps: Annotated[int, "Steps between saves within an epoch; 0: only at its end."] = limited(1000, 0)
+    keep: Annotated[
+        int,
+        "Complete checkpoints kept, from each of which the run can be resumed.",
+    ] = limited(2, 1)
+    keep_epochs: Annotated[
+        bool,
+        "Keep the backbone's weights of every epoch, as multi-step distillation needs them.",
+    ] = True
+    log_steps: Annotated[int, "Steps between lines of the log."] = limited(10, 1)
+    max_skipped: Annotated[
+        int,
+        "Steps in a row without finite loss and gradient after which the run stops.",
+    ] = limited(10, 1)
+    tensorboard: Annotated[
+        Literal["auto"] | bool,
+        "Write TensorBoard's files; `auto`: if it is installed.",
+    ] = "auto"
 
 
 @dataclass(frozen=True)
