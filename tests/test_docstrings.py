@@ -31,7 +31,7 @@ def public_names() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("room", "name"), public_names())
 def test_examples(room: str, name: str) -> None:
     text = inspect.getdoc(getattr(importlib.import_module(room), name)) or ""
-    assert "Example:\n" in text
+    assert "Examples:\n" in text
     examples = doctest.DocTestParser().get_examples(text)
     assert examples
     for example in examples:

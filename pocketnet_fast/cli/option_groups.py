@@ -18,7 +18,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     A parameter whose type is a dataclass stands for that class's fields which are annotated with
     ``typer.Option``; the command line has these, in their order, where the parameter stands.
 
-    Example:
+    Examples:
         >>> @dataclass(frozen=True)
         ... class Size:
         ...     width: Annotated[int, typer.Option(min=1)] = 1

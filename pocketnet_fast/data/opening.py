@@ -29,7 +29,7 @@ def open_dataset(source: str | os.PathLike[str]) -> FaceDataset:
     Raises:
         PocketNetError: It is none of these, or the dataset cannot be used.
 
-    Example:
+    Examples:
         >>> faces = open_dataset("synthetic:identities=3,images=2")
         >>> len(faces), faces.classes
         (6, 3)

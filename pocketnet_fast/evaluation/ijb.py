@@ -136,7 +136,7 @@ def pool_templates(
         PocketNetError: Metadata or an image cannot be used, a template of a pair or a search has no image, or
             an embedding is not finite.
 
-    Example:
+    Examples:
         >>> files = find_files("IJB_release/IJBC")
         >>> templates = pool_templates(files, embedder, 128, pairs=True, searches=False)
     """
@@ -197,7 +197,7 @@ def verify(
         PocketNetError: The list of pairs is damaged, names a template that is not there, or lacks pairs of
             one person or of two.
 
-    Example:
+    Examples:
         >>> for point in verify(files, templates).points:
         ...     print(point.far, point.tar)
     """
@@ -237,7 +237,7 @@ def identify(
         PocketNetError: A list is damaged or names a template that is not there, or a gallery has no mated
             probes or no others.
 
-    Example:
+    Examples:
         >>> for result in identify(files, templates):
         ...     print(result.top(1))
     """

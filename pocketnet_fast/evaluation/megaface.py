@@ -96,7 +96,7 @@ def evaluate(
         PocketNetError: Nobody has two photos, there are no distractors, an embedding is not finite, or
             shapes, sizes, ranks or rates do not fit.
 
-    Example:
+    Examples:
         >>> result = evaluate(probes, people, distractors, sizes=[1000, 1_000_000])
         >>> result.sizes[-1].identification[1]  # of rank 1
     """
@@ -164,7 +164,7 @@ def load_features(
         PocketNetError: A file is missing or damaged, an embedding has another dimension than the first, or is
             not finite or zero; the message names the file.
 
-    Example:
+    Examples:
         >>> rows = load_features(read_face_list("list.json"), "features", "_pocketnet.bin")
     """
     where = Path(where)

@@ -96,7 +96,7 @@ def evaluate(
     Raises:
         PocketNetError: There are no probes, or fewer than two people, or a probe's person is not enrolled.
 
-    Example:
+    Examples:
         >>> result = evaluate(embeddings, people, first_of_each(people, 1))
         >>> result.rank_one
     """

@@ -29,7 +29,7 @@ def open_pairs(path: str | os.PathLike[str]) -> VerificationPairs:
     Raises:
         PocketNetError: It is none of these, is damaged, or holds no pair.
 
-    Example:
+    Examples:
         >>> pairs = open_pairs("lfw.bin")
         >>> len(pairs), len(pairs.images)
         (6000, 12000)
@@ -65,7 +65,7 @@ def write_pairs(
         PocketNetError: The name is of another kind or the place cannot be written; or what reading the
             images raises.
 
-    Example:
+    Examples:
         >>> write_pairs("lfw.npz", open_pairs("lfw.bin"))
     """
     writers = {".bin": write_bin, ".npz": write_npz, "": write_pairs_folder}

@@ -55,7 +55,7 @@ def score_pairs(
     Raises:
         PocketNetError: An image cannot be used.
 
-    Example:
+    Examples:
         >>> scores = score_pairs(embedder, open_pairs("lfw.bin"))
         >>> judge(scores.distance, scores.same, folds=10, xnorm=scores.xnorm).accuracy
     """

@@ -52,7 +52,7 @@ def operating_point(genuine: Scores, impostors: Scores, count: int, far: float) 
     Raises:
         PocketNetError: There are no genuine scores or no impostors, or ``far`` is out of range.
 
-    Example:
+    Examples:
         >>> operating_point(genuine, np.sort(impostors)[::-1], len(impostors), far=1e-3).tar
     """
     if not 0 <= far <= 1:

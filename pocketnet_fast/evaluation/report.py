@@ -29,7 +29,7 @@ def verification_report(model: str, name: str, scores: PairScores, folds: int) -
     Raises:
         PocketNetError: See ``judge``.
 
-    Example:
+    Examples:
         >>> verification_report("pocketnet_s128", "lfw", scores, folds=10)["accuracy"]
     """
     same_pairs = int(scores.same.sum())

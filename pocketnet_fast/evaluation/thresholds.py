@@ -103,7 +103,7 @@ def calibrated_points(
         PocketNetError: A data set has fewer than ``1 / far`` pairs of two persons, or more than ``far`` of
             them are as alike as two pictures can be.
 
-    Example:
+    Examples:
         >>> for point in calibrated_points([EmbeddedComparisons(comparisons, embeddings)], [1e-3, 1e-4]):
         ...     print(point.far, point.threshold)
     """

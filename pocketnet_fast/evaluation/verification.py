@@ -88,7 +88,7 @@ def judge(distance: Floats, same: Flags, *, folds: int = 10, xnorm: float = 0.0)
     Raises:
         PocketNetError: The lengths differ, a distance is not finite, or the folds do not fit.
 
-    Example:
+    Examples:
         >>> result = judge(pair_distances(embeddings, consecutive_pairs(len(same))), same)
         >>> print(f"{100 * result.accuracy:.2f} %")
     """
@@ -174,7 +174,7 @@ def embed_both_ways(
     Returns:
         The L2-normalised sums, one row per image, and the mean length of all embeddings that were added.
 
-    Example:
+    Examples:
         >>> embeddings, xnorm = embed_both_ways(embedder, pairs.crops(), batch_size=16)
     """
     straight, mirrored = embed_straight_and_mirrored(embed, crops, batch_size=batch_size, on_batch=on_batch)

@@ -148,7 +148,7 @@ def export_aotinductor(
         PocketNetError: An unknown option, a model that cannot be exported so, a missing compiler or CUDA
             device, a file that cannot be written, or too large an error.
 
-    Example:
+    Examples:
         >>> report = export_aotinductor(model, "s128.pt2", input="uint8")
         >>> report.error < 1e-4
         True
@@ -263,7 +263,7 @@ def load_package(path: str | os.PathLike[str]) -> Package:
     Raises:
         PocketNetError: The file is no such package, was made for another machine, or cannot be loaded.
 
-    Example:
+    Examples:
         >>> package = load_package("s128.pt2")
         >>> embeddings = package(pixels)
     """

@@ -82,7 +82,7 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
     Raises:
         PocketNetError: It is no such file, is damaged, or needs kernels that this installation lacks.
 
-    Example:
+    Examples:
         >>> network = load_exported("s128.pt")
         >>> network.embedding_dim
         128

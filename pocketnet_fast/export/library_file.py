@@ -80,7 +80,7 @@ def export_library_file(
         PocketNetError: An unknown option, a model without a fused form, a file that cannot be written, or
             an error above that of ``MAX_ERRORS``.
 
-    Example:
+    Examples:
         >>> export_library_file(FaceAnalyzer(), "faces.pnf")  # for libpocketnet
     """
     from pocketnet_fast.faces.analyzer import FaceAnalyzer

@@ -52,7 +52,7 @@ def export_onnx(
         PocketNetError: An unknown option, a missing package, a file that cannot be written, or too large
             an error.
 
-    Example:
+    Examples:
         >>> export_onnx(model, "s128.onnx", input="uint8", color="bgr")
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]

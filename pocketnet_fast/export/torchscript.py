@@ -114,7 +114,7 @@ def export_torchscript(
         PocketNetError: An unknown option, a model that cannot be exported so, a file that cannot be
             written, or an error above that of ``MAX_ERRORS``.
 
-    Example:
+    Examples:
         >>> export_torchscript(create_model("pocketnet_s128", pretrained=True), "s128.pt", input="uint8")
         >>> export_torchscript(FaceAnalyzer(), "faces.pt")  # photos in, faces and embeddings out
     """

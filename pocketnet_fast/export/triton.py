@@ -65,7 +65,7 @@ def export_triton(
     Raises:
         PocketNetError: See ``export_torchscript``; or a number is out of its range.
 
-    Example:
+    Examples:
         >>> export_triton(FaceAnalyzer(), "models", instances=2)
     """
     _check_numbers(max_batch, delay_us, instances)

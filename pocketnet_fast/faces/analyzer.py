@@ -75,7 +75,7 @@ class FaceAnalyzer:
     Raises:
         PocketNetError: No such model or file, or an option that they do not have.
 
-    Example:
+    Examples:
         >>> analyzer = FaceAnalyzer(precision="bf16", threads=2)
         >>> for face in analyzer.analyze("party.jpg"):
         ...     print(face.box, face.quality)
@@ -121,7 +121,7 @@ class FaceAnalyzer:
         Raises:
             PocketNetError: No such file, or no image that can be read; or what ``choose`` raises.
 
-        Example:
+        Examples:
             >>> faces = FaceAnalyzer().analyze("party.jpg")
             >>> faces[0].embedding.shape
             (128,)
@@ -157,7 +157,7 @@ class FaceAnalyzer:
         Raises:
             PocketNetError: A photo cannot be used, and there is no ``on_error``.
 
-        Example:
+        Examples:
             >>> for faces in FaceAnalyzer().analyze_many(["a.jpg", "b.jpg"], on_error=print):
             ...     print(len(faces))
         """

@@ -53,7 +53,7 @@ class Gallery:
         PocketNetError: No gallery, or one that is damaged or of another version; or Milvus cannot be reached,
             or pymilvus is not installed.
 
-    Example:
+    Examples:
         >>> gallery = Gallery("people.gallery")
         >>> for match in gallery.search([face.embedding], threshold=0.4)[0]:
         ...     print(match.name, match.score)
@@ -89,7 +89,7 @@ class Gallery:
         Raises:
             PocketNetError: There is such a gallery, or it cannot be written.
 
-        Example:
+        Examples:
             >>> space = EmbeddingSpace("pocketnet_s128", weights_sha256(model), flip=True, dimensions=128)
             >>> gallery = Gallery.create("people.gallery", space)
         """
@@ -267,7 +267,7 @@ class Gallery:
             PocketNetError: The numbers or dimensions do not fit, an embedding is not finite or zero, a name
                 is none, there is no person with an id, or the gallery cannot be written.
 
-        Example:
+        Examples:
             >>> gallery.add(["Ann Lee"], [face.embedding], photos=["ann.jpg"])
         """
         unit = unit_rows(embeddings, self.space.dimensions, photos or people)
@@ -365,7 +365,7 @@ class Gallery:
             PocketNetError: An option is none, the queries do not fit, an embedding is damaged, or NumKong is
                 not installed.
 
-        Example:
+        Examples:
             >>> best = gallery.search([face.embedding], top=1)[0][0]
             >>> best.name, round(best.score, 2)
             ('Ann Lee', 0.71)
@@ -385,7 +385,7 @@ class Gallery:
         Raises:
             PocketNetError: There is no such person, or the query does not fit.
 
-        Example:
+        Examples:
             >>> gallery.claim(face.embedding, "Ann Lee", threshold=0.4).accepted
             True
         """

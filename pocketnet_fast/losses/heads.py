@@ -27,7 +27,7 @@ class CombinedMargin(nn.Module):
     Raises:
         PocketNetError: Bad margins or scale.
 
-    Example:
+    Examples:
         >>> head = CombinedMargin(128, classes=1000, margins=(1.0, 0.3, 0.2))
         >>> loss = head(embedding, label)
     """
@@ -76,7 +76,7 @@ class CombinedMargin(nn.Module):
 class ArcFace(CombinedMargin):
     """Additive angular margin: ``cos(theta + margin)`` (arXiv 1801.07698, eq. 3).
 
-    Example:
+    Examples:
         >>> head = ArcFace(128, classes=1000)
         >>> loss = head(embedding, label)
     """
@@ -104,7 +104,7 @@ class ArcFace(CombinedMargin):
 class CosFace(CombinedMargin):
     """Additive cosine margin: ``cos(theta) - margin`` (arXiv 1801.09414, eq. 4).
 
-    Example:
+    Examples:
         >>> head = CosFace(128, classes=1000)
         >>> loss = head(embedding, label)
     """

@@ -70,7 +70,7 @@ def margin_cross_entropy(
             teacher that is not finite, bad options, or an implementation that cannot run there.
         RuntimeError: A column of the kernel is not finite (not by the reference).
 
-    Example:
+    Examples:
         >>> loss = margin_cross_entropy(embedding, kernel, label, margins=(1.0, 0.0, 0.35))
         >>> loss.backward()
     """
@@ -96,7 +96,7 @@ def distillation_loss(embedding: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         A scalar, float32 (float64 where an input is); 0 for an empty batch.
 
-    Example:
+    Examples:
         >>> loss = 100 * distillation_loss(embedding, teacher(images))
     """
     precision = torch.promote_types(torch.promote_types(embedding.dtype, teacher.dtype), torch.float32)

@@ -25,7 +25,7 @@ def sample_classes(
     Raises:
         PocketNetError: The rate lies outside (0, 1].
 
-    Example:
+    Examples:
         >>> kept, renumbered = sample_classes(label, 85742, 0.1)
     """
     if not 0.0 < rate <= 1.0:

@@ -28,7 +28,7 @@ Group = Any  # dist.ProcessGroup, which builds of torch without distributed lack
 def shard_range(classes: int, rank: int, ranks: int) -> tuple[int, int]:
     """First class of a rank's slice and the class after its last; sizes differ by one at most.
 
-    Example:
+    Examples:
         >>> shard_range(10, rank=0, ranks=4)
         (0, 2)
     """
@@ -131,7 +131,7 @@ class ShardedMargin(CombinedMargin):
     Raises:
         PocketNetError: Bad margins, scale or rate, or fewer classes than ranks.
 
-    Example:
+    Examples:
         >>> head = ShardedMargin(128, 85742, sample_rate=0.1)  # in each process of a group
         >>> loss = head(embedding, label)
     """

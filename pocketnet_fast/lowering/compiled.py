@@ -136,7 +136,7 @@ def compile(
             CUDA device, or a missing Triton.
         ImportError: The package was not built.
 
-    Example:
+    Examples:
         >>> fast = compile(create_model("pocketnet_s128", pretrained=True), precision="bf16")
         >>> fast(torch.randint(0, 256, (8, 112, 112, 3), dtype=torch.uint8)).shape
         torch.Size([8, 128])

@@ -44,7 +44,7 @@ CUSTOM = "pocketnet"
 def list_models() -> list[str]:
     """Return the names of the fixed architectures; ``"pocketnet"`` builds any other PocketNet.
 
-    Example:
+    Examples:
         >>> "pocketnet_s128" in list_models()
         True
     """

@@ -28,7 +28,7 @@ def load_model(path: str | os.PathLike[str], name: str | None = None) -> Embeddi
         PocketNetError: The file cannot be read, belongs to another network than ``name``, or to none that
             is known.
 
-    Example:
+    Examples:
         >>> model = load_model("runs/tiny/300ema.safetensors").eval()
     """
     file = read_weights(path)

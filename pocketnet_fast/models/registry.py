@@ -57,7 +57,7 @@ def create_model(
         PocketNetError: An unknown name (with the closest ones), on arguments the name has fixed, no
             pretrained weights ship for the model, or from reading the weights.
 
-    Example:
+    Examples:
         >>> model = create_model("pocketnet_s128", pretrained=True)
         >>> small = create_model("pocketnet", genotype="softmax_casia", channels=8, layers=9)
     """

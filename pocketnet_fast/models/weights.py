@@ -46,7 +46,7 @@ def load_weights(model: ModelT, path: str | os.PathLike[str]) -> ModelT:
             of another shape (a few are listed, the rest counted, and the network that the file does fit is
             named), or a weight is not finite.
 
-    Example:
+    Examples:
         >>> model = load_weights(create_model("pocketnet_s128"), "295672backbone.pth")
     """
     return load_checkpoint(model, read_weights(path))
@@ -164,7 +164,7 @@ def weights_sha256(model: nn.Module) -> str:
     BatchNorm's step counters, which no embedding depends on, are left out, so that a checkpoint with and one
     without them hash alike.
 
-    Example:
+    Examples:
         >>> weights_sha256(model)[:12]  # the same for equal weights, whatever file they came from
     """
     return _sha256(model.state_dict())
@@ -208,7 +208,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, half: bool =
         PocketNetError: The path does not end in ``.safetensors`` or cannot be written, or a weight is too
             large for half precision.
 
-    Example:
+    Examples:
         >>> save_weights(model, "s128.safetensors", half=True)
     """
     path = Path(path)
@@ -234,7 +234,7 @@ def save_calibrated(
     Raises:
         PocketNetError: ``source`` cannot be read, or ``path`` is no ``.safetensors`` or cannot be written.
 
-    Example:
+    Examples:
         >>> save_calibrated("s128.safetensors", "calibrated.safetensors", model, calibration)
     """
     file = read_weights(source)

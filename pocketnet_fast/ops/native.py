@@ -63,7 +63,7 @@ def compiled_isa(precision: str = "fp32") -> str:
     Raises:
         RuntimeError: ``PNF_FORCE_ISA`` names a set that this build or CPU lacks.
 
-    Example:
+    Examples:
         >>> compiled_isa("bf16")
         'avx512_bf16'
     """
@@ -140,7 +140,7 @@ def trim_memory() -> int:
     Returns:
         Bytes that were freed.
 
-    Example:
+    Examples:
         >>> trim_memory()  # after the largest photo of a batch
     """
     extension()

@@ -70,7 +70,7 @@ def architecture_gradient(
         PocketNetError: Another order or mode, or, for the second order, on an optimiser whose step is not
             the one above.
 
-    Example:
+    Examples:
         >>> gradients = architecture_gradient(network, train, val, xi=0.1, optimizer=optimizer)
         >>> gradients["alpha_normal.0"].shape
         torch.Size([2, 8])

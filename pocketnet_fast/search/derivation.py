@@ -28,7 +28,7 @@ def derive_genotype(alpha_normal: Sequence[Tensor], alpha_reduce: Sequence[Tenso
     Raises:
         PocketNetError: An alpha has another shape, or is not finite.
 
-    Example:
+    Examples:
         >>> genotype = derive_genotype([*network.alpha_normal], [*network.alpha_reduce])
     """
     normal = tuple(_derive_node(alpha, f"alpha_normal.{n}", n) for n, alpha in enumerate(alpha_normal))

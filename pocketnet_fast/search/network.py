@@ -44,7 +44,7 @@ class SearchNetwork(nn.Module):
         PocketNetError: A size is not positive, or fewer than four cells leave no room for three
             reductions.
 
-    Example:
+    Examples:
         >>> network = SearchNetwork(16, 8, classes=100)
         >>> network(torch.randn(2, 3, 112, 112)).shape
         torch.Size([2, 100])

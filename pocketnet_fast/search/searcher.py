@@ -99,7 +99,7 @@ def search(
         PocketNetError: A recipe that cannot be carried out, or a folder that cannot be used or resumed.
         DivergedError: ``run.max_skipped`` steps in a row were not finite.
 
-    Example:
+    Examples:
         >>> outcome = search(load_search_recipe("synthetic_tiny"), "runs/search")
         >>> outcome.genotype
     """

@@ -78,7 +78,7 @@ def train(
         PocketNetError: A recipe that cannot be carried out, or a folder that cannot be used or resumed.
         DivergedError: ``run.max_skipped`` steps in a row were not finite.
 
-    Example:
+    Examples:
         >>> outcome = train(load_recipe("synthetic_tiny"), "runs/tiny")
         >>> outcome.finished
         True
