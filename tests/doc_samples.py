@@ -15,7 +15,7 @@ from pair_files import drawn_pairs
 from training_runs import write_faces
 
 from pocketnet_fast.data.images import encode_image, read_image
-from pocketnet_fast.evaluation.pairs import write_pairs
+from pocketnet_fast.evaluation.pair_files import write_pairs
 from pocketnet_fast.faces.analyzer import FaceAnalyzer
 from pocketnet_fast.models.registry import PRETRAINED
 from pocketnet_fast.models.shipped import verified
