@@ -15,7 +15,7 @@ _SPINS: Final = "10000"
 _TASKS: Final = Path("/proc/self/task")
 
 BUSY: Final = 0.05
-"""Of the time that threads would have run, what they wait for a processor on a machine that is shared."""
+"""The share of their time that threads wait for a processor on a machine that is shared."""
 
 
 def waiting_policy() -> dict[str, str]:

@@ -13,7 +13,7 @@ from pocketnet_fast.data.images import ImageArray, read_bytes
 from pocketnet_fast.errors import PocketNetError
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".pgm", ".ppm")
-"""Of the kinds of images that are read, in lower case."""
+"""Suffixes of the kinds of images that are read, in lower case."""
 
 
 class FolderDataset(FaceDataset):

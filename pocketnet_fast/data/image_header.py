@@ -260,7 +260,7 @@ def _webp(data: bytes) -> ImageHeader:
 
 
 def _brands(data: bytes) -> list[bytes]:
-    """Of an ISO base media file: the major brand and the compatible ones."""
+    """The brands of an ISO base media file: the major one and the compatible ones."""
     if data[4:8] != b"ftyp":
         return []
     end = min(int.from_bytes(data[:4], "big"), len(data), 256)

@@ -16,7 +16,7 @@ from pocketnet_fast.data.records import RecordDataset
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
 
-# Of a sheet.
+# The size of a sheet.
 _ROWS: Final = 8
 _COLUMNS: Final = 8
 

@@ -179,7 +179,7 @@ def _tasks(
 
 
 def _parts_of(folder: Path, given: int | None) -> int | None:
-    """Of how many parts those are that the folder holds; None if it holds none and nothing is given.
+    """The number of parts that the folder's belong to; None if it holds none and nothing is given.
 
     Raises:
         PocketNetError: They are of several numbers, or not of the given one.

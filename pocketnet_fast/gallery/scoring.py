@@ -115,10 +115,10 @@ def scan_blocks(
         count: N.
         rows: Rows of a block.
         scorer: Makes what one thread calls with the number of a block's first row.
-        make_collector: As in ``scan``, like those that follow.
-        threads: Likewise.
-        first_row: Likewise.
-        on_rows: Likewise.
+        make_collector: As in ``scan``.
+        threads: As in ``scan``.
+        first_row: As in ``scan``.
+        on_rows: As in ``scan``.
     """
     kept = make_collector()
     starts = iter(range(0, count, rows))

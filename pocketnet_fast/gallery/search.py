@@ -138,7 +138,7 @@ def best_rows_of_bytes(
         base: The base of ``vectors`` in bytes. What has been added since is scored exactly.
         top: How many.
         by: See ``best_rows``.
-        threads: Likewise.
+        threads: How many; see ``scan``.
 
     Raises:
         PocketNetError: See ``scan``.

@@ -24,7 +24,7 @@ FORMAT: Final = "pocketnet gallery"
 VERSION: Final = 1
 KEY: Final = "gallery"
 TEXT_BYTES: Final = 65_535
-"""Of a name, of notes, and of the text that says where a face comes from: what a field of Milvus holds."""
+"""The longest name, notes, and text that says where a face comes from: what a field of Milvus holds."""
 
 NOTHING: Final = [0.0, 0.0]
 EMBEDDING: Final = "embedding"

@@ -76,7 +76,7 @@ class Schedule:
     """A decoded program.
 
     Attributes:
-        height, width: Of the images.
+        height, width: The size of the images.
         bgr: Whether uint8 images have blue first.
         embedding: Length of an embedding.
         image: Elements of one image's arena.

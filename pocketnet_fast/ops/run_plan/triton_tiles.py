@@ -23,7 +23,7 @@ class Shape:
     Attributes:
         edges: Codes of its edges, 0 where there is none.
         out_blocks: Blocks of 16 channels of its output.
-        height, width: Of its output.
+        height, width: The size of its output.
     """
 
     edges: tuple[int, ...]
