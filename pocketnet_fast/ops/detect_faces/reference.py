@@ -53,7 +53,7 @@ def detect_faces_reference(
 
 
 def _mean(seen: list[Tensor]) -> Tensor:
-    """The mean of what several places see of a face, weighted by powers of their scores; the surest comes first."""
+    """The mean of what places see of a face, the surest first, weighted by powers of their scores."""
     rows = torch.stack(seen)
     weights = (rows[:, 14:] / rows[0, 14]) ** _SHARPNESS
     return torch.cat(((rows[:, :14] * weights).sum(0) / weights.sum(), rows[0, 14:]))
