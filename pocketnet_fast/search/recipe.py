@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.training.recipe import ScheduleRecipe
+from pocketnet_fast.training.recipe import AnyRun, ScheduleRecipe
 from pocketnet_fast.training.recipe_values import limited
 from pocketnet_fast.training.toml_recipe import TomlRecipe, described_recipes, recipe_text
 
@@ -110,40 +110,19 @@ class WatchSection:
 
 
 @dataclass(frozen=True)
-class RunSection:
-    """The run itself; see ``training.recipe.RunRecipe``."""
+class RunSection(AnyRun):
+    """The run itself."""
 
-    seed: Annotated[
-        int,
-        "Seed of weights, halves, order, augmentation: of everything random.",
-    ] = limited(0, 0, 2**31 - 1)
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        "`cpu`, `cuda`, or `auto`: CUDA where there is one.",
-    ] = "auto"
     precision: Annotated[
         Literal["fp32", "bf16"],
         "Precision of the passes that train the weights. The gradient of the alphas is a difference of two "
         "gradients, which is computed in float32, and so is validation.",
     ] = "fp32"
-    threads: Annotated[
-        int | None,
-        "PyTorch's threads per process; default: its own choice.",
-    ] = limited(None, 1)
     save_steps: Annotated[int, "Steps between saves within an epoch; 0: only at its end."] = limited(500, 0)
     keep: Annotated[int, "Complete checkpoints kept; the best network is kept besides."] = limited(2, 1)
-    log_steps: Annotated[int, "Steps between lines of the log."] = limited(10, 1)
-    max_skipped: Annotated[
-        int,
-        "Steps in a row without finite loss and gradient after which the run stops.",
-    ] = limited(10, 1)
     drawings: Annotated[
         Literal["auto"] | bool,
         "Draw genotypes and alphas after each epoch; `auto`: if matplotlib is installed.",
-    ] = "auto"
-    tensorboard: Annotated[
-        Literal["auto"] | bool,
-        "Write TensorBoard's files; `auto`: if it is installed.",
     ] = "auto"
 
 

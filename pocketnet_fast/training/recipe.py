@@ -237,8 +237,8 @@ class VerificationRecipe:
 
 
 @dataclass(frozen=True)
-class RunRecipe:
-    """The run itself."""
+class AnyRun:
+    """What a run of training and one of a search state alike."""
 
     seed: Annotated[
         int,
@@ -248,14 +248,29 @@ class RunRecipe:
         Literal["auto", "cpu", "cuda"],
         "`cpu`, `cuda`, or `auto`: CUDA where there is one.",
     ] = "auto"
-    precision: Annotated[
-        Literal["fp32", "bf16"],
-        "Precision of the passes of network and teacher; on the CPU, of the margin softmax's products, too.",
-    ] = "fp32"
     threads: Annotated[
         int | None,
         "PyTorch's threads per process; default: its own choice.",
     ] = limited(None, 1)
+    log_steps: Annotated[int, "Steps between lines of the log."] = limited(10, 1)
+    max_skipped: Annotated[
+        int,
+        "Steps in a row without finite loss and gradient after which the run stops.",
+    ] = limited(10, 1)
+    tensorboard: Annotated[
+        Literal["auto"] | bool,
+        "Write TensorBoard's files; `auto`: if it is installed.",
+    ] = "auto"
+
+
+@dataclass(frozen=True)
+class RunRecipe(AnyRun):
+    """The run itself."""
+
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        "Precision of the passes of network and teacher; on the CPU, of the margin softmax's products, too.",
+    ] = "fp32"
     sync_bn: Annotated[
         bool,
         "Batch statistics over all processes. The published training has them per process.",
@@ -269,15 +284,6 @@ class RunRecipe:
         bool,
         "Keep the backbone's weights of every epoch, as multi-step distillation needs them.",
     ] = True
-    log_steps: Annotated[int, "Steps between lines of the log."] = limited(10, 1)
-    max_skipped: Annotated[
-        int,
-        "Steps in a row without finite loss and gradient after which the run stops.",
-    ] = limited(10, 1)
-    tensorboard: Annotated[
-        Literal["auto"] | bool,
-        "Write TensorBoard's files; `auto`: if it is installed.",
-    ] = "auto"
 
 
 @dataclass(frozen=True)
