@@ -97,5 +97,5 @@ def assert_not_differentiated_twice(implementation: Any) -> None:
     embedding.requires_grad_()
     loss = margin_cross_entropy(embedding, kernel, label, implementation=implementation)
     (gradient,) = torch.autograd.grad(loss, embedding, create_graph=True)
-    with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
+    with pytest.raises(RuntimeError, match=r"differentiated? twice"):
         gradient.sum().backward()

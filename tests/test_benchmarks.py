@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import runpy
 import subprocess
@@ -13,13 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 from faces import crop
+from helpers import random_genotype
 from pair_files import drawn_pairs
 from training_runs import write_faces
 
 from pocketnet_fast.data.alignment import TEMPLATE
 from pocketnet_fast.data.images import encode_image
 from pocketnet_fast.evaluation.pair_files import write_pairs
+from pocketnet_fast.export.onnx import export_onnx
 from pocketnet_fast.faces.detector import Face, FaceDetector
+from pocketnet_fast.models.pocketnet import PocketNet
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks"
@@ -70,6 +74,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SMALLEST = {
+    "c_library.py": "--rounds 1 --calls 1 --out {out}/a.json",
     "data_loading.py": "--records {data}/train.rec --images 12 --batch 6 --rounds 2 --json {out}/a.json",
     "detection.py": "--side 128 --rounds 1 --json {out}/a.json",
     "error_groups.py": "{data}/pairs.bin --side 28 --json {out}/a.json",
@@ -117,7 +122,25 @@ def test_smallest_run(
 
 # compare.py builds two commits (tests/test_compare.py), those of the service start it (tests/server), and
 # embedding_photos.py starts Ray and six commands (tests/test_embed_on_ray.py runs what it measures).
-NOT_HERE = {"compare.py", "embedding_photos.py", "server.py", "server_soak.py"}
+# web_graph.py has a test below.
+NOT_HERE = {"compare.py", "embedding_photos.py", "server.py", "server_soak.py", "web_graph.py"}
+
+
+@pytest.mark.slow
+def test_a_graph_for_the_browser(start: Start, tmp_path: Path) -> None:
+    """Every operation reads what is there, and the last gives the network's result."""
+    pytest.importorskip("onnx")
+    network = PocketNet(random_genotype(3), 4, 4, 16).eval()
+    export_onnx(network, tmp_path / "m.onnx")
+    assert start("web_graph.py", tmp_path / "m.onnx", tmp_path / "graph") == 0
+    graph = json.loads((tmp_path / "graph" / "graph.json").read_text())
+    known = {graph["input"]}
+    for operation in graph["operations"]:
+        assert known.issuperset(operation["inputs"]), operation
+        known.add(operation["output"])
+    assert graph["output"] in known
+    floats = (tmp_path / "graph" / "weights.bin").stat().st_size // 4
+    assert floats == sum(math.prod(constant["shape"]) for constant in graph["constants"])
 
 
 def test_no_script_is_forgotten() -> None:
