@@ -23,8 +23,8 @@ def distill(
 ) -> None:
     """Train a network to give a teacher's embeddings; the faces need no labels.
 
-    The teacher is a weight file, a TorchScript file or a training run's folder. Apart from the default recipe
-    this is pocketnet train.
+    The teacher is a weight file, a TorchScript or ONNX file, or a training run's folder. Apart from the
+    default recipe this is pocketnet train.
 
     Example: [bold]pocketnet distill --teacher mobilefacenet.safetensors --teacher-model mobilefacenet
     --data faces/ --verify lfw.bin --out runs/student[/bold]
