@@ -29,7 +29,7 @@ class TrainingOptions(RunOptions):
         ),
     ] = None
     teacher: Annotated[
-        str | None, typer.Option(help="A weight file, a TorchScript or ONNX file, or a training run's folder.")
+        str | None, typer.Option(help="A weight file, a TorchScript or ONNX file, or a run's folder.")
     ] = None
     lr: Annotated[float | None, typer.Option(help="Learning rate for optimizer.lr_batch images a step.")] = (
         None
