@@ -18,7 +18,6 @@ import os
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
@@ -27,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from call_turns import take_turns
-from subjects import network
+from subjects import UnavailableError, by_name, ncnn_network, network, onnx_file
 from torch import nn
 
 import pocketnet_fast
@@ -38,10 +37,6 @@ from pocketnet_fast.machine import processor_name
 SIDE = 112
 Crop = np.ndarray
 Embed = Callable[[], np.ndarray]
-
-
-class MissingError(Exception):
-    """A peer that is not installed; the message names its package."""
 
 
 def library(model: nn.Module, crop: Crop, folder: Path, precision: str) -> Embed:
@@ -61,38 +56,11 @@ def package(model: nn.Module, crop: Crop, _folder: Path, precision: str) -> Embe
     return embed
 
 
-def require(module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise MissingError(f"{module} is not installed")
-
-
-def onnx_file(model: nn.Module, folder: Path) -> Path:
-    path = folder / "network.onnx"
-    example = torch.zeros(1, 3, SIDE, SIDE)
-    torch.onnx.export(model, (example,), str(path), input_names=["input"], dynamo=True, verbose=False)
-    return path
-
-
-def script(name: str) -> str:
-    found = Path(sysconfig.get_path("scripts")) / name
-    if not found.exists():
-        raise MissingError(f"{name} is not installed")
-    return str(found)
-
-
-def ncnn(model: nn.Module, crop: Crop, folder: Path, half: bool) -> Embed:
-    require("ncnn")
+def ncnn(model: nn.Module, crop: Crop, _folder: Path, half: bool) -> Embed:
+    by_name("ncnn").require()
     import ncnn
 
-    net = ncnn.Net()
-    net.opt.num_threads = 1
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    net.opt.use_bf16_storage = half
-    torch.jit.trace(model, torch.zeros(1, 3, SIDE, SIDE)).save(str(folder / "network.pt"))
-    command = [script("pnnx"), "network.pt", f"inputshape=[1,3,{SIDE},{SIDE}]f32", "fp16=0"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    if net.load_param(str(folder / "network.ncnn.param")) or net.load_model(str(folder / "network.ncnn.bin")):
-        raise MissingError("ncnn cannot load what pnnx converted")
+    net = ncnn_network(model, torch.zeros(1, 3, SIDE, SIDE), 1, half=half)
 
     def embed() -> np.ndarray:
         image = ncnn.Mat.from_pixels(crop, ncnn.Mat.PixelType.PIXEL_RGB, SIDE, SIDE)
@@ -105,17 +73,18 @@ def ncnn(model: nn.Module, crop: Crop, folder: Path, half: bool) -> Embed:
 
 
 def mnn(model: nn.Module, crop: Crop, folder: Path, precision: str) -> Embed:
-    require("MNN")
+    if importlib.util.find_spec("MNN") is None:
+        raise UnavailableError("not installed: MNN")
     import MNN
 
-    source, converted = onnx_file(model, folder), folder / "network.mnn"
+    source, converted = onnx_file(model, torch.zeros(1, 3, SIDE, SIDE), str(folder)), folder / "network.mnn"
     # The program `mnnconvert` around it installs packages and reports its use.
     convert = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
     options = [
         "-f",
         "ONNX",
         "--modelFile",
-        str(source),
+        source,
         "--MNNModel",
         str(converted),
         "--bizCode",
@@ -194,7 +163,7 @@ def main() -> None:
             folder.mkdir()
             try:
                 embed = build(model, crop, folder, option)
-            except MissingError as error:
+            except UnavailableError as error:
                 print(f"{name}: {error}")
                 continue
             found = embed()

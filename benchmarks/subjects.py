@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import tests_path  # noqa: F401
 import torch
@@ -120,7 +121,7 @@ def _compiled(model: nn.Module, _example: Tensor, _threads: int) -> Runner:
     return torch.compile(model, dynamic=False)
 
 
-def _onnx_file(model: nn.Module, example: Tensor, folder: str) -> str:
+def onnx_file(model: nn.Module, example: Tensor, folder: str) -> str:
     path = str(Path(folder) / "network.onnx")
     # The newer exporter, whose graph OpenVINO runs a quarter faster; a fixed batch, which all prefer.
     torch.onnx.export(model, (example,), path, input_names=["input"], dynamo=True, verbose=False)
@@ -134,7 +135,7 @@ def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Runner:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     with tempfile.TemporaryDirectory() as folder:
-        path = _onnx_file(model, example, folder)
+        path = onnx_file(model, example, folder)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
 
@@ -144,7 +145,7 @@ def _openvino(precision: str | None) -> Builder:
         import openvino
 
         with tempfile.TemporaryDirectory() as folder:
-            converted = openvino.convert_model(_onnx_file(model, example, folder))
+            converted = openvino.convert_model(onnx_file(model, example, folder))
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
         if precision is not None:
             settings["INFERENCE_PRECISION_HINT"] = precision
@@ -158,9 +159,9 @@ def _openvino(precision: str | None) -> Builder:
     return build
 
 
-def _ncnn(model: nn.Module, example: Tensor, threads: int) -> Runner:
+def ncnn_network(model: nn.Module, example: Tensor, threads: int, *, half: bool = False) -> Any:
+    """The network as ncnn runs it, with input "in0" and output "out0"; half: states stored as bfloat16."""
     import ncnn
-    import numpy as np
 
     converter = Path(sysconfig.get_path("scripts")) / "pnnx"
     if not converter.exists():
@@ -168,13 +169,21 @@ def _ncnn(model: nn.Module, example: Tensor, threads: int) -> Runner:
     net = ncnn.Net()
     net.opt.num_threads = threads
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    net.opt.use_bf16_storage = False
+    net.opt.use_bf16_storage = half
     with tempfile.TemporaryDirectory() as folder:
         torch.jit.trace(model, example[:1]).save(f"{folder}/network.pt")
         command = [str(converter), "network.pt", "inputshape=[1,3,112,112]f32", "fp16=0"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
         if net.load_param(f"{folder}/network.ncnn.param") or net.load_model(f"{folder}/network.ncnn.bin"):
             raise UnavailableError("ncnn cannot load what pnnx converted")
+    return net
+
+
+def _ncnn(model: nn.Module, example: Tensor, threads: int) -> Runner:
+    import ncnn
+    import numpy as np
+
+    net = ncnn_network(model, example, threads)
 
     def embed(image: np.ndarray) -> np.ndarray:
         extractor = net.create_extractor()

@@ -30,6 +30,30 @@ def test_plain():
     assert "100% tests passed" in output
 
 
+class EmulatedNetwork:
+    """A network on two images, run by an emulated processor."""
+
+    def __init__(self, emulator: list[str], build: Path, folder: Path) -> None:
+        self.emulator, self.build, self.folder = emulator, build, folder
+        self.network = randomize_(PocketNet(random_genotype(5), 4, 4, 16), 5)
+        generator = torch.Generator().manual_seed(6)
+        self.pixels = torch.randint(0, 256, (2, 112, 112, 3), generator=generator).byte()
+        with torch.no_grad():
+            self.expected = self.network(self.network.input_spec.normalize(self.pixels))
+
+    def embed(self, isa: str, precision: str, cpu: str) -> subprocess.CompletedProcess[bytes]:
+        command = network_command(
+            "run_network", self.network, precision, isa, self.pixels.numpy(), self.folder, self.build
+        )
+        return subprocess.run(
+            [*self.emulator, "-cpu", cpu, *command], capture_output=True, check=False, timeout=300
+        )
+
+    def error(self, isa: str, precision: str, cpu: str) -> float:
+        """Relative to the expected embeddings."""
+        return relative_error(embeddings_of(self.embed(isa, precision, cpu), 2), self.expected)
+
+
 @pytest.mark.slow(seconds=100)
 def test_neon(tmp_path: Path):
     emulator = [tool("qemu-aarch64"), "-L", "/usr/aarch64-linux-gnu"]
@@ -39,22 +63,12 @@ def test_neon(tmp_path: Path):
         command = ("env", "PNF_TEST_ISA=neon_bf16", *emulator, folder / "csrc" / "tests" / test)
         assert ", 0 failed" in run(*command), test
 
-    network = randomize_(PocketNet(random_genotype(5), 4, 4, 16), 5)
-    pixels = torch.randint(0, 256, (2, 112, 112, 3), generator=torch.Generator().manual_seed(6)).byte()
-    with torch.no_grad():
-        expected = network(network.input_spec.normalize(pixels))
-
-    def embedded(isa: str, precision: str, cpu: str) -> subprocess.CompletedProcess[bytes]:
-        command = network_command("run_network", network, precision, isa, pixels.numpy(), tmp_path, folder)
-        return subprocess.run(
-            [*emulator, "-cpu", cpu, *command], capture_output=True, check=False, timeout=300
-        )
-
-    assert relative_error(embeddings_of(embedded("neon", "fp32", "cortex-a53"), 2), expected) < 1e-5
-    floats = relative_error(embeddings_of(embedded("neon", "bf16", "cortex-a53"), 2), expected)
-    pairs = relative_error(embeddings_of(embedded("neon_bf16", "bf16", "max"), 2), expected)
+    network = EmulatedNetwork(emulator, folder, tmp_path)
+    assert network.error("neon", "fp32", "cortex-a53") < 1e-5
+    floats = network.error("neon", "bf16", "cortex-a53")
+    pairs = network.error("neon_bf16", "bf16", "max")
     assert pairs < 1.5 * floats, (pairs, floats)
-    refused = embedded("neon_bf16", "bf16", "cortex-a53")
+    refused = network.embed("neon_bf16", "bf16", "cortex-a53")
     assert refused.returncode != 0 and b"'neon_bf16' is not available" in refused.stderr
 
 
@@ -68,20 +82,10 @@ def test_neon_of_32_bits(tmp_path: Path):
     for test in ("library_test", "node_test", "dispatch_test"):
         command = ("env", "PNF_TEST_ISA=neon", *emulator, folder / "csrc" / "tests" / test)
         assert ", 0 failed" in run(*command), test
-    network = randomize_(PocketNet(random_genotype(5), 4, 4, 16), 5)
-    pixels = torch.randint(0, 256, (2, 112, 112, 3), generator=torch.Generator().manual_seed(6)).byte()
-    with torch.no_grad():
-        expected = network(network.input_spec.normalize(pixels))
-
-    def embedded(isa: str, cpu: str) -> subprocess.CompletedProcess[bytes]:
-        command = network_command("run_network", network, "fp32", isa, pixels.numpy(), tmp_path, folder)
-        return subprocess.run(
-            [*emulator, "-cpu", cpu, *command], capture_output=True, check=False, timeout=300
-        )
-
+    network = EmulatedNetwork(emulator, folder, tmp_path)
     for isa, cpu in (("neon", "cortex-a15"), ("scalar", "cortex-a8")):
-        assert relative_error(embeddings_of(embedded(isa, cpu), 2), expected) < 1e-5, isa
-    refused = embedded("neon", "cortex-a8")
+        assert network.error(isa, "fp32", cpu) < 1e-5, isa
+    refused = network.embed("neon", "fp32", "cortex-a8")
     assert refused.returncode != 0 and b"'neon' is not available" in refused.stderr
 
 
