@@ -211,13 +211,8 @@ def test_equal_inputs_give_equal_bits() -> None:
 def test_every_output_is_written() -> None:
     inputs = problem(7, 19, 145)
     expected = evaluate(*inputs, implementation="triton")
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)  # torch then fills new memory with NaN
-    try:
-        assert torch.empty(3, device=DEVICE).isnan().all()
-        found = evaluate(*inputs, implementation="triton")
-    finally:
-        torch.use_deterministic_algorithms(before)
+    assert torch.empty(3, device=DEVICE).isnan().all()
+    found = evaluate(*inputs, implementation="triton")
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
