@@ -61,7 +61,7 @@ class Runs:
     ("bomb", "name"),
     [
         (Runs(os.system, "touch ran"), "posix.system"),
-        (Runs(print), "builtins.print"),
+        (Runs(exec, "open('ran', 'w')"), "builtins.exec"),
         (Runs(eval, "open('ran', 'w')"), "builtins.eval"),
         (Runs(subprocess.Popen, "touch ran"), "subprocess.Popen"),
         (np.random.default_rng(0), "numpy"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import pickle
@@ -35,6 +36,7 @@ def ray() -> Iterator[Any]:
     # Paths of sockets are short, so no folder of pytest's will do.
     with tempfile.TemporaryDirectory(prefix="ray") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
+        patch.setattr(builtins, "print", builtins.print)  # Ray's progress bars replace it for good
         with embedding_on_ray._running(module, 2, 1) as workers:
             assert workers == 2
             yield module
