@@ -8,9 +8,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <limits>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 #include "plan/per_process.h"
@@ -310,7 +310,8 @@ class Pool {
     try {
       std::thread([this] { work(); }).detach();
       ++workers_made_;
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {
+      // No thread or no memory for one. The call goes on without: others know of it already.
       made = false;
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);

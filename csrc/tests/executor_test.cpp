@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "check.h"
+#include "failing_allocations.h"
 #include "kernels/dispatch.h"
 #include "program_builder.h"
 
@@ -23,46 +24,6 @@
 #else
 #define PNF_TEST_TSAN 0
 #endif
-
-namespace {
-
-std::atomic<long> allocations{0};
-// How many allocations there are up to one that is refused; 0: none is.
-std::atomic<long> until_refused{0};
-
-bool refused() {
-  ++allocations;
-  long left = until_refused.load();
-  while (left > 0 && !until_refused.compare_exchange_weak(left, left - 1)) {
-  }
-  return left == 1;
-}
-
-}  // namespace
-
-// Calls from this program and from the static library go through these (the linker's --wrap); those from inside
-// shared libraries, through the operator new below.
-extern "C" {
-void* __real_malloc(std::size_t);
-void* __real_calloc(std::size_t, std::size_t);
-void* __real_realloc(void*, std::size_t);
-void* __real_aligned_alloc(std::size_t, std::size_t);
-
-void* __wrap_malloc(std::size_t size) { return refused() ? nullptr : __real_malloc(size); }
-void* __wrap_calloc(std::size_t count, std::size_t size) { return refused() ? nullptr : __real_calloc(count, size); }
-void* __wrap_realloc(void* p, std::size_t size) { return refused() ? nullptr : __real_realloc(p, size); }
-void* __wrap_aligned_alloc(std::size_t alignment, std::size_t size) {
-  return refused() ? nullptr : __real_aligned_alloc(alignment, size);
-}
-}
-
-void* operator new(std::size_t size) {
-  void* p = std::malloc(size);
-  if (p == nullptr) throw std::bad_alloc();
-  return p;
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace pnf::test {
 namespace {
@@ -320,19 +281,19 @@ void warm_calls_allocate_nothing() {
       }
     }
   };
-  const long before = allocations;
+  const long before = allocations();
   void* volatile seen = std::aligned_alloc(64, 64);
   std::free(seen);
   seen = std::make_unique<int>(1).release();
   ::operator delete(seen);
-  CHECK(allocations - before >= 2, "allocations are not counted");
+  CHECK(allocations() - before >= 2, "allocations are not counted");
   // Threads are made when they are first worth their while, which on a busy machine is not at once.
   constexpr int kRounds = 5, kMostRounds = 2000;
   int quiet = 0;
   for (int round = 0; quiet < kRounds && round < kMostRounds; ++round) {
-    const long warm = allocations;
+    const long warm = allocations();
     calls();
-    quiet = allocations == warm ? quiet + 1 : 0;
+    quiet = allocations() == warm ? quiet + 1 : 0;
   }
   CHECK(quiet == kRounds, "of %d rounds of calls, no %d in a row make no allocation", kMostRounds, kRounds);
 }
@@ -423,7 +384,7 @@ void survives_failing_allocations(int threads, bool half) {
   int failed = 0;
   for (long n = 1; !all_allowed; ++n) {
     clear_shelves();
-    until_refused = n;
+    fail_allocation(n, Failing::kOne);
     bool threw = false;
     try {
       const std::vector<float> found = embed(batch, threads, true, network(half));
@@ -431,7 +392,7 @@ void survives_failing_allocations(int threads, bool half) {
     } catch (const std::bad_alloc&) {
       threw = true;
     }
-    all_allowed = until_refused.exchange(0) > 0;
+    all_allowed = !allow_allocations();
     CHECK(!threw || !all_allowed, "std::bad_alloc, and no allocation failed");
     failed += threw;
     const std::vector<float> again = embed(batch, threads, true, network(half));

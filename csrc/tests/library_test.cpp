@@ -10,61 +10,17 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
-#include <new>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "check.h"
+#include "failing_allocations.h"
 #include "library/sha256.h"
 #include "library/sha256_blocks.h"
 #include "model_file_builder.h"
 #include "pocketnet.h"
 #include "program_builder.h"
-
-namespace {
-
-std::atomic<long> allocations{0};
-// How many more succeed; below 0: all.
-std::atomic<long> left{-1};
-
-bool refused() {
-  ++allocations;
-  long now = left.load();
-  while (now >= 0 && !left.compare_exchange_weak(now, now > 0 ? now - 1 : 0)) {
-  }
-  return now == 0;
-}
-
-}  // namespace
-
-// Calls from this program and from the archives go through these (the linker's --wrap); those of the C++ library's own, through
-// the operators below.
-extern "C" {
-void* __real_malloc(std::size_t);
-void* __real_aligned_alloc(std::size_t, std::size_t);
-
-void* __wrap_malloc(std::size_t size) { return refused() ? nullptr : __real_malloc(size); }
-void* __wrap_aligned_alloc(std::size_t alignment, std::size_t size) {
-  return refused() ? nullptr : __real_aligned_alloc(alignment, size);
-}
-}
-
-void* operator new(std::size_t size) {
-  void* const p = std::malloc(size);
-  if (p == nullptr) throw std::bad_alloc();
-  return p;
-}
-void* operator new(std::size_t size, std::align_val_t alignment) {
-  const auto unit = static_cast<std::size_t>(alignment);
-  void* const p = std::aligned_alloc(unit, (size + unit - 1) / unit * unit);
-  if (p == nullptr) throw std::bad_alloc();
-  return p;
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace pnf::test {
 namespace {
@@ -191,9 +147,9 @@ void embedding(bool half) {
     crops[i].pixels += std::size_t{3} * kSide * kSide * i;
   }
   std::vector<float> first(kCrops * kDim), other(kCrops * kDim);
-  long before = allocations;
+  long before = allocations();
   CHECK(pocketnet_embed(context.get(), crops, kCrops, first.data()) == POCKETNET_OK, "%s", pocketnet_message());
-  CHECK(allocations == before, "the first call took memory %ld times", allocations - before);
+  CHECK(allocations() == before, "the first call took memory %ld times", allocations() - before);
   for (int i = 0; i < kCrops; ++i) {
     double squares = 0;
     for (int d = 0; d < kDim; ++d) squares += first[i * kDim + d] * first[i * kDim + d];
@@ -400,16 +356,15 @@ void damaged_files() {
   CHECK(open(file, model) == POCKETNET_OK, "a section of another kind: %s", pocketnet_message());
 }
 
-// Every allocation fails once.
+// Memory ends with every allocation in turn.
 void without_memory(const File& file, const pocketnet_context_options& options) {
   for (long count = 0;; ++count) {
     Model model;
     Context context;
-    left = count;
+    fail_allocation(count + 1, Failing::kAll);
     pocketnet_status status = open(file, model);
     if (status == POCKETNET_OK) status = create(model, context, &options);
-    const bool all = left != 0;
-    left = -1;
+    const bool all = !allow_allocations();
     if (all) {
       CHECK(status == POCKETNET_OK, "%s", pocketnet_message());
       CHECK(count > 5, "only %ld allocations", count);
@@ -452,10 +407,10 @@ void photo_path(char** arguments) {
   photo.width = width;
   photo.height = height;
   std::size_t found = 0, second = 0;
-  const long before = allocations;
+  const long before = allocations();
   CHECK(pocketnet_analyze(context.get(), &photo, faces, embeddings.data(), kMost, &found) == POCKETNET_OK, "%s",
         pocketnet_message());
-  CHECK(allocations == before, "the call took memory %ld times", allocations - before);
+  CHECK(allocations() == before, "the call took memory %ld times", allocations() - before);
   CHECK(found > 0, "no face");
   // What was in the memory before does not matter, nor does how many faces are asked for.
   CHECK(pocketnet_analyze(context.get(), &photo, again, others.data(), 1, &second) == POCKETNET_OK && second == found,
@@ -476,10 +431,10 @@ void photo_path(char** arguments) {
       part.chroma = photo.pixels;
       part.chroma_stride = std::ptrdiff_t{3} * width;
     }
-    const long calls = allocations;
+    const long calls = allocations();
     CHECK(pocketnet_analyze(context.get(), &part, again, others.data(), kMost, &second) == POCKETNET_OK,
           "%u x %u of format %u: %s", part.height, part.width, part.format, pocketnet_message());
-    CHECK(allocations == calls, "%u x %u took memory", part.height, part.width);
+    CHECK(allocations() == calls, "%u x %u took memory", part.height, part.width);
   }
   photo.height = options.max_photo_side + 1;
   CHECK(pocketnet_analyze(context.get(), &photo, faces, nullptr, kMost, &found) == POCKETNET_LIMIT && found == 0, "%s",

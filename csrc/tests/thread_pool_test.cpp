@@ -14,12 +14,14 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "check.h"
+#include "failing_allocations.h"
 
 namespace pnf::test {
 namespace {
@@ -44,6 +46,31 @@ bool comes_true(const Condition& condition) {
     if (condition()) return true;
   }
   return false;
+}
+
+// The first call of all, which makes the pool and its workers: without memory for the pool it does nothing, and without
+// memory for a worker it works alone. Later ones know nothing of it.
+void calls_survive_failing_allocations() {
+  constexpr int kPieces = 64, kMost = 20;
+  bool failed = true;
+  for (long n = 1; failed && n <= kMost; ++n) {
+    std::atomic<int> done{0};
+    bool threw = false;
+    fail_allocation(n, Failing::kOne);
+    try {
+      std::atomic<int> next{0};
+      together(4, [&](Member&) {
+        while (next++ < kPieces) ++done;
+      });
+    } catch (const std::bad_alloc&) {
+      threw = true;
+    }
+    failed = allow_allocations();
+    CHECK(done == (threw ? 0 : kPieces), "%d pieces after allocation %ld has failed", done.load(), n);
+    CHECK(!threw || n == 1, "allocation %ld of a pool that is there ended a call", n);
+    CHECK(failed || n > 2, "no memory is taken for a pool and its workers");
+  }
+  CHECK(!failed, "allocations do not end");
 }
 
 // Each piece of each phase once, after all of the phase before; members with numbers of their own.
@@ -384,6 +411,7 @@ void late_threads_are_not_taken_again() {
 
 int main() {
   using namespace pnf::test;
+  calls_survive_failing_allocations();
   phases_are_done_in_order();
   pieces_near_home_come_first();
   shares_are_taken_whole();
