@@ -185,6 +185,7 @@ def test_hosted_files_that_are_not_as_they_should_be(
         ({"image": 7}, "its check does not state image, embedding and least_cosine as it should"),
         ({"image": "no base64!"}, "its check's picture is no base64"),
         ({"embedding": None}, "its check does not state image, embedding and least_cosine as it should"),
+        ({"embedding": [1e300]}, "its check does not state image, embedding and least_cosine as it should"),
     ):
         assert said(check=json.dumps(check | change)) == {"error": f"{other}: is damaged: {message}"}
 
@@ -193,7 +194,12 @@ def test_hosted_files_that_are_not_as_they_should_be(
         ("{", "its metadata are no JSON object"),
         ("[]", "its metadata are no JSON object"),
         (json.dumps(facts | {"model": 3}), "its metadata do not state 'model' as they should"),
+        ('{"input": ' + "[" * 100_000 + "]" * 100_000 + "}", "its metadata are no JSON object"),
         (json.dumps(facts | {"input": None}), "its metadata do not state 'dtype' as they should"),
+        (
+            json.dumps(facts | {"embedding_dim": -1}),
+            "its metadata do not state 'embedding_dim' as they should",
+        ),
         (
             json.dumps(facts | {"kernels": "best"}),
             "its metadata state 'kernels' as 'best'; expected 'fused' or 'aten'",

@@ -17,8 +17,12 @@ std::string text_of(double far) {
   return text;
 }
 
+constexpr char kNotStated[] = "its calibration does not state thresholds as it should";
+
 CalibratedPoint point_of(const nlohmann::ordered_json& stated) {
-  return {stated.at("far").get<double>(), stated.at("threshold").get<double>()};
+  const CalibratedPoint point = {stated.at("far").get<double>(), stated.at("threshold").get<double>()};
+  if (!(point.far >= 0 && point.far <= 1 && std::isfinite(point.threshold))) throw std::runtime_error(kNotStated);
+  return point;
 }
 
 }  // namespace
@@ -47,9 +51,10 @@ std::optional<Calibration> calibration_of(const Metadata& metadata) {
     calibration.default_far = found->at("default_far").get<double>();
     for (const auto& point : found->at("points")) calibration.points.push_back(point_of(point));
     if (calibration.points.empty()) throw std::runtime_error("its calibration has no point");
+    calibration.at(std::nullopt);  // throws where the default is none of the points
     return calibration;
   } catch (const nlohmann::json::exception&) {
-    throw std::runtime_error("its calibration does not state thresholds as it should");
+    throw std::runtime_error(kNotStated);
   }
 }
 

@@ -3,9 +3,7 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/tensor.h>
 
-#include <nlohmann/json.hpp>
 #include <stdexcept>
-#include <string_view>
 
 #include "hosting/exported_network.h"
 #include "images/image.h"
@@ -16,24 +14,6 @@ namespace {
 
 // A photo of a check is small; a file that carries more is no export.
 constexpr images::ImageLimits kLimits = {1 << 20, 4 << 20};
-
-std::vector<std::uint8_t> from_base64(std::string_view text) {
-  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  while (text.ends_with('=')) text.remove_suffix(1);
-  std::vector<std::uint8_t> bytes;
-  std::uint32_t bits = 0;
-  int count = 0;
-  for (const char digit : text) {
-    const std::size_t value = kDigits.find(digit);
-    if (value == std::string_view::npos) throw std::runtime_error("its check's picture is no base64");
-    bits = bits << 6 | static_cast<std::uint32_t>(value);
-    count += 6;
-    if (count < 8) continue;
-    count -= 8;
-    bytes.push_back(static_cast<std::uint8_t>(bits >> count));
-  }
-  return bytes;
-}
 
 at::Tensor embedding_of(ExportedNetwork& network, const at::Tensor& picture) {
   if (!network.takes_photos()) return network.embed_crops(picture.unsqueeze(0))[0];
@@ -46,16 +26,6 @@ at::Tensor embedding_of(ExportedNetwork& network, const at::Tensor& picture) {
 }
 
 }  // namespace
-
-Check parse_check(const std::string& text) {
-  try {
-    const auto stated = nlohmann::json::parse(text);
-    return {from_base64(stated.at("image").get<std::string>()), stated.at("embedding").get<std::vector<float>>(),
-            stated.at("least_cosine").get<double>()};
-  } catch (const nlohmann::json::exception&) {
-    throw std::runtime_error("its check does not state image, embedding and least_cosine as it should");
-  }
-}
 
 double check_cosine(ExportedNetwork& network) {
   if (!network.check()) throw std::runtime_error("the file carries no check of itself");

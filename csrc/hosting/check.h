@@ -1,23 +1,11 @@
-// The check that an exported file carries of itself (its record pocketnet_fast_check.json): a picture of a rendered face,
-// and what the exported file made of it where it was written. A processor, a library or a file that is not as it should be
-// shows in the cosine.
+// Whether a file gives here what it gave where it was written: a processor, a library or a file that is not as it should be
+// shows in the cosine of the two embeddings.
 #pragma once
-#include <cstdint>
-#include <string>
-#include <vector>
+#include "hosting/check_record.h"
 
 namespace pocketnet::hosting {
 
 class ExportedNetwork;
-
-struct Check {
-  std::vector<std::uint8_t> png;  // an aligned crop, or of a file that takes photos a photo with one face
-  std::vector<float> embedding;   // of length 1
-  double least_cosine = 0;
-};
-
-// Throws std::runtime_error, saying what is wrong.
-Check parse_check(const std::string& text);
 
 // The cosine of the embedding that the network gives for the check's picture with the one that the check states. Throws
 // std::runtime_error if the file carries no check, or if it finds another number of faces than one.

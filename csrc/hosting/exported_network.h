@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "hosting/check.h"
+#include "hosting/check_record.h"
 #include "hosting/metadata.h"
 #include "hosting/one_line.h"
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "hosting/check.h"
 #include "hosting/exported_network.h"
 #include "hosting/operators.h"
 #include "images/image.h"
