@@ -8,6 +8,7 @@
 #include "kernels/node/depthwise_stage.inl"
 #include "kernels/node/pool.inl"
 #include "kernels/node/rows.inl"
+#include "kernels/node/half_panels.inl"
 #include "kernels/node/pairs.inl"
 #include "kernels/node/dots.inl"
 #include "kernels/cell/blocks.inl"

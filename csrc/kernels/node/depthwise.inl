@@ -61,9 +61,19 @@ PNF_INLINE void add_taps(const float* in, const Vec* w, Vec (&acc)[T], Product p
   }
 }
 
-template <int K, int S, int T>
+// Where a row's results go as floats, kBlock apart.
+struct FloatRow {
+  using Element = float;
+  template <int T>
+  PNF_INLINE void put(float* out, int pixel, int lane, const Vec (&values)[T]) {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) store(out + (pixel + t) * kBlock + lane, values[t]);
+  }
+};
+
+template <int K, int S, int T, typename Row>
 PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_end, int x, const float* weights,
-                               const Middle& middle, float* out) {
+                               const Middle& middle, typename Row::Element* out) {
 #pragma GCC unroll 1
   for (int v = 0; v < kVecs; ++v) {
     const Vec start = middle.start(v * kLanes);
@@ -79,8 +89,7 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
       add_taps<K, S>(in, w, acc, [](Vec a, Vec b, Vec c) { return fma(a, b, c); });
     }
     middle.finish(v * kLanes, acc);
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) store(out + (x + t) * kBlock + v * kLanes, acc[t]);
+    Row::put(out, x, v * kLanes, acc);
   }
 }
 
@@ -88,9 +97,9 @@ PNF_INLINE void depthwise_tile(const float* const* rows, int ky_begin, int ky_en
 constexpr bool kKeepsWindow = kVecs == 1 && kDepthwisePixels >= 7;
 
 // The same for whole windows, with their weights in registers over a row.
-template <int K, int S, int T>
+template <int K, int S, int T, typename Row>
 PNF_INLINE void whole_window_tile(const float* const* rows, int x, const Vec (&w)[K * K], Vec start,
-                                  const Middle& middle, float* out) {
+                                  const Middle& middle, typename Row::Element* out) {
   Vec acc[T];
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) acc[t] = start;
@@ -100,60 +109,63 @@ PNF_INLINE void whole_window_tile(const float* const* rows, int x, const Vec (&w
     add_taps<K, S>(in, w + ky * K, acc, [](Vec a, Vec b, Vec c) { return fma(a, b, c); });
   }
   middle.finish(0, acc);
-#pragma GCC unroll 16
-  for (int t = 0; t < T; ++t) store(out + (x + t) * kBlock, acc[t]);
+  Row::put(out, x, 0, acc);
 }
 
 // As many pixels of a row as tiles have; how many these are.
-template <int K, int S>
-int whole_window_row(const float* const* rows, int width, const float* weights, const Middle& middle, float* out) {
+template <int K, int S, typename Row>
+int whole_window_row(const float* const* rows, int width, const float* weights, const Middle& middle,
+                     typename Row::Element* out) {
   Vec w[K * K];
 #pragma GCC unroll 16
   for (int i = 0; i < K * K; ++i) w[i] = load(weights + i * kBlock);
   const Vec start = middle.start(0);
   int x = 0;
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
-    whole_window_tile<K, S, kDepthwisePixels>(rows, x, w, start, middle, out);
+    whole_window_tile<K, S, kDepthwisePixels, Row>(rows, x, w, start, middle, out);
   }
   return x;
 }
 
-template <int K, int S>
+template <int K, int S, typename Row>
 void depthwise_row(const float* const* rows, int ky_begin, int ky_end, int width, const float* weights,
-                   const Middle& middle, float* out) {
+                   const Middle& middle, typename Row::Element* out) {
   int x = 0;
   if constexpr (K == 3 && kKeepsWindow) {
-    if (ky_end - ky_begin == K) x = whole_window_row<K, S>(rows, width, weights, middle, out);
+    if (ky_end - ky_begin == K) x = whole_window_row<K, S, Row>(rows, width, weights, middle, out);
   }
   for (; x + kDepthwisePixels <= width; x += kDepthwisePixels) {
-    depthwise_tile<K, S, kDepthwisePixels>(rows, ky_begin, ky_end, x, weights, middle, out);
+    depthwise_tile<K, S, kDepthwisePixels, Row>(rows, ky_begin, ky_end, x, weights, middle, out);
   }
   if constexpr (kDepthwisePixels > 7) {
     for (; x + 7 <= width; x += 7) {
-      depthwise_tile<K, S, 7>(rows, ky_begin, ky_end, x, weights, middle, out);
+      depthwise_tile<K, S, 7, Row>(rows, ky_begin, ky_end, x, weights, middle, out);
     }
   }
   for (; x < width; ++x) {
-    depthwise_tile<K, S, 1>(rows, ky_begin, ky_end, x, weights, middle, out);
+    depthwise_tile<K, S, 1, Row>(rows, ky_begin, ky_end, x, weights, middle, out);
   }
 }
 
-using DepthwiseRow = void (*)(const float* const*, int, int, int, const float*, const Middle&, float*);
+template <typename Element>
+using DepthwiseRowOf = void (*)(const float* const*, int, int, int, const float*, const Middle&, Element*);
+using DepthwiseRow = DepthwiseRowOf<float>;
 
-inline DepthwiseRow depthwise_row_of(int kernel, int stride) {
+template <typename Row = FloatRow>
+DepthwiseRowOf<typename Row::Element> depthwise_row_of(int kernel, int stride) {
   switch (kernel * 2 + stride) {
     case 3 * 2 + 1:
-      return depthwise_row<3, 1>;
+      return depthwise_row<3, 1, Row>;
     case 3 * 2 + 2:
-      return depthwise_row<3, 2>;
+      return depthwise_row<3, 2, Row>;
     case 5 * 2 + 1:
-      return depthwise_row<5, 1>;
+      return depthwise_row<5, 1, Row>;
     case 5 * 2 + 2:
-      return depthwise_row<5, 2>;
+      return depthwise_row<5, 2, Row>;
     case 7 * 2 + 1:
-      return depthwise_row<7, 1>;
+      return depthwise_row<7, 1, Row>;
     default:
-      return depthwise_row<7, 2>;
+      return depthwise_row<7, 2, Row>;
   }
 }
 

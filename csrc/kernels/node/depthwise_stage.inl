@@ -51,10 +51,10 @@ PNF_INLINE int filter_stride(const TermOf<State>& term) {
 }
 
 // One depthwise term in progress: its ring, and the first input row that is not in the ring yet.
-template <typename State>
+template <typename State, typename Element = float>
 struct DepthwiseStage {
   const TermOf<State>* term;
-  DepthwiseRow row;
+  DepthwiseRowOf<Element> row;
   MiddleKind middle;
   float* ring;
   int next;
@@ -64,12 +64,13 @@ struct DepthwiseStage {
   }
 };
 
-template <typename State>
-DepthwiseStage<State> begin_depthwise(const TermOf<State>& term, int row_begin, float* ring) {
+template <typename State, typename Element>
+DepthwiseStage<State, Element> begin_depthwise(const TermOf<State>& term, DepthwiseRowOf<Element> row, int row_begin,
+                                               float* ring) {
   const int pad = term.kernel / 2;
   const int top = row_begin * term.stride - pad;
-  const DepthwiseRow row = depthwise_row_of(term.kernel, filter_stride(term));
-  const DepthwiseStage<State> stage = {&term, row, middle_kind(term.middle, term.blocks), ring, top < 0 ? 0 : top};
+  const DepthwiseStage<State, Element> stage = {&term, row, middle_kind(term.middle, term.blocks), ring,
+                                                top < 0 ? 0 : top};
   for (int block = 0; block < term.blocks; ++block) {
     for (int slot = 0; slot < term.kernel; ++slot) {
       clear(stage.slot(block, slot), pad * kBlock);
@@ -79,9 +80,14 @@ DepthwiseStage<State> begin_depthwise(const TermOf<State>& term, int row_begin, 
   return stage;
 }
 
-// Row y of the output, of block b to out + b * block_stride.
 template <typename State>
-void depthwise_output_row(DepthwiseStage<State>& stage, int y, int out_width, float* out, std::ptrdiff_t block_stride) {
+DepthwiseStage<State> begin_depthwise(const TermOf<State>& term, int row_begin, float* ring) {
+  return begin_depthwise(term, depthwise_row_of(term.kernel, filter_stride(term)), row_begin, ring);
+}
+
+// Row y of the output, of each block to out(block).
+template <typename State, typename Element, typename Out>
+PNF_INLINE void depthwise_output_row(DepthwiseStage<State, Element>& stage, int y, int out_width, Out out) {
   const TermOf<State>& term = *stage.term;
   const int pad = term.kernel / 2;
   const int top = y * filter_stride(term) - pad;
@@ -99,9 +105,15 @@ void depthwise_output_row(DepthwiseStage<State>& stage, int y, int out_width, fl
                    activation_of(term, block), stage.slot(block, iy) + pad * kBlock);
     }
     for (int ky = ky_begin; ky < ky_end; ++ky) rows[ky] = stage.slot(block, top + ky);
-    stage.row(rows, ky_begin, ky_end, out_width, weights, middle, out + block * block_stride);
+    stage.row(rows, ky_begin, ky_end, out_width, weights, middle, out(block));
   }
   if (top + ky_end > stage.next) stage.next = top + ky_end;
+}
+
+// The same, of block b to out + b * block_stride.
+template <typename State>
+void depthwise_output_row(DepthwiseStage<State>& stage, int y, int out_width, float* out, std::ptrdiff_t block_stride) {
+  depthwise_output_row(stage, y, out_width, [=](int block) { return out + block * block_stride; });
 }
 
 }  // namespace

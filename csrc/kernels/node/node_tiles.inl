@@ -12,7 +12,7 @@
 #include "kernels/node/depthwise_stage.inl"
 #include "kernels/node/pool.inl"
 #include "kernels/node/rows.inl"
-#include "kernels/node/pairs.inl"
+#include "kernels/node/half_panels.inl"
 #include "kernels/node/tiles.inl"
 // clang-format on
 
@@ -117,7 +117,87 @@ struct PanelsSideBySide {
   int n_mixed_ = 0;
 };
 
-struct TilePanels : PairPanels<PanelsSideBySide>, TileProduct {};
+// Depthwise windows on floats: of the processors that have tiles, each takes a product of pairs in the time of four of
+// floats, and permutes halves slowly.
+struct TilePanels : HalfPanels<PanelsSideBySide>, TileProduct {
+  using Stage = DepthwiseStage<Bf16, Bf16>;
+
+  template <int Step>
+  struct HalfRow {
+    using Element = Bf16;
+    template <int T>
+    PNF_INLINE void put(Bf16* out, int pixel, int, const Vec (&values)[T]) {
+      store_pixels<T, Step>(values, out + pixel * Step);
+    }
+  };
+
+  float* arrange(const NodeOf<Bf16>& node, float* scratch) {
+    // Beyond these, products in between cost more than to wake up once.
+    constexpr int kMostBetween = 3300;
+    expect(band_rows(node) * node.width);
+    int between = 0;
+    for (int t = 0; t < node.terms; ++t) {
+      const TermOf<Bf16>& term = node.term[t];
+      if (is_convolution(term)) between += band_rows(node) * term.blocks * cycles_of_row(term, node.width);
+    }
+    keeps_awake_ = between <= kMostBetween;
+    return PanelsSideBySide::arrange(node, scratch);
+  }
+
+  static std::ptrdiff_t stage_floats(const TermOf<Bf16>& term) {
+    return ring_floats(term) + (term.kind == TermKind::kDepthwisePooled ? filtered_floats(term) : 0);
+  }
+  static Stage begin(const TermOf<Bf16>& term, int row_begin, float* ring) {
+    // What is pooled lies in rows of whole blocks first.
+    const auto row = term.kind == TermKind::kDepthwisePooled
+                         ? depthwise_row_of<HalfRow<kBlock>>(term.kernel, filter_stride(term))
+                         : depthwise_row_of<HalfRow<kElements>>(term.kernel, filter_stride(term));
+    return begin_depthwise(term, row, row_begin, ring);
+  }
+  void output_row(Stage& stage, int y, int out_width, const Place& place, std::ptrdiff_t offset) {
+    depthwise_output_row(stage, y, out_width, [&](int block) {
+      worked(cycles_of_row(*stage.term, out_width));
+      return halves(place.at(block) + offset);
+    });
+  }
+  void pooled_output_row(Stage& stage, int y, int out_width, const Place& place, std::ptrdiff_t offset) {
+    const TermOf<Bf16>& term = *stage.term;
+    const std::ptrdiff_t row = static_cast<std::ptrdiff_t>(term.width) * kBlock;
+    Bf16* const filtered = halves(stage.ring + ring_floats(term));
+    for (int r = 0; r < 2; ++r) {
+      depthwise_output_row(stage, 2 * y + r, term.width, [&](int block) {
+        worked(cycles_of_row(term, term.width));
+        return filtered + (2 * block + r) * row;
+      });
+    }
+    for (int block = 0; block < term.blocks; ++block) {
+      Bf16* const out = halves(place.at(block) + offset);
+      for_each_pooled(filtered + 2 * block * row, row, out_width,
+                      [out](int p, int v, Vec value) { store(out + p * kElements + v, value); });
+    }
+  }
+  // Compiled alone, its loop keeps more in registers.
+  __attribute__((noinline)) void activate(const Bf16* in, int step, int pixels, const Activation& activation,
+                                          float* out) {
+    HalfPanels::activate(in, step, pixels, activation, out);
+    worked(kActivation * pixels);
+  }
+
+ private:
+  // Cycles of a pixel of a block, and of a row, as nodes of PocketNetS-128 take them on an Emerald Rapids core; a depthwise
+  // row brings states into the ring, too.
+  static constexpr int kActivation = 4;
+  static int cycles_of_row(const TermOf<Bf16>& term, int width) {
+    constexpr int kRing = 7;
+    if (term.kind == TermKind::kPointwise || term.kind == TermKind::kPooledPointwise) return kActivation * width;
+    return width * term.kernel * term.kernel / 2 + kRing * term.width * filter_stride(term);
+  }
+  void worked(int cycles) {
+    if (keeps_awake_) TileProduct::worked(cycles);
+  }
+
+  bool keeps_awake_ = false;
+};
 
 }  // namespace
 

@@ -1,55 +1,11 @@
-// The inputs of a node's product, from states and weights of half precision, where a word's two products take one
-// instruction: PReLU, and depthwise windows by pairs of rows. Include after rows.inl and a vocabulary from kernels/simd
-// that has `dot`.
+// Depthwise windows of half precision by pairs of rows, where a word's two products take one instruction. Include after
+// rows.inl and half_panels.inl.
 //
 // Panels hold Bf16, rings words of two rows.
 namespace pnf::PNF_ISA {
 namespace {
 
 constexpr int kMaxPairs = (kMaxKernel + 1) / 2;
-
-PNF_INLINE Bf16* halves(float* words) { return reinterpret_cast<Bf16*>(words); }
-
-// Two pixels, `Step` elements from one to the other.
-template <int Step>
-PNF_INLINE void store_apart(Bf16* out, Two two) {
-  if constexpr (Step == kBlock) {
-    store_two(out, two);
-  } else {
-    store_each(out, out + Step, two);
-  }
-}
-
-// What a block's states become, two pixels or one at a time.
-template <bool HasCap>
-struct TwoActivations {
-  TwoSlopes slopes;
-  Two caps;
-  Vec slope, cap;
-
-  explicit TwoActivations(const Activation& a) : slopes(two_slopes(a.slope)), slope(load(a.slope)) {
-    if constexpr (HasCap) {
-      cap = load(a.cap);
-      caps = round_two(cap, cap);
-    }
-  }
-  Two operator()(Two x) const {
-    const Two active = prelu_two(x, slopes);
-    return HasCap ? at_most_two(active, caps) : active;
-  }
-  Vec operator()(Vec x) const {
-    const Vec active = prelu(x, slope);
-    return HasCap ? at_most(active, cap) : active;
-  }
-};
-
-// `Step` elements from a pixel of the output to the next.
-template <int Step, bool HasCap>
-PNF_INLINE void activate_row(const Bf16* in, int pixels, const TwoActivations<HasCap>& activation, Bf16* out) {
-  int p = 0;
-  for (; p + 2 <= pixels; p += 2) store_apart<Step>(out + p * Step, activation(load_two(in + p * kBlock)));
-  if (p < pixels) store(out + p * Step, activation(load(in + p * kBlock)));
-}
 
 // Words of two activated rows, the first in their lower halves; `second` may be null, for zeros.
 template <bool HasCap>
@@ -75,14 +31,6 @@ struct Taps {
   const float* weights[kMaxPairs];
   int count;
 };
-
-// Results of T pixels, `Step` elements from one to the next.
-template <int T, int Step>
-PNF_INLINE void store_pixels(const Vec (&values)[T], Bf16* out) {
-#pragma GCC unroll 8
-  for (int t = 0; t + 2 <= T; t += 2) store_apart<Step>(out + t * Step, round_two(values[t], values[t + 1]));
-  if constexpr (T % 2 != 0) store(out + (T - 1) * Step, values[T - 1]);
-}
 
 template <int K, int S, int Step, int T>
 PNF_INLINE void depthwise_pair_tile(const Taps& taps, int x, const Middle& middle, Bf16* out) {
@@ -219,10 +167,10 @@ struct PairStage {
 };
 
 template <typename Arrangement>
-struct PairPanels : Arrangement {
+struct PairPanels : HalfPanels<Arrangement> {
   using Stage = PairStage;
   using typename Arrangement::Place;
-  static constexpr int kElements = 2 * Arrangement::kStep;  // from a pixel of a panel to the next
+  using HalfPanels<Arrangement>::kElements;
 
   static std::ptrdiff_t stage_floats(const TermOf<Bf16>& term) {
     return ring_floats(term) + pair_weights_floats(term) +
@@ -256,19 +204,6 @@ struct PairPanels : Arrangement {
     }
   }
 
-  static void activate(const Bf16* in, int step, int pixels, const Activation& activation, float* out) {
-    if (activation.cap == nullptr) {
-      activate_by(TwoActivations<false>(activation), in, step, pixels, out);
-    } else {
-      activate_by(TwoActivations<true>(activation), in, step, pixels, out);
-    }
-  }
-  static void activate_pooled(const Bf16* in, std::ptrdiff_t row, int pixels, const Activation& activation,
-                              float* out) {
-    for_each_pooled(in, row, pixels, activation,
-                    [out](int p, int v, Vec value) { store(halves(out) + p * kElements + v, value); });
-  }
-
  private:
   template <int Step>
   static DepthwisePairRow row_of(const TermOf<Bf16>& term) {
@@ -294,15 +229,6 @@ struct PairPanels : Arrangement {
       stage.row(taps, width, middle_of(term, kind, block), out(block));
     }
     if (end > stage.next) stage.next = end;
-  }
-
-  template <bool HasCap>
-  static void activate_by(const TwoActivations<HasCap>& activation, const Bf16* in, int step, int pixels, float* out) {
-    if (step == 1) {
-      activate_row<kElements>(in, pixels, activation, halves(out));
-      return;
-    }
-    for (int p = 0; p < pixels; ++p) store(halves(out) + p * kElements, activation(load(in + p * step * kBlock)));
   }
 };
 

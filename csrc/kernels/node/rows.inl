@@ -214,11 +214,11 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
       if (!is_convolution(term)) continue;
       for (int r = 0; r < rows; ++r) {
         if (term.kind == TermKind::kDepthwise) {
-          Panels::output_row(stages[t], y + r, node.width, panels.place[t], r * row_words);
+          panels.output_row(stages[t], y + r, node.width, panels.place[t], r * row_words);
           continue;
         }
         if (term.kind == TermKind::kDepthwisePooled) {
-          Panels::pooled_output_row(stages[t], y + r, node.width, panels.place[t], r * row_words);
+          panels.pooled_output_row(stages[t], y + r, node.width, panels.place[t], r * row_words);
           continue;
         }
         for (int block = 0; block < term.blocks; ++block) {
@@ -229,7 +229,7 @@ void node_rows_with(const NodeOf<State>& node, int row_begin, int row_end, float
             Panels::activate_pooled(in, static_cast<std::ptrdiff_t>(term.width) * kBlock, node.width, activation,
                                     panel);
           } else {
-            Panels::activate(in, term.stride, node.width, activation, panel);
+            panels.activate(in, term.stride, node.width, activation, panel);
           }
         }
       }

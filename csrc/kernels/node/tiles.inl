@@ -29,8 +29,19 @@ class Tiles {
     pixels_ = pixels;
   }
 
+  // About so many cycles have gone by without a product. The unit of products falls asleep after a thousand, and takes 750 to
+  // wake up (Emerald Rapids, measured), so that one in between, of whatever lies in the tiles, keeps it awake.
+  void worked(int cycles) {
+    idle_ += cycles;
+    if (idle_ < kMostIdle) return;
+    tile_dot<0, 4, 6>();
+    idle_ = 0;
+  }
+  void multiplied() { idle_ = 0; }
+
  private:
-  int pixels_ = 0;
+  static constexpr int kMostIdle = 650;
+  int pixels_ = 0, idle_ = 0;
 };
 
 constexpr int kSumTiles = 4;
@@ -101,11 +112,11 @@ class TileProduct {
     store_two(reinterpret_cast<Bf16*>(panels + pixel * kTileWords), channels);
   }
 
-  // Tiles of equal size, as few as there can be; the last one ends with the pixels, where it may meet the one before.
+  // The last tile ends with the pixels, where it may meet the one before.
   template <int NB>
   void multiply(const Run* runs, int n_runs, const TileOutOf<Bf16>& out, int pixels) {
     constexpr int kTogether = kSumTiles / NB;
-    const int tiles = (pixels + kTileRows - 1) / kTileRows, size = (pixels + tiles - 1) / tiles;
+    const int tiles = tiles_of(pixels), size = (pixels + tiles - 1) / tiles;
     tiles_.configure(size);
     for (int tile = 0; tile < tiles; tile += kTogether) {
       const int here = tiles - tile < kTogether ? tiles - tile : kTogether;
@@ -126,9 +137,17 @@ class TileProduct {
         }
       }
     }
+    tiles_.multiplied();
   }
 
+  // Most products will be of so many pixels.
+  void expect(int pixels) { tiles_.configure((pixels + tiles_of(pixels) - 1) / tiles_of(pixels)); }
+  void worked(int cycles) { tiles_.worked(cycles); }
+
  private:
+  // As few as there can be, of equal size.
+  static int tiles_of(int pixels) { return (pixels + kTileRows - 1) / kTileRows; }
+
   template <int NB, int N>
   static void sum_tiles_of(int count, const Run* runs, int n_runs, const float* bias, const int* first,
                            float (*sums)[kTileRows * kBlock]) {
