@@ -52,9 +52,7 @@ def assert_agrees(given_cell: Problem) -> None:
     for ours, theirs, wanted in zip(found, eager, true, strict=True):
         assert ours.shape == wanted.shape
         if float(wanted.norm()) < 1e-3 * largest:
-            # A gradient that vanishes is all rounding of products that cancel.
-            limit = max(2e-3 * largest, 10.0 * float((theirs.double() - wanted).norm()))
-            assert float((ours.double() - wanted).norm()) < limit
+            cell_problems.assert_vanishes(ours, theirs, wanted, 2e-3 * largest)
             continue
         eagers = max(errors) if decided else distance(theirs, wanted)
         assert distance(ours, wanted) < max(2.0 * eagers, ROUNDING)
