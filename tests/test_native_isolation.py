@@ -116,6 +116,7 @@ def test_baseline_objects_hold_baseline_instructions(objects: Path):
         ("avx2", "%ymm", r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])|%k[0-7]"),
         ("avx512", "%zmm", r"bf16|%tmm"),
     ],
+    ids=["avx2", "avx512"],
 )
 def test_objects_hold_their_instructions_and_no_newer_ones(
     objects: Path, isa: str, register: str, newer: str
