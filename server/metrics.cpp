@@ -10,51 +10,38 @@
 namespace pocketnet::server {
 namespace {
 
+using prometheus::BuildCounter;
+using prometheus::BuildGauge;
+using prometheus::BuildHistogram;
 using prometheus::Histogram;
 
 const Histogram::BucketBoundaries kSeconds{0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
                                            0.2,    0.5,   1,     2,     5,    10,   30};
 const Histogram::BucketBoundaries kCrops{1, 2, 4, 8, 16, 32, 64, 128, 256};
 
+// A metric with a value for each choice of labels.
+template <typename Builder>
+auto& family(Builder builder, prometheus::Registry& registry, const std::string& name, const char* help) {
+  return builder.Name(name).Help(help).Register(registry);
+}
+
 }  // namespace
 
 Metrics::Metrics()
-    : requests_(prometheus::BuildCounter()
-                    .Name("pocketnet_requests_total")
-                    .Help("Requests answered, by route and status.")
-                    .Register(registry_)),
-      request_seconds_(prometheus::BuildHistogram()
-                           .Name("pocketnet_request_seconds")
-                           .Help("Time from the first byte of a request to the last of its answer, by route.")
-                           .Register(registry_)),
-      stages_(prometheus::BuildHistogram()
-                  .Name("pocketnet_stage_seconds")
-                  .Help("Time of one stage: queue, decode, faces, crops, search.")
-                  .Register(registry_)),
-      batches_(prometheus::BuildHistogram()
-                   .Name("pocketnet_batch_crops")
-                   .Help("Crops that were embedded in one call.")
-                   .Register(registry_)
+    : requests_(
+          family(BuildCounter(), registry_, "pocketnet_requests_total", "Requests answered, by route and status.")),
+      request_seconds_(family(BuildHistogram(), registry_, "pocketnet_request_seconds",
+                              "Time from the first byte of a request to the last of its answer, by route.")),
+      stages_(family(BuildHistogram(), registry_, "pocketnet_stage_seconds",
+                     "Time of one stage: queue, decode, faces, crops, search.")),
+      batches_(family(BuildHistogram(), registry_, "pocketnet_batch_crops", "Crops that were embedded in one call.")
                    .Add({}, kCrops)),
-      faces_(prometheus::BuildCounter()
-                 .Name("pocketnet_faces_total")
-                 .Help("Faces found in photos.")
-                 .Register(registry_)
-                 .Add({})),
-      queue_(prometheus::BuildGauge()
-                 .Name("pocketnet_queue_depth")
-                 .Help("Jobs that wait for a worker.")
-                 .Register(registry_)
-                 .Add({})),
-      model_(prometheus::BuildGauge().Name("pocketnet_model_info").Help("1 for the model in use.").Register(registry_)),
-      reloads_(prometheus::BuildCounter()
-                   .Name("pocketnet_reloads_total")
-                   .Help("Attempts to load the model again.")
-                   .Register(registry_)),
-      dropped_(prometheus::BuildCounter()
-                   .Name("pocketnet_dropped_jobs_total")
-                   .Help("Jobs that no worker ran, by reason: deadline, gone.")
-                   .Register(registry_)) {}
+      faces_(family(BuildCounter(), registry_, "pocketnet_faces_total", "Faces found in photos.").Add({})),
+      queue_(family(BuildGauge(), registry_, "pocketnet_queue_depth", "Jobs that wait for a worker.").Add({})),
+      model_(family(BuildGauge(), registry_, "pocketnet_model_info", "1 for the model in use.")),
+      reloads_(family(BuildCounter(), registry_, "pocketnet_reloads_total", "Attempts to load the model again.")),
+      dropped_(family(BuildCounter(), registry_, "pocketnet_dropped_jobs_total",
+                      "Jobs that no worker ran, by reason: deadline, gone.")) {}
 
 void Metrics::add_request(const RequestRecord& record) {
   const std::string route = record.route.empty() ? "none" : record.route;

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cell_problems
 import pytest
 import torch
 from cell_problems import (
@@ -26,13 +27,11 @@ from cell_problems import (
     TOLERANCE,
     UNSOUND,
     Problem,
-    assert_empty_batch_is_empty,
     distance,
     mixed,
     problem,
+    under_autocast,
 )
-from cell_problems import assert_agrees as agrees
-from cell_problems import evaluate as evaluate_by
 from torch import Tensor, nn
 
 from pocketnet_fast.models import fused_training
@@ -72,11 +71,11 @@ def moved(given: Problem) -> Problem:
 
 
 def evaluate(given: Problem) -> list[Tensor]:
-    return evaluate_by(moved(given), cell)
+    return cell_problems.evaluate(moved(given), cell)
 
 
 def assert_agrees(given: Problem, tolerance: float = TOLERANCE) -> None:
-    agrees(moved(given), cell, tolerance)
+    cell_problems.assert_agrees(moved(given), cell, tolerance)
 
 
 def train_once(model: PocketNet, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,10 +170,8 @@ def test_a_nan_in_a_mixed_edge() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("kernel", "size"), [(1, (7, 5)), (3, (1, 9)), (5, (9, 6)), (7, (2, 3))])
 def test_windows(kernel: int, stride: int, size: tuple[int, int]) -> None:
-    height, width = size
-    operations = [Operation(0, SEPARABLE, 0, kernel=kernel, stride=stride)]
     # A large difference is as much a failure as a tap that is missing: few values may be normalised.
-    assert_agrees(problem(operations, [(9, height, width)], [17], images=8, seed=kernel), tolerance=5e-5)
+    assert_agrees(cell_problems.window(kernel, stride, size), tolerance=5e-5)
 
 
 @pytest.mark.parametrize(("channels", "width"), [(1, 1), (130, 70)])
@@ -198,13 +195,7 @@ def test_parts_of_a_window() -> None:
 
 
 def test_mean_far_from_zero() -> None:
-    """Moments do not cancel: a spread of 1 about 1000, in float32."""
-    given = moved(problem([Operation(0, Kind.NORMALIZE, 0)], [(20, 20, 20)], [20]))
-    given.inputs[0].add_(1000.0)
-    _, mean, variance = cell(given.inputs, given.parameters, given.operations)
-    expected = cell_reference([x.double() for x in given.inputs], given.parameters, given.operations)
-    assert distance(variance, expected[2]) < 1e-6
-    assert distance(mean, expected[1]) < 1e-9
+    cell_problems.assert_moments_do_not_cancel(cell, DEVICE)
 
 
 def test_zeros_and_ties() -> None:
@@ -224,7 +215,9 @@ def test_gamma_beside_a_large_sum() -> None:
 
 
 def test_empty_batch() -> None:
-    assert_empty_batch_is_empty(cell, moved(problem(NODE, [(16, 4, 4)] * 2, [16, 16], images=2)))
+    cell_problems.assert_empty_batch_is_empty(
+        cell, moved(problem(NODE, [(16, 4, 4)] * 2, [16, 16], images=2))
+    )
 
 
 SMALL = problem(
@@ -242,20 +235,8 @@ MIXED = problem(mixed(0, 0, 2), [(18, 7, 6)], [18] * 6, images=12)
 
 
 def test_strides_and_layout() -> None:
-    expected = evaluate(SMALL)
-    wide = torch.full((20, 32, 6, 10), math.nan)
-    wide[:, ::2, :, ::2] = SMALL.inputs[0]
-    strided = replace(
-        SMALL,
-        inputs=[wide[:, ::2, :, ::2], SMALL.inputs[1].contiguous(memory_format=torch.channels_last)],
-        gradients=[g.transpose(2, 3).contiguous().transpose(2, 3) for g in SMALL.gradients if g is not None],
-        parameters=[p.repeat_interleave(2, 0)[::2] for p in SMALL.parameters],
-    )
-    assert not strided.inputs[0].is_contiguous()
-    found = evaluate(strided)
+    found = cell_problems.assert_strides_change_nothing(evaluate, SMALL)
     assert found[0].is_contiguous(memory_format=torch.channels_last)
-    for actual, true in zip(found, expected, strict=True):
-        assert torch.equal(actual, true)
 
 
 @pytest.mark.parametrize("given", [SMALL, MIXED], ids=["small", "mixed"])
@@ -276,15 +257,7 @@ def test_equal_bits_and_nothing_read_before_it_is_written(
 
 
 def test_a_nan_reaches_the_whole_batch_and_no_other_channel() -> None:
-    given = problem([Operation(0, Kind.AVG_POOL, 0, kernel=3)], [(18, 6, 6)], [18])
-    given.inputs[0][1, 4, 2, 2] = math.nan
-    found = evaluate(given)
-    out, by_input = found[0], found[3]
-    assert out[:, 4].isnan().all()
-    assert by_input[:, 4].isnan().all()
-    others = [c for c in range(18) if c != 4]
-    assert torch.isfinite(out[:, others]).all()
-    assert torch.isfinite(by_input[:, others]).all()
+    cell_problems.assert_a_nan_stays_in_its_channel(evaluate)
 
 
 @pytest.mark.parametrize(
@@ -293,18 +266,10 @@ def test_a_nan_reaches_the_whole_batch_and_no_other_channel() -> None:
 def test_autocast_is_as_good_as_eagers(given: Problem, pointwise: int) -> None:
     """Its type is that of the operands of products, in the backward pass as well, which runs outside it."""
     given = moved(given)
-
-    def under_autocast(function: Any) -> Any:
-        def call(*arguments: Any) -> Any:
-            with torch.autocast(DEVICE, torch.bfloat16):
-                return function(*arguments)
-
-        return call
-
-    found = evaluate_by(given, under_autocast(cell))
-    full = evaluate_by(given, cell)
-    eager = evaluate_by(given, under_autocast(cell_reference))
-    expected = evaluate_by(given, cell_reference, torch.float64)
+    found = cell_problems.evaluate(given, under_autocast(cell, DEVICE))
+    full = cell_problems.evaluate(given, cell)
+    eager = cell_problems.evaluate(given, under_autocast(cell_reference, DEVICE))
+    expected = cell_problems.evaluate(given, cell_reference, torch.float64)
     for ours, exactly, theirs, true in zip(found, full, eager, expected, strict=True):
         assert ours.dtype == exactly.dtype
         # Sums of a batch's gradients cancel in front of a normalisation; there eager's error is luck as well.
@@ -315,12 +280,8 @@ def test_autocast_is_as_good_as_eagers(given: Problem, pointwise: int) -> None:
 
 
 def test_second_derivative_is_refused() -> None:
-    given = moved(SMALL)
-    inputs = [x.clone().requires_grad_() for x in given.inputs]
-    sums, _, _ = cell(inputs, given.parameters, given.operations)
-    (gradient,) = torch.autograd.grad(sums[0].square().sum(), inputs[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|cannot be differentiated twice"):
-        gradient.sum().backward()
+    message = "once_differentiable|cannot be differentiated twice"
+    cell_problems.assert_not_differentiated_twice(cell, moved(SMALL), message)
 
 
 @pytest.mark.parametrize(("change", "message"), UNSOUND)
@@ -333,28 +294,12 @@ def test_unsound_operations(change: dict[str, Any], message: str) -> None:
 
 def test_bad_tensors() -> None:
     given = moved(CELLS["node"])
-    x, parameters, operations = given.inputs[0], given.parameters, given.operations
-    refused: list[tuple[list[Tensor], list[Tensor], str]] = [
-        ([x.double(), x], parameters, f"an input must be float32 on {x.device}, got torch.float64"),
-        ([x[0], x], parameters, "inputs must be N, C, H, W with one N"),
-        ([x[:2], x], parameters, "inputs must be N, C, H, W with one N"),
-        ([x[:, :0], x], parameters, "channels is 0"),
-        ([x[:, :, :5], x], parameters, "give 5 x 14 and 14 x 14 pixels"),
-        ([x, x], parameters[:-1], "there are 9 parameters; the operations have more"),
-        ([x, x], [*parameters, x], "there are 11 parameters; the operations have 10"),
-        ([x, x], [parameters[0][1:], *parameters[1:]], "slope must have the shape [16], got [15]"),
-        ([x, x], [*parameters[:2], parameters[2].double(), *parameters[3:]], "pointwise must be float32"),
-        ([x, x, x], parameters, "no operation reads one of the inputs"),
-    ]
-    for inputs, given_parameters, message in refused:
-        with pytest.raises(RuntimeError, match=re.escape(message)):
-            cell(inputs, given_parameters, operations)
+    x, parameters = given.inputs[0], given.parameters
+    double = ([x.double(), x], parameters, f"an input must be float32 on {x.device}, got torch.float64")
+    cell_problems.assert_bad_tensors_are_refused(cell, given, [double])
     if not INTERPRETED:
         with pytest.raises(RuntimeError, match=r"float32 on cuda:0, got torch\.float32 on cpu"):
-            cell([x, x.cpu()], parameters, operations)
-    residual = [*operations, Operation(0, RESIDUAL, 2)]
-    with pytest.raises(RuntimeError, match="a residual must have the channels of its sum"):
-        cell([x, x, torch.zeros(3, 4, 14, 14, device=DEVICE)], parameters, residual)
+            cell([x, x.cpu()], parameters, given.operations)
 
 
 def test_tiles_that_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from pocketnet_fast.ops.cell import Kind, Operation
 from pocketnet_fast.ops.cell.reference import cell_reference
+from pocketnet_fast.ops.cell.structure import encode
 
 SEPARABLE, RESIDUAL, SCALED = Kind.SEPARABLE, Kind.RESIDUAL, Kind.SCALED
 Cell = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Operation]], Any]
@@ -28,6 +32,9 @@ class Problem:
     parameters: list[Tensor]
     operations: Sequence[Operation]
     gradients: list[Tensor | None]
+
+
+Evaluate = Callable[[Problem], list[Tensor]]
 
 
 def problem(
@@ -65,19 +72,47 @@ def problem(
     return Problem(inputs, parameters, operations, gradients)
 
 
-def evaluate(given: Problem, function: Cell, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Sums, moments, and the gradients of inputs and parameters."""
-    inputs = [x.to(dtype).detach().requires_grad_() for x in given.inputs]
-    parameters = [p.to(dtype).detach().requires_grad_() for p in given.parameters]
+def evaluate(given: Problem, function: Cell, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """Sums, moments, and the gradients of inputs and parameters, which are of their own types or of one."""
+    inputs = [x.to(dtype or x.dtype).detach().requires_grad_() for x in given.inputs]
+    parameters = [p.to(dtype or p.dtype).detach().requires_grad_() for p in given.parameters]
     sums, mean, variance = function(inputs, parameters, given.operations)
-    chosen = [(s, g.to(dtype)) for s, g in zip(sums, given.gradients, strict=True) if g is not None]
+    chosen = [(s, g.to(s.dtype)) for s, g in zip(sums, given.gradients, strict=True) if g is not None]
     torch.autograd.backward([s for s, _ in chosen], [g for _, g in chosen])
     gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in inputs + parameters]
     return [s.detach() for s in sums] + [mean.detach(), variance.detach()] + gradients
 
 
+def under_autocast(function: Cell, device: str) -> Cell:
+    """A cell whose forward pass runs under autocast to bfloat16."""
+
+    def call(*arguments: Any) -> Any:
+        with torch.autocast(device, torch.bfloat16):
+            return function(*arguments)
+
+    return call
+
+
+# Kernels, strides and sizes of images, which windows overlap in every way.
+WINDOWS = list(itertools.product([1, 3, 5, 7], [1, 2], [(1, 9), (2, 3), (7, 7), (13, 30)]))
+
+
+def window(kernel: int, stride: int, size: tuple[int, int]) -> Problem:
+    operations = [Operation(0, SEPARABLE, 0, kernel=kernel, stride=stride)]
+    return problem(operations, [(9, *size)], [17], images=8, seed=kernel)
+
+
 def distance(actual: Tensor, expected: Tensor) -> float:
     return float((actual.double() - expected).norm() / (expected.norm() + 1e-300))
+
+
+def assert_vanishes(ours: Tensor, eager: Tensor, true: Tensor, limit: float) -> None:
+    """Of a gradient that is all rounding of products that cancel, as one weight's before a normalisation.
+
+    How lucky eager's is depends on its number of threads.
+    """
+    limit = max(limit, 10.0 * float((eager.double() - true).norm()))
+    assert float((ours.double() - true).norm()) < limit
 
 
 def assert_agrees(given: Problem, function: Cell, tolerance: float = TOLERANCE) -> None:
@@ -88,10 +123,7 @@ def assert_agrees(given: Problem, function: Cell, tolerance: float = TOLERANCE) 
     for ours, theirs, true in zip(found, eager, expected, strict=True):
         assert ours.shape == true.shape
         if float(true.norm()) < 1e-4 * largest:
-            # A gradient that vanishes, as that of one weight in front of a normalisation, is all rounding of
-            # products that cancel; how lucky eager's is depends on its number of threads.
-            limit = max(1e-6 * largest, 10.0 * float((theirs.double() - true).norm()))
-            assert float((ours.double() - true).norm()) < limit
+            assert_vanishes(ours, theirs, true, 1e-6 * largest)
             continue
         assert distance(ours, true) < max(tolerance, 10.0 * distance(theirs, true))
 
@@ -217,3 +249,88 @@ def assert_empty_batch_is_empty(run: Callable[..., Any], given: Problem) -> None
     out.sum().backward()
     assert all(x.grad is not None and x.grad.shape == x.shape for x in inputs)
     assert all(p.grad is not None and not p.grad.any() for p in parameters)
+
+
+def assert_a_nan_stays_in_its_channel(evaluate: Evaluate) -> None:
+    """It reaches the whole batch, as batch statistics have it; unused memory never shows."""
+    given = problem([Operation(0, Kind.AVG_POOL, 0, kernel=3)], [(18, 6, 6)], [18])
+    given.inputs[0][1, 4, 2, 2] = math.nan
+    others = [c for c in range(18) if c != 4]
+    out, _, _, by_input, *_ = evaluate(given)
+    for result in (out, by_input):
+        assert result[:, 4].isnan().all()
+        assert torch.isfinite(result[:, others]).all()
+
+
+def assert_moments_do_not_cancel(function: Cell, device: str) -> None:
+    """A spread of 1 about 1000, in float32."""
+    x = problem([Operation(0, Kind.NORMALIZE, 0)], [(20, 20, 20)], [20]).inputs[0].add(1000.0).to(device)
+    parameters, operations = [x.new_ones(20), x.new_zeros(20)], [Operation(0, Kind.NORMALIZE, 0)]
+    _, mean, variance = function([x], parameters, operations)
+    _, true_mean, true_variance = cell_reference([x.double()], parameters, operations)
+    assert distance(variance, true_variance) < 1e-6
+    assert distance(mean, true_mean) < 1e-9
+
+
+def assert_strides_change_nothing(evaluate: Evaluate, given: Problem) -> list[Tensor]:
+    """Of tensors laid out in any way; returns the results."""
+    x, other = given.inputs
+    images, channels, height, width = x.shape
+    wide = torch.full((images, 2 * channels, height, 2 * width), math.nan)
+    wide[:, ::2, :, ::2] = x
+    strided = Problem(
+        [wide[:, ::2, :, ::2], other.contiguous(memory_format=torch.channels_last)],
+        [p.repeat_interleave(2, 0)[::2] for p in given.parameters],
+        given.operations,
+        [g.transpose(2, 3).contiguous().transpose(2, 3) for g in given.gradients if g is not None],
+    )
+    assert not strided.inputs[0].is_contiguous()
+    found = evaluate(strided)
+    for actual, true in zip(found, evaluate(given), strict=True):
+        assert torch.equal(actual, true)
+    return found
+
+
+def assert_not_differentiated_twice(function: Cell, given: Problem, message: str) -> None:
+    inputs = [x.clone().requires_grad_() for x in given.inputs]
+    sums, _, _ = function(inputs, given.parameters, given.operations)
+    (gradient,) = torch.autograd.grad(sums[0].square().sum(), inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match=message):
+        gradient.sum().backward()
+
+
+def assert_bad_tensors_are_refused(
+    function: Cell, given: Problem, others: Sequence[tuple[list[Tensor], list[Tensor], str]]
+) -> None:
+    """Those that no device takes, and ``others``; ``given`` is a node."""
+    (x, _), parameters, operations = given.inputs, given.parameters, given.operations
+    refused = [
+        *others,
+        ([x[0], x], parameters, "inputs must be N, C, H, W with one N"),
+        ([x[:2], x], parameters, "inputs must be N, C, H, W with one N"),
+        ([x[:, :0], x], parameters, "channels is 0"),
+        ([x[:, :, :5], x], parameters, "give 5 x 14 and 14 x 14 pixels"),
+        ([x, x], parameters[:-1], "there are 9 parameters; the operations have more"),
+        ([x, x], [*parameters, x], "there are 11 parameters; the operations have 10"),
+        ([x, x], [parameters[0][1:], *parameters[1:]], "slope must have the shape [16], got [15]"),
+        ([x, x], [*parameters[:2], parameters[2].double(), *parameters[3:]], "pointwise must be float32"),
+        ([x, x, x], parameters, "no operation reads one of the inputs"),
+    ]
+    for inputs, given_parameters, message in refused:
+        with pytest.raises(RuntimeError, match=re.escape(message)):
+            function(inputs, given_parameters, operations)
+    with pytest.raises(RuntimeError, match="a residual must have the channels of its sum"):
+        function([x, x, x[:, :4]], parameters, [*operations, Operation(0, RESIDUAL, 2)])
+
+
+def assert_registered_properly(state: torch.dtype) -> None:
+    """torch's own checks of the operator, on states of a type."""
+    for name in ("chain", "reduce", "pools"):
+        structure, epsilon = encode(CELLS[name].operations)
+        inputs = [x.to(state, copy=True).requires_grad_() for x in CELLS[name].inputs]
+        parameters = [p.clone().requires_grad_() for p in CELLS[name].parameters]
+        torch.library.opcheck(
+            torch.ops.pocketnet_fast.cell.default,
+            (inputs, parameters, structure, epsilon),
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +37,29 @@ def chromium() -> Iterator[Browser]:
         browser = running.chromium.launch(executable_path=program, args=OPTIONS)
         yield browser
         browser.close()
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A page, what it logged as errors and warnings, and the origins that it asked."""
+
+    page: Page
+    wrong: list[str] = field(default_factory=list)
+    hosts: set[str] = field(default_factory=set)
+
+
+@contextmanager
+def watched(browser: Browser, *, timeout: float) -> Iterator[Watched]:
+    """A page of a browser that has nothing stored; ``timeout`` is in milliseconds."""
+    context = browser.new_context(viewport={"width": 1100, "height": 1000})
+    watch = Watched(context.new_page())
+    page, wrong, hosts = watch.page, watch.wrong, watch.hosts
+    page.set_default_timeout(timeout)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda line: wrong.append(line.text) if line.type in ("error", "warning") else None)
+    page.on("request", lambda request: hosts.add(re.sub(r"^([a-z]+:(//[^/]*)?).*", r"\1", request.url)))
+    yield watch
+    context.close()
 
 
 def choose(page: Page, which: int, file: dict[str, Any]) -> None:

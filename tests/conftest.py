@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pocketnet_fast import FaceAnalyzer
     from pocketnet_fast.faces.detector import FaceDetector
 
 
@@ -84,6 +85,14 @@ def detector() -> FaceDetector:
     from pocketnet_fast.faces.detector import FaceDetector
 
     return FaceDetector()
+
+
+@pytest.fixture(scope="session")
+def analyzer() -> FaceAnalyzer:
+    """The detector and the network that come with the package."""
+    from pocketnet_fast import FaceAnalyzer
+
+    return FaceAnalyzer()
 
 
 @pytest.fixture(scope="session", params=["repository", "shared"])

@@ -23,6 +23,12 @@ def crop(number: int, size: int = 112) -> ImageArray:
     return np.dstack(planes).astype(np.uint8)
 
 
+def write_crops(folder: Path, count: int) -> None:
+    """The files ``0.png``, ``1.png``, ... of ``crop(0)``, ``crop(1)``, ..."""
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(encode_image(crop(number), ".png"))
+
+
 def write_records(path: Path, labels: list[list[float]], suffix: str = ".png", size: int = 112) -> Path:
     """A record file of ``crop(0)``, ``crop(1)``, ... with these labels and no record 0 of its own."""
     with RecordWriter(path) as writer:

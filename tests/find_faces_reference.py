@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,28 +24,28 @@ Matrix = npt.NDArray[np.float64]
 Detect = Callable[[ImageArray], list[Face]]
 Look = Callable[[ImageArray, float], list[Face]]
 
-FIRST_SIDES: Final = (256, 640)
-OTHER_SIDES: Final = (640, 1920, 256)
-WELL_SEEN: Final = (160.0, 350.0)
-MARGIN: Final = 0.1
-CONVINCING: Final = 0.918
-LIKELY: Final = 0.86
-FAR_ABOVE: Final = 0.03
-QUARTERS: Final = (90, 180, 270)
-DIAGONALS: Final = (45, 135, 225, 315)
-TILTED: Final = 12.0
-LOOKS_ALONG_TILT: Final = 2
-SECOND_LOOK: Final = 224.0
-LARGEST_PART: Final = 640
-MAX_UPSCALING: Final = 4.0
-AROUND: Final = 1.8
-SAME_PLACE: Final = 0.5
-CLEAR: Final = 0.015
-OTHER_WAY: Final = 60.0
-OUTSIDE: Final = 0.35
-EYES_TO_MOUTH: Final = (0.2, 1.1)
-NOSE: Final = (-0.3, 1.3)
-CROSSED_EYES: Final = -0.35
+FIRST_SIDES = (256, 640)
+OTHER_SIDES = (640, 1920, 256)
+WELL_SEEN = (160.0, 350.0)
+MARGIN = 0.1
+CONVINCING = 0.918
+LIKELY = 0.86
+FAR_ABOVE = 0.03
+QUARTERS = (90, 180, 270)
+DIAGONALS = (45, 135, 225, 315)
+TILTED = 12.0
+LOOKS_ALONG_TILT = 2
+SECOND_LOOK = 224.0
+LARGEST_PART = 640
+MAX_UPSCALING = 4.0
+AROUND = 1.8
+SAME_PLACE = 0.5
+CLEAR = 0.015
+OTHER_WAY = 60.0
+OUTSIDE = 0.35
+EYES_TO_MOUTH = (0.2, 1.1)
+NOSE = (-0.3, 1.3)
+CROSSED_EYES = -0.35
 
 
 class Reference:

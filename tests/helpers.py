@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import threading
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
@@ -71,6 +73,15 @@ def random_genotype(seed: int, nodes: int = 4) -> Genotype:
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Largest absolute difference over the largest absolute expected value."""
     return float((actual.double() - expected.double()).abs().max() / expected.double().abs().max())
+
+
+def at_once(work: Callable[[int], object], callers: int) -> None:
+    """Give ``work`` each number below ``callers``, in as many threads, and wait for them."""
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def without_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:

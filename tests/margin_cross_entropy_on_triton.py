@@ -11,19 +11,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import margin_problems
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from margin_problems import (
-    MARGINS,
-    assert_agree,
-    assert_not_differentiated_twice,
-    distance,
-    eager_bfloat16,
-    evaluate,
-    exact,
-)
+from margin_problems import MARGINS, assert_agree, distance, evaluate, exact
 from margin_problems import problem as cpu_problem
 from recordings import Golden
 from torch import Tensor
@@ -111,27 +104,15 @@ def test_random_problems(
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("margins", MARGINS)
 def test_cosine_of_one(margins: tuple[float, float, float], sign: float) -> None:
-    embedding, kernel, label = problem(6, 8, 20)
-    embedding[0] = sign * 7 * kernel[:, label[0]]
-    embedding[1] = 0.0
-    embedding[1, 2] = 2.0
-    kernel[:, label[1]] = 0.0
-    kernel[2, label[1]] = sign * 4.0
-    loss, *gradients = evaluate(embedding, kernel, label, margins=margins, implementation="triton")
-    assert all(torch.isfinite(g).all() for g in gradients)
-    expected = exact(embedding, kernel, label, margins=margins)[0]
-    assert float((loss - expected).abs()) < 1e-4 * (1 + float(expected))
+    margin_problems.assert_bounded_at_a_cosine_of_one(
+        *problem(6, 8, 20), sign, margins=margins, implementation="triton"
+    )
 
 
 def test_gradient_close_to_a_cosine_of_one() -> None:
     _, kernel, label = problem(4, 16, 50)
-    tiny = torch.tensor([1e-2, 1e-3, 1e-4, 1e-5], device=DEVICE).unsqueeze(1)
-    embedding = kernel[:, label].T * 100 + tiny * problem(4, 16, 1, seed=1)[0]
-    _, by_embedding, by_kernel = evaluate(embedding, kernel, label, implementation="triton")
-    _, true_embedding, true_kernel = exact(embedding, kernel, label)
-    for row in range(4):
-        assert distance(by_embedding[row], true_embedding[row]) < 1e-5
-    assert distance(by_kernel, true_kernel) < 1e-5
+    noise = problem(4, 16, 1, seed=1)[0]
+    margin_problems.assert_right_close_to_a_cosine_of_one(kernel, label, noise, "triton")
 
 
 def test_every_cosine_is_minus_one() -> None:
@@ -184,17 +165,7 @@ def test_empty_batch() -> None:
 
 def test_strides() -> None:
     embedding, kernel, label = problem(70, 20, 70)
-    expected = evaluate(embedding, kernel, label, implementation="triton")
-    wide = torch.full((20, 200), math.nan, device=DEVICE)
-    wide[:, 5:145:2] = kernel
-    for e, k, y in (
-        (embedding.T.contiguous().T, kernel.T.contiguous().T, label),
-        (embedding.repeat(1, 2)[:, :20], wide[:, 5:145:2], label.repeat_interleave(2)[::2]),
-        (embedding.T.contiguous().T, kernel, label),
-    ):
-        assert not e.is_contiguous()
-        found = evaluate(e, k, y, implementation="triton")
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    margin_problems.assert_strides_change_nothing(embedding, kernel, label, "triton")
     repeated = embedding[:1].expand(70, 20)
     agree(repeated, kernel, label)
 
@@ -218,31 +189,19 @@ def test_every_output_is_written() -> None:
 
 @pytest.mark.parametrize(("samples", "dims", "classes"), [(48, 128, 1000), (33, 123, 252)])
 def test_bfloat16_is_as_good_as_eager(samples: int, dims: int, classes: int) -> None:
-    embedding, kernel, label = problem(samples, dims, classes)
-    embedding, kernel = embedding.bfloat16(), kernel.bfloat16()
-    expected = exact(embedding, kernel, label)
-    eager = eager_bfloat16(embedding, kernel, label)
-    found = evaluate(embedding, kernel, label, implementation="triton")
-    assert found[0].dtype == torch.float32
-    assert found[1].dtype == found[2].dtype == torch.bfloat16
+    found, expected = margin_problems.judged_by_eager_bfloat16(
+        *problem(samples, dims, classes), "triton", times=1.5, floor=1e-6
+    )
     # Of inputs that are taken as they are, the loss is right to float32.
     assert float((found[0] - expected[0]).abs()) < 1e-5 * float(expected[0])
-    for ours, theirs, true in zip(found, eager, expected, strict=True):
-        assert distance(ours, true) <= 1.5 * distance(theirs, true) + 1e-6
     # Two roundings to 8 bits, of the logits' gradient and of the result, neither of them biased.
     assert distance(found[1], expected[1]) < 2.0**-8
     assert distance(found[2], expected[2]) < 2.0**-8
 
 
-@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+@pytest.mark.parametrize("dtypes", margin_problems.TWO_TYPES)
 def test_mixed_precision(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
-    embedding, kernel, label = problem(9, 40, 77)
-    embedding, kernel = embedding.to(dtypes[0]), kernel.to(dtypes[1])
-    found = evaluate(embedding, kernel, label, implementation="triton")
-    expected = exact(embedding, kernel, label)
-    assert (found[1].dtype, found[2].dtype) == dtypes
-    for actual, true, dtype in zip(found, expected, (torch.float32, *dtypes), strict=True):
-        assert distance(actual, true) < (1e-5 if dtype == torch.float32 else 2.0**-8)
+    margin_problems.assert_mixed_precision(*problem(9, 40, 77), "triton", dtypes)
 
 
 def test_absent_labels() -> None:
@@ -288,7 +247,7 @@ def test_sampled_head() -> None:
 
 
 def test_double_backward_is_refused() -> None:
-    assert_not_differentiated_twice("triton")
+    margin_problems.assert_not_differentiated_twice("triton")
 
 
 def test_operator_errors() -> None:

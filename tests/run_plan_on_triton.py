@@ -11,14 +11,13 @@ import copy
 import dataclasses
 import functools
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import random_genotype, randomize_, relative_error
+from helpers import at_once, random_genotype, randomize_, relative_error
 from recordings import Golden, load_repository, load_shared
 from torch import Tensor
 from triton import next_power_of_2
@@ -231,11 +230,7 @@ class TestGraphs:
                     if not torch.equal(compiled(images(3, seed).cuda()).cpu(), expected[seed]):
                         wrong.append(seed)
 
-        threads = [threading.Thread(target=call, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(call, 4)
         assert not wrong
 
     def test_copies(self, model: PocketNet) -> None:

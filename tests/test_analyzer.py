@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import at_once
 
 import pocketnet_fast
 from pocketnet_fast.data.alignment import align
@@ -246,9 +247,5 @@ def test_from_many_threads_at_once(analyzer: FaceAnalyzer, scene: ImageArray) ->
     def work(number: int) -> None:
         right.append(all(same_faces(analyzer.analyze(photos[number]), expected[number]) for _ in range(3)))
 
-    threads = [threading.Thread(target=work, args=(number % 3,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(lambda number: work(number % 3), 6)
     assert right == [True] * 6

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -84,18 +86,32 @@ def input_of(model: EmbeddingModel, report: ExportReport, pixels: Tensor) -> Ten
     return pixels if report.metadata["input"]["dtype"] == "uint8" else model.input_spec.normalize(pixels)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", CHECKED)
-def test_every_batch_that_fits(
-    checked: dict[str, tuple[EmbeddingModel, ExportReport]], kind: str, pixels: Tensor
-) -> None:
-    model, report = checked[kind]
+@dataclass(frozen=True)
+class Loaded:
+    """A file as this package loads it, and as a program that knows nothing of it does; images it takes."""
+
+    model: EmbeddingModel
+    report: ExportReport
+    images: Tensor
+    ours: Callable[[Tensor], Tensor]
+    theirs: Callable[[Tensor], Tensor]
+
+
+@pytest.fixture(params=CHECKED)
+def loaded(
+    request: pytest.FixtureRequest, checked: dict[str, tuple[EmbeddingModel, ExportReport]], pixels: Tensor
+) -> Loaded:
+    model, report = checked[request.param]
     images = input_of(model, report, pixels[:3])
-    ours = load_package(report.path)
-    theirs = torch._inductor.aoti_load_package(str(report.path))
-    for name, batch in fitting(images):
-        expected = in_torch(model, report, batch)
-        for run in (ours, theirs):
+    ours, theirs = load_package(report.path), torch._inductor.aoti_load_package(str(report.path))
+    return Loaded(model, report, images, ours, theirs)
+
+
+@pytest.mark.slow
+def test_every_batch_that_fits(loaded: Loaded) -> None:
+    for name, batch in fitting(loaded.images):
+        expected = in_torch(loaded.model, loaded.report, batch)
+        for run in (loaded.ours, loaded.theirs):
             found = run(batch)
             assert found.shape == expected.shape, name
             if len(batch):
@@ -103,28 +119,21 @@ def test_every_batch_that_fits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", CHECKED)
-def test_every_batch_that_does_not(
-    checked: dict[str, tuple[EmbeddingModel, ExportReport]], kind: str, pixels: Tensor
-) -> None:
-    model, report = checked[kind]
-    images = input_of(model, report, pixels[:3])
-    ours = load_package(report.path)
-    # As a program that knows nothing of this package loads it, without torch's variable.
-    theirs = torch._inductor.aoti_load_package(str(report.path))
+def test_every_batch_that_does_not(loaded: Loaded) -> None:
+    # As it is without torch's variable.
     assert "AOTI_RUNTIME_CHECK_INPUTS" not in os.environ
-    for name, batch in others(images):
+    for name, batch in others(loaded.images):
         with pytest.raises(PocketNetError, match="; the file takes "):
-            ours(batch)
+            loaded.ours(batch)
         try:
-            found = theirs(batch)
+            found = loaded.theirs(batch)
         except RuntimeError:
             continue
         # A shape without data is answered by a shape.
         assert (name, found.device.type, len(found)) == ("meta", "meta", 3)
-    assert torch.isfinite(theirs(images)).all()
+    assert torch.isfinite(loaded.theirs(loaded.images)).all()
     with pytest.raises(PocketNetError, match="images are a list"):
-        ours([images])  # type: ignore[arg-type]
+        loaded.ours([loaded.images])  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

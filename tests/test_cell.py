@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 
+import cell_problems
 import pytest
 import torch
-from cell_problems import (
-    CELLS,
-    NODE,
-    RESIDUAL,
-    SEPARABLE,
-    TOLERANCE,
-    UNSOUND,
-    Problem,
-    assert_empty_batch_is_empty,
-    distance,
-    problem,
-)
-from cell_problems import assert_agrees as agrees
-from cell_problems import evaluate as evaluate_by
+from cell_problems import CELLS, NODE, SEPARABLE, TOLERANCE, UNSOUND, Problem, distance, problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -34,11 +21,11 @@ from pocketnet_fast.ops.native import available_isas, force_isa, forced_isa
 
 
 def evaluate(given: Problem) -> list[Tensor]:
-    return evaluate_by(given, cell)
+    return cell_problems.evaluate(given, cell)
 
 
 def assert_agrees(given: Problem, tolerance: float = TOLERANCE) -> None:
-    agrees(given, cell, tolerance)
+    cell_problems.assert_agrees(given, cell, tolerance)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -46,14 +33,10 @@ def test_cells(isa: str, name: str) -> None:
     assert_agrees(CELLS[name])
 
 
-@pytest.mark.parametrize("size", [(1, 9), (2, 3), (7, 7), (13, 30)])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize(("kernel", "stride", "size"), cell_problems.WINDOWS)
 def test_windows(isa: str, kernel: int, stride: int, size: tuple[int, int]) -> None:
-    height, width = size
-    operations = [Operation(0, SEPARABLE, 0, kernel=kernel, stride=stride)]
     # A large difference is as much a failure as a tap that is missing: few values may be normalised.
-    assert_agrees(problem(operations, [(9, height, width)], [17], images=8, seed=kernel), tolerance=5e-5)
+    assert_agrees(cell_problems.window(kernel, stride, size), tolerance=5e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 15, 16, 17, 31, 32, 33, 48, 64])
@@ -107,8 +90,8 @@ def test_as_good_as_eager_at_the_networks_size(isa: str) -> None:
     """Per result, at the size of the first cells and a batch of 8; the reference is judged alike."""
     given_cell = problem(NODE, [(16, 56, 56)] * 2, [16, 16], images=8)
     found = evaluate(given_cell)
-    eager = evaluate_by(given_cell, cell_reference)
-    expected = evaluate_by(given_cell, cell_reference, torch.float64)
+    eager = cell_problems.evaluate(given_cell, cell_reference)
+    expected = cell_problems.evaluate(given_cell, cell_reference, torch.float64)
     for ours, theirs, true in zip(found, eager, expected, strict=True):
         assert distance(ours, true) <= max(2.0 * distance(theirs, true), 3e-7)
 
@@ -123,15 +106,7 @@ def test_gamma_beside_a_large_sum(isa: str) -> None:
 
 
 def test_mean_far_from_zero(isa: str) -> None:
-    """Moments do not cancel: a spread of 1 about 1000, in float32."""
-    given_cell = problem([Operation(0, Kind.NORMALIZE, 0)], [(20, 20, 20)], [20])
-    given_cell.inputs[0].add_(1000.0)
-    _, mean, variance = cell(given_cell.inputs, given_cell.parameters, given_cell.operations)
-    expected = cell_reference(
-        [x.double() for x in given_cell.inputs], given_cell.parameters, given_cell.operations
-    )
-    assert distance(variance, expected[2]) < 1e-6
-    assert distance(mean, expected[1]) < 1e-9
+    cell_problems.assert_moments_do_not_cancel(cell, "cpu")
 
 
 def test_zeros_and_ties(isa: str) -> None:
@@ -148,26 +123,11 @@ def test_zeros_and_ties(isa: str) -> None:
 
 
 def test_empty_batch() -> None:
-    assert_empty_batch_is_empty(cell, problem(NODE, [(16, 4, 4)] * 2, [16, 16], images=2))
+    cell_problems.assert_empty_batch_is_empty(cell, problem(NODE, [(16, 4, 4)] * 2, [16, 16], images=2))
 
 
 def test_strides(isa: str) -> None:
-    given_cell = CELLS["node"]
-    expected = evaluate(given_cell)
-    wide = torch.full((3, 32, 14, 28), math.nan)
-    wide[:, ::2, :, ::2] = given_cell.inputs[0]
-    other = given_cell.inputs[1].contiguous(memory_format=torch.channels_last)
-    strided = replace(
-        given_cell,
-        inputs=[wide[:, ::2, :, ::2], other],
-        gradients=[
-            g.transpose(2, 3).contiguous().transpose(2, 3) for g in given_cell.gradients if g is not None
-        ],
-        parameters=[p.repeat_interleave(2, 0)[::2] for p in given_cell.parameters],
-    )
-    assert not strided.inputs[0].is_contiguous()
-    for actual, true in zip(evaluate(strided), expected, strict=True):
-        assert torch.equal(actual, true)
+    cell_problems.assert_strides_change_nothing(evaluate, CELLS["node"])
 
 
 def test_results_are_channels_last() -> None:
@@ -206,29 +166,11 @@ def test_isas_differ_in_rounding_only() -> None:
 
 
 def test_a_nan_reaches_the_whole_batch_and_no_other_channel(isa: str) -> None:
-    """As batch statistics have it; unused memory never shows."""
-    given_cell = problem([Operation(0, Kind.AVG_POOL, 0, kernel=3)], [(18, 6, 6)], [18])
-    given_cell.inputs[0][1, 4, 2, 2] = math.nan
-    found = evaluate(given_cell)
-    out, by_input = found[0], found[3]
-    assert out[:, 4].isnan().all()
-    assert by_input[:, 4].isnan().all()
-    others = [c for c in range(18) if c != 4]
-    assert torch.isfinite(out[:, others]).all()
-    assert torch.isfinite(by_input[:, others]).all()
+    cell_problems.assert_a_nan_stays_in_its_channel(evaluate)
 
 
 def test_opcheck() -> None:
-    for name in ("chain", "reduce", "pools"):
-        given_cell = CELLS[name]
-        structure, epsilon = encode(given_cell.operations)
-        inputs = [x.clone().requires_grad_() for x in given_cell.inputs]
-        parameters = [p.clone().requires_grad_() for p in given_cell.parameters]
-        torch.library.opcheck(
-            torch.ops.pocketnet_fast.cell.default,
-            (inputs, parameters, structure, epsilon),
-            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
-        )
+    cell_problems.assert_registered_properly(torch.float32)
 
 
 def test_structure_is_read_back() -> None:
@@ -237,12 +179,8 @@ def test_structure_is_read_back() -> None:
 
 
 def test_second_derivative_is_refused() -> None:
-    given_cell = CELLS["node"]
-    inputs = [x.clone().requires_grad_() for x in given_cell.inputs]
-    (out,), _, _ = cell(inputs, given_cell.parameters, given_cell.operations)
-    (gradient,) = torch.autograd.grad(out.square().sum(), inputs[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="cannot be differentiated twice; set fused=False"):
-        gradient.sum().backward()
+    message = "cannot be differentiated twice; set fused=False"
+    cell_problems.assert_not_differentiated_twice(cell, CELLS["node"], message)
 
 
 def test_gradcheck_of_the_reference() -> None:
@@ -274,29 +212,15 @@ def test_unsound_operations(change: dict[str, int], message: str) -> None:
 
 
 def test_bad_tensors() -> None:
-    x, _ = CELLS["node"].inputs
-    parameters, operations = CELLS["node"].parameters, CELLS["node"].operations
-    refused: list[tuple[list[Tensor], list[Tensor], str]] = [
+    given_cell = CELLS["node"]
+    x, parameters = given_cell.inputs[0], given_cell.parameters
+    others = [
         ([x.double(), x], parameters, "an input must be float32 or bfloat16 on the CPU, got float64"),
         ([x, x.bfloat16()], parameters, "an input is bfloat16, and the first input is not"),
         ([x.bfloat16()] * 2, [p.bfloat16() for p in parameters], "slope must be float32"),
-        ([x[0], x], parameters, "inputs must be N, C, H, W with one N"),
-        ([x[:2], x], parameters, "inputs must be N, C, H, W with one N"),
-        ([x[:, :0], x], parameters, "channels is 0"),
-        ([x[:, :, :5], x], parameters, "give 5 x 14 and 14 x 14 pixels"),
-        ([x, x], parameters[:-1], "there are 9 parameters; the operations have more"),
-        ([x, x], [*parameters, x], "there are 11 parameters; the operations have 10"),
-        ([x, x], [parameters[0][1:], *parameters[1:]], "slope must have the shape [16], got [15]"),
-        ([x, x], [*parameters[:2], parameters[2].double(), *parameters[3:]], "pointwise must be float32"),
-        ([x, x, x], parameters, "no operation reads one of the inputs"),
         ([], parameters, "there is no input"),
     ]
-    for inputs, given_parameters, message in refused:
-        with pytest.raises(RuntimeError, match=re.escape(message)):
-            cell(inputs, given_parameters, operations)
-    residual = [*operations, Operation(0, RESIDUAL, 2)]
-    with pytest.raises(RuntimeError, match="a residual must have the channels of its sum"):
-        cell([x, x, torch.zeros(3, 4, 14, 14)], parameters, residual)
+    cell_problems.assert_bad_tensors_are_refused(cell, given_cell, others)
 
 
 @pytest.mark.parametrize("shape", [(65536, 32768), (8193, 8192)])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import cell_problems
 import pytest
 import torch
-from cell_problems import CELLS, NODE, SEPARABLE, Cell, Problem, distance, problem
+from cell_problems import CELLS, NODE, SEPARABLE, Cell, Problem, distance, problem, under_autocast
 from hypothesis import given, settings
 from test_cell import cells
 from torch import Tensor
@@ -14,7 +16,6 @@ from torch import Tensor
 from pocketnet_fast.ops.cell import Kind, Operation
 from pocketnet_fast.ops.cell.cpu import cell
 from pocketnet_fast.ops.cell.reference import cell_reference
-from pocketnet_fast.ops.cell.structure import encode
 from pocketnet_fast.ops.native import available_isas, forced_isa
 
 # Of a result's norm: two roundings to bfloat16 of everything that it is made of. A tap of 7x7 that is missing
@@ -24,19 +25,12 @@ ROUNDING = 2.0**-7
 
 def evaluate(given_cell: Problem, function: Cell, *, exact: bool = False) -> list[Tensor]:
     """Sums, moments and gradients of rounded inputs and gradients; under autocast, or in float64."""
-    state, weight = (torch.float64, torch.float64) if exact else (torch.bfloat16, torch.float32)
-    inputs = [x.bfloat16().to(state).requires_grad_() for x in given_cell.inputs]
-    parameters = [p.to(weight).detach().requires_grad_() for p in given_cell.parameters]
-    with torch.autocast("cpu", torch.bfloat16, enabled=not exact):
-        sums, mean, variance = function(inputs, parameters, given_cell.operations)
-    chosen = [
-        (s, g.bfloat16().to(s.dtype))
-        for s, g in zip(sums, given_cell.gradients, strict=True)
-        if g is not None
-    ]
-    torch.autograd.backward([s for s, _ in chosen], [g for _, g in chosen])
-    gradients = [torch.zeros_like(x) if x.grad is None else x.grad for x in inputs + parameters]
-    return [s.detach() for s in sums] + [mean.detach(), variance.detach()] + gradients
+    inputs = [x.bfloat16() for x in given_cell.inputs]
+    gradients = [g if g is None else g.bfloat16() for g in given_cell.gradients]
+    rounded = replace(given_cell, inputs=inputs, gradients=gradients)
+    if exact:
+        return cell_problems.evaluate(rounded, function, torch.float64)
+    return cell_problems.evaluate(rounded, under_autocast(function, "cpu"))
 
 
 def assert_agrees(given_cell: Problem) -> None:
@@ -58,9 +52,7 @@ def assert_agrees(given_cell: Problem) -> None:
     for ours, theirs, wanted in zip(found, eager, true, strict=True):
         assert ours.shape == wanted.shape
         if float(wanted.norm()) < 1e-3 * largest:
-            # A gradient that vanishes is all rounding of products that cancel.
-            limit = max(2e-3 * largest, 10.0 * float((theirs.double() - wanted).norm()))
-            assert float((ours.double() - wanted).norm()) < limit
+            cell_problems.assert_vanishes(ours, theirs, wanted, 2e-3 * largest)
             continue
         eagers = max(errors) if decided else distance(theirs, wanted)
         assert distance(ours, wanted) < max(2.0 * eagers, ROUNDING)
@@ -71,13 +63,9 @@ def test_cells(bf16_isa: str, name: str) -> None:
     assert_agrees(CELLS[name])
 
 
-@pytest.mark.parametrize("size", [(1, 9), (2, 3), (7, 7), (13, 30)])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize(("kernel", "stride", "size"), cell_problems.WINDOWS)
 def test_windows(bf16_isa: str, kernel: int, stride: int, size: tuple[int, int]) -> None:
-    height, width = size
-    operations = [Operation(0, SEPARABLE, 0, kernel=kernel, stride=stride)]
-    assert_agrees(problem(operations, [(9, height, width)], [17], images=8, seed=kernel))
+    assert_agrees(cell_problems.window(kernel, stride, size))
 
 
 @pytest.mark.parametrize("channels", [1, 15, 16, 17, 31, 32, 33, 48, 64])
@@ -161,24 +149,8 @@ def test_threads(bf16_isa: str, name: str) -> None:
 
 
 def test_a_nan_reaches_the_whole_batch_and_no_other_channel(bf16_isa: str) -> None:
-    """As batch statistics have it; unused memory never shows."""
-    given_cell = problem([Operation(0, Kind.AVG_POOL, 0, kernel=3)], [(18, 6, 6)], [18])
-    given_cell.inputs[0][1, 4, 2, 2] = math.nan
-    found = evaluate(given_cell, cell)
-    others = [c for c in range(18) if c != 4]
-    for result in (found[0], found[3]):
-        assert result[:, 4].isnan().all()
-        assert torch.isfinite(result[:, others]).all()
+    cell_problems.assert_a_nan_stays_in_its_channel(lambda given_cell: evaluate(given_cell, cell))
 
 
 def test_opcheck() -> None:
-    for name in ("chain", "reduce", "pools"):
-        given_cell = CELLS[name]
-        structure, epsilon = encode(given_cell.operations)
-        inputs = [x.bfloat16().requires_grad_() for x in given_cell.inputs]
-        parameters = [p.clone().requires_grad_() for p in given_cell.parameters]
-        torch.library.opcheck(
-            torch.ops.pocketnet_fast.cell.default,
-            (inputs, parameters, structure, epsilon),
-            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
-        )
+    cell_problems.assert_registered_properly(torch.bfloat16)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,12 +65,9 @@ def compile_kernel(kernel: Any, operand: str, options: dict[str, Any], parts: in
 
 
 @pytest.mark.slow
-@needs_triton
 @compiling
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products_compile_without_a_gpu(
-    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_products_compile_without_a_gpu(dtype: torch.dtype) -> None:
     """What the interpreter accepts the compiler may not; the tiles fit the shared memory of every GPU.
 
     The widest cell of PocketNetM-128, and in one precision each the narrowest and an odd one of parts.
@@ -79,7 +75,6 @@ def test_products_compile_without_a_gpu(
     from pocketnet_fast.ops.cell import triton_kernels as kernels
     from pocketnet_fast.ops.cell.triton_tiles import product_tiles
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     operand = "bf16" if dtype == torch.bfloat16 else "fp32"
     other = (21, 13, 1, 3) if dtype == torch.bfloat16 else (16, 16, 7, 1)
     for channels, out, kernel, parts in ((256, 256, 3, 1), other):
@@ -108,18 +103,14 @@ def test_products_compile_without_a_gpu(
 
 
 @pytest.mark.slow
-@needs_triton
 @compiling
 @pytest.mark.parametrize(
     ("operand", "channels", "stride", "backward"), [("fp32", 64, 1, True), ("bf16", 16, 2, False)]
 )
-def test_mixed_edges_compile_without_a_gpu(
-    operand: str, channels: int, stride: int, backward: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mixed_edges_compile_without_a_gpu(operand: str, channels: int, stride: int, backward: bool) -> None:
     from pocketnet_fast.ops.cell import triton_kernels as kernels
     from pocketnet_fast.ops.cell.triton_tiles import lane_tiles
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     tiles = lane_tiles("mixed", channels)
     constants = {"CHANNELS": channels, "STRIDE": stride, "BACKWARD": backward, "PRECISION": "ieee"}
     sizes = {"PIXELS": tiles.pixels, "LANES": tiles.outer, "num_warps": tiles.warps}
@@ -127,13 +118,10 @@ def test_mixed_edges_compile_without_a_gpu(
 
 
 @pytest.mark.slow
-@needs_triton
 @compiling
-def test_others_compile_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_compile_without_a_gpu() -> None:
     from pocketnet_fast.ops.cell import triton_kernels as kernels
     from pocketnet_fast.ops.cell.triton_tiles import lane_tiles
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
     def options(name: str, channels: int, **constants: Any) -> dict[str, Any]:
         tiles = lane_tiles(name, channels)
@@ -167,7 +155,6 @@ def test_registered_for_cuda() -> None:
     assert_registered(triton_launch)
 
 
-@needs_triton
 @compiling
 def test_shapes_on_cuda() -> None:
     """What a trace sees."""
@@ -190,7 +177,6 @@ def test_shapes_on_cuda() -> None:
         assert {t.device.type for t in found} == {"cuda"}
 
 
-@needs_triton
 @compiling
 def test_cpu_tensors() -> None:
     """Without the interpreter, CPU tensors go to the kernels for the CPU."""

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Result, Run, refused, runner
-from faces import crop, write_folder
+from faces import write_crops, write_folder
 from helpers import randomize_
 from pair_files import drawn_pairs
 from safetensors import safe_open
 
 import pocketnet_fast
-from pocketnet_fast.data.images import encode_image
 from pocketnet_fast.data.opening import open_dataset
 from pocketnet_fast.evaluation.pair_files import write_pairs
 from pocketnet_fast.evaluation.pairs import VerificationPairs
@@ -38,8 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, model: EmbeddingModel) -> Pa
     save_weights(model, folder / "weights.safetensors")
     write_pairs(folder / "drawn.bin", drawn_pairs(PAIRS))
     write_folder(folder / "people", {"a": 3, "b": 2, "c": 4})
-    for number in range(2):
-        (folder / f"{number}.png").write_bytes(encode_image(crop(number), ".png"))
+    write_crops(folder, 2)
     return folder
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import at_once
 
 from pocketnet_fast.data.alignment import TEMPLATE, similarity_transform
 from pocketnet_fast.data.images import read_image
@@ -177,11 +177,7 @@ class TestDetection:
         def work(index: int) -> None:
             found[index] = detector.detect(images[index])[0].box
 
-        workers = [threading.Thread(target=work, args=(index,)) for index in range(len(images))]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        at_once(work, len(images))
         assert [found[index] for index in range(len(images))] == expected
 
 

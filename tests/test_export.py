@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,17 +78,21 @@ def files(model: PocketNet, tmp_path_factory: pytest.TempPathFactory) -> dict[tu
     }
 
 
+@pytest.fixture(params=itertools.product(("fused", "aten"), ("float", "uint8")), ids="-".join)
+def exported(
+    request: pytest.FixtureRequest, files: dict[tuple[str, str], Path], model: PocketNet, pixels: Tensor
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """A file that was loaded, and images as it takes them."""
+    images = pixels[:3] if request.param[1] == "uint8" else model.input_spec.normalize(pixels[:3])
+    return torch.jit.load(files[request.param]), images
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("input", ["float", "uint8"])
-@pytest.mark.parametrize("kernels", ["fused", "aten"])
-def test_every_batch_that_fits(
-    files: dict[tuple[str, str], Path], model: PocketNet, pixels: Tensor, kernels: str, input: str
-) -> None:
-    loaded = torch.jit.load(files[kernels, input])
-    images = pixels[:3] if input == "uint8" else model.input_spec.normalize(pixels[:3])
+def test_every_batch_that_fits(exported: tuple[Callable[[Tensor], Tensor], Tensor], model: PocketNet) -> None:
+    loaded, images = exported
     for name, batch in fitting(images):
         with torch.no_grad():
-            normalized = model.input_spec.normalize(batch) if input == "uint8" else batch
+            normalized = model.input_spec.normalize(batch) if images.dtype == torch.uint8 else batch
             wanted = model(normalized.contiguous())
         found = loaded(batch)
         assert found.shape == wanted.shape, name
@@ -94,13 +100,8 @@ def test_every_batch_that_fits(
             assert relative_error(found, wanted) < 1e-4, name
 
 
-@pytest.mark.parametrize("input", ["float", "uint8"])
-@pytest.mark.parametrize("kernels", ["fused", "aten"])
-def test_every_batch_that_does_not(
-    files: dict[tuple[str, str], Path], model: PocketNet, pixels: Tensor, kernels: str, input: str
-) -> None:
-    loaded = torch.jit.load(files[kernels, input])
-    images = pixels[:3] if input == "uint8" else model.input_spec.normalize(pixels[:3])
+def test_every_batch_that_does_not(exported: tuple[Callable[[Tensor], Tensor], Tensor]) -> None:
+    loaded, images = exported
     for name, batch in others(images):
         try:
             found = loaded(batch)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import at_once
 from hosting import carried, check_content, hosted
 from native import cpp_host
 from torch import Tensor
@@ -29,11 +29,6 @@ from pocketnet_fast.export.photos import check_scene
 from pocketnet_fast.export.torchscript_file import read_metadata
 from pocketnet_fast.faces import Face
 from pocketnet_fast.ops.native import available_isas, forced_isa
-
-
-@pytest.fixture(scope="module")
-def analyzer() -> FaceAnalyzer:
-    return FaceAnalyzer()
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +126,7 @@ def test_a_network_without_fused_form(tmp_path: Path) -> None:
 def test_several_callers(script: Path, analyzer: FaceAnalyzer) -> None:
     loaded, scene = torch.jit.load(script), torch.from_numpy(check_scene())
     answers: list[tuple[Tensor, ...]] = []
-    callers = [threading.Thread(target=lambda: answers.append(loaded(scene))) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    at_once(lambda _: answers.append(loaded(scene)), 4)
     expected = analyzer.analyze(check_scene())
     assert len(answers) == 4
     for answer in answers:

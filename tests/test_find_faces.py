@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from find_faces_reference import Reference, straightened
+from helpers import at_once
 from native import (
     ROOT,
     build,
@@ -119,11 +119,7 @@ def test_strides_threads_and_callers(astronaut: ImageArray, network: tuple[Tenso
     assert torch.equal(find_faces(wide[:, ::2, :3], *network), expected)
     assert torch.equal(find_faces(photo, *network, threads=2), expected)
     results: list[Tensor] = []
-    callers = [threading.Thread(target=lambda: results.append(find_faces(photo, *network))) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    at_once(lambda _: results.append(find_faces(photo, *network)), 4)
     assert len(results) == 4
     assert all(torch.equal(result, expected) for result in results)
 

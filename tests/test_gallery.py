@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from galleries import SPACE, assert_holds_four_faces, rows, small, unit
+from helpers import at_once
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -274,11 +275,7 @@ def test_threads_share_a_gallery(gallery: Gallery) -> None:
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, 12)
     assert errors == []
     assert len(gallery) == 63
     gallery.check()

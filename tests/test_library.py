@@ -8,7 +8,6 @@ import platform
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -41,18 +40,9 @@ STRUCTURES = {
 }
 
 
-@dataclass(frozen=True)
-class Exported:
-    analyzer: FaceAnalyzer
-    path: Path
-
-
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    analyzer = FaceAnalyzer()
-    return Exported(
-        analyzer, export_library_file(analyzer, tmp_path_factory.mktemp("pnf") / "faces.pnf").path
-    )
+def model_file(analyzer: FaceAnalyzer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_library_file(analyzer, tmp_path_factory.mktemp("pnf") / "faces.pnf").path
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +71,17 @@ def test_embeddings_are_the_operators(precision: str, flip: bool, crops: ImageAr
             np.testing.assert_array_max_ulp(library.embed(images), expected, maxulp=1)
 
 
-def test_thresholds_and_space(exported: Exported) -> None:
-    calibration = exported.analyzer.calibration
+def test_thresholds_and_space(analyzer: FaceAnalyzer, model_file: Path) -> None:
+    calibration = analyzer.calibration
     assert calibration is not None
-    with LibraryModel(exported.path) as library:
+    with LibraryModel(model_file) as library:
         assert library.thresholds == [(point.threshold, point.far) for point in calibration.points]
         assert library.thresholds[library.facts.default_threshold][1] == calibration.default_far
         assert bytes(library.facts.space).hex() == calibration.weights_sha256
 
 
 @pytest.mark.parametrize("isa", available_isas())
-def test_faces_are_the_analyzers(isa: str, exported: Exported) -> None:
+def test_faces_are_the_analyzers(isa: str, analyzer: FaceAnalyzer, model_file: Path) -> None:
     scene = check_scene()
     pictures = {
         "two": scene,
@@ -104,9 +94,9 @@ def test_faces_are_the_analyzers(isa: str, exported: Exported) -> None:
     }
     if isa == "scalar":
         pictures = {name: pictures[name] for name in ("two", "strided")}
-    with forced_isa(isa), LibraryModel(exported.path, isa=isa) as library:
+    with forced_isa(isa), LibraryModel(model_file, isa=isa) as library:
         for name, picture in pictures.items():
-            expected = [face for face in exported.analyzer.analyze(picture) if face.doubt is None]
+            expected = [face for face in analyzer.analyze(picture) if face.doubt is None]
             faces, embeddings, found = library.analyze(picture)
             assert found == len(faces) == len(expected), name
             mirrored, others, _ = library.analyze(np.ascontiguousarray(picture[..., ::-1]), "bgr")
@@ -119,14 +109,14 @@ def test_faces_are_the_analyzers(isa: str, exported: Exported) -> None:
                 assert np.abs(embedding - other.embedding).max() < 1e-6, name
 
 
-def test_real_photos(exported: Exported, shared_dir: Path) -> None:
+def test_real_photos(analyzer: FaceAnalyzer, model_file: Path, shared_dir: Path) -> None:
     photos = sorted((shared_dir / "data" / "photos").glob("*.jpg"))[:12]
     if not photos:
         pytest.skip("no photos")
-    with LibraryModel(exported.path, max_photo_side=256) as library:
+    with LibraryModel(model_file, max_photo_side=256) as library:
         for path in photos:
             photo = read_image(path)
-            expected = [face for face in exported.analyzer.analyze(photo) if face.doubt is None]
+            expected = [face for face in analyzer.analyze(photo) if face.doubt is None]
             faces, embeddings, _ = library.analyze(photo)
             assert [face["box"].tolist() for face in faces] == [
                 np.float32(face.box).tolist() for face in expected
@@ -136,10 +126,10 @@ def test_real_photos(exported: Exported, shared_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 48), (63, 47), (1, 1), (2, 5)], ids=str)
-def test_formats(size: tuple[int, int], exported: Exported, crops: ImageArray) -> None:
+def test_formats(size: tuple[int, int], model_file: Path, crops: ImageArray) -> None:
     """Grey and planes of luma and chroma are what OpenCV makes of them, within rounding of its own."""
     random = np.random.default_rng(0)
-    with LibraryModel(exported.path, crops_only=True) as library:
+    with LibraryModel(model_file, crops_only=True) as library:
         grey = np.ascontiguousarray(crops[..., 1])
         same = library.embed(np.repeat(grey[..., None], 3, axis=3))
         assert np.array_equal(library.embed(grey, "grey"), same)
@@ -151,27 +141,27 @@ def test_formats(size: tuple[int, int], exported: Exported, crops: ImageArray) -
             found = library.embed(planes[None], name)[0]
             assert found @ library.embed(pixels[None])[0] > 0.9999
     height, width = size
-    with LibraryModel(exported.path, max_photo_side=64) as library:
+    with LibraryModel(model_file, max_photo_side=64) as library:
         planes = random.integers(0, 256, (height + (height + 1) // 2, width + width % 2), dtype=np.uint8)
         library.analyze(planes[:height, :width], "grey")
 
 
-def test_capacity(exported: Exported) -> None:
-    with LibraryModel(exported.path) as library:
+def test_capacity(model_file: Path) -> None:
+    with LibraryModel(model_file) as library:
         faces, embeddings, found = library.analyze(check_scene(), capacity=1)
         assert (len(faces), len(embeddings), found) == (1, 1, 2)
 
 
-def test_what_is_refused(exported: Exported, tmp_path: Path, crops: ImageArray) -> None:
+def test_what_is_refused(model_file: Path, tmp_path: Path, crops: ImageArray) -> None:
     with pytest.raises(PocketNetError, match=r"instruction set 'mmx' is not available here; .*scalar"):
-        LibraryModel(exported.path, isa="mmx")
+        LibraryModel(model_file, isa="mmx")
     with pytest.raises(PocketNetError, match=f"{tmp_path}/none.pnf: No such file"):
         LibraryModel(tmp_path / "none.pnf")
     script = tmp_path / "model.pnf"
     script.write_bytes(b"PK\x03\x04 a TorchScript file")
     with pytest.raises(PocketNetError, match=r"not a \.pnf file"):
         LibraryModel(script)
-    whole = exported.path.read_bytes()
+    whole = model_file.read_bytes()
     for damage, words in (
         (whole[:-1], "it has .* bytes and states"),
         (whole[:-1] + bytes([whole[-1] ^ 1]), "another SHA-256 than it states"),
@@ -182,17 +172,17 @@ def test_what_is_refused(exported: Exported, tmp_path: Path, crops: ImageArray) 
     with pytest.raises(PocketNetError, match="its network is missing"):
         LibraryModel(file_content({SECTIONS["facts"]: _facts(whole)}))
     with (
-        LibraryModel(exported.path, max_photo_side=100) as library,
+        LibraryModel(model_file, max_photo_side=100) as library,
         pytest.raises(PocketNetError, match=r"480 x 300 pixels; the largest side is 100"),
     ):
         library.analyze(check_scene())
     with (
-        LibraryModel(exported.path, crops_only=True) as library,
+        LibraryModel(model_file, crops_only=True) as library,
         pytest.raises(PocketNetError, match="made for crops only"),
     ):
         library.analyze(check_scene())
     with (
-        LibraryModel(exported.path) as library,
+        LibraryModel(model_file) as library,
         pytest.raises(PocketNetError, match="a crop: 100 x 112 pixels; expected 112 x 112"),
     ):
         library.embed(np.ascontiguousarray(crops[:, :, :100]))
@@ -242,12 +232,12 @@ class TestCommand:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_native(exported: Exported, tmp_path: Path) -> None:
+def test_native(model_file: Path, tmp_path: Path) -> None:
     """The whole path of a photo takes no memory, and is survived where there is none."""
     pixels = check_scene()[60:240, 40:220].copy()
     pixels.tofile(tmp_path / "pixels")
     program = release_build() / "csrc" / "tests" / "library_test"
-    run(program, exported.path, tmp_path / "pixels", *map(str, pixels.shape[:2]))
+    run(program, model_file, tmp_path / "pixels", *map(str, pixels.shape[:2]))
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +248,7 @@ def programs() -> Path:
 
 
 class TestExamples:
-    def test_verify(self, programs: Path, exported: Exported, tmp_path: Path) -> None:
+    def test_verify(self, programs: Path, model_file: Path, tmp_path: Path) -> None:
         scene = check_scene()
         for name, picture in (("one", scene[:, :230]), ("same", scene[5:, 8:230]), ("other", scene[:, 250:])):
             cv2.imwrite(str(tmp_path / f"{name}.ppm"), picture[..., ::-1])
@@ -267,7 +257,7 @@ class TestExamples:
         def verify(*names: str) -> tuple[int, str]:
             paths = [tmp_path / f"{name}.ppm" for name in names]
             done = subprocess.run(
-                [programs / "verify", exported.path, *paths], capture_output=True, text=True, check=False
+                [programs / "verify", model_file, *paths], capture_output=True, text=True, check=False
             )
             return done.returncode, done.stdout + done.stderr
 
@@ -277,15 +267,15 @@ class TestExamples:
         assert verify("one", "none") == (2, verify("one", "none")[1])
         assert "not a binary PPM file" in verify("one", "none")[1]
 
-    def test_embed(self, programs: Path, exported: Exported, crops: ImageArray, tmp_path: Path) -> None:
+    def test_embed(self, programs: Path, model_file: Path, crops: ImageArray, tmp_path: Path) -> None:
         crops[0].tofile(tmp_path / "crop.rgb")
         done = subprocess.run(
-            [programs / "embed", exported.path, tmp_path / "crop.rgb"],
+            [programs / "embed", model_file, tmp_path / "crop.rgb"],
             capture_output=True,
             text=True,
             check=True,
         )
-        with LibraryModel(exported.path, crops_only=True) as library:
+        with LibraryModel(model_file, crops_only=True) as library:
             np.testing.assert_allclose(
                 np.fromstring(done.stdout, sep=" "), library.embed(crops[:1])[0], atol=1e-6
             )

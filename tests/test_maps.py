@@ -12,12 +12,18 @@ import pytest
 import torch
 from helpers import randomize_
 from torch import Tensor, nn
-from training_runs import lines, same_bits, stop_after, tiny_recipe, weights, write_faces
+from training_runs import (
+    assert_resumes_bit_for_bit,
+    learning_from,
+    lines,
+    same_bits,
+    tiny_recipe,
+    write_faces,
+)
 
 import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel
-from pocketnet_fast.models.weights import save_weights
 from pocketnet_fast.training.maps import MapObjective, copy_tail, make_pupil, map_weights
 from pocketnet_fast.training.recipe import DistillationRecipe
 from pocketnet_fast.training.teacher import Teacher
@@ -210,20 +216,16 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("teacher") / "t.safetensors"
-    save_weights(randomize_(small(channels=3, seed=5), 5), path)
-    return {
-        "loss__objective": "features",
-        "distillation__teacher": str(path),
-        "distillation__map_weight": 0.5,
-        "distillation__tail_weight": 1.0,
-        "distillation__copy_tail": True,
-        "optimizer__kind": "muon",
-        "optimizer__lr": 0.005,
-        "optimizer__ema_decay": 0.9,
-        "data__batch_size": 6,
-        "schedule__epochs": 3,
-    }
+    return learning_from(
+        small(channels=3, seed=5),
+        tmp_path_factory.mktemp("teacher"),
+        distillation__map_weight=0.5,
+        distillation__tail_weight=1.0,
+        distillation__copy_tail=True,
+        optimizer__lr=0.005,
+        data__batch_size=6,
+        schedule__epochs=3,
+    )
 
 
 def test_maps_are_learned(faces: Path, values: dict[str, Any], tmp_path: Path) -> None:
@@ -240,11 +242,5 @@ def test_maps_are_learned(faces: Path, values: dict[str, Any], tmp_path: Path) -
 def test_resumes_bit_for_bit(
     faces: Path, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = tiny_recipe(faces, **values)
-    train(recipe, tmp_path / "unbroken")
-    stop_after(6, monkeypatch)
-    assert not train(recipe, tmp_path / "run").finished
-    monkeypatch.undo()
-    assert train(None, tmp_path / "run", resume=True).finished
-    for kind in ("backbone", "ema", "maps", "state"):
-        assert same_bits(weights(tmp_path / "unbroken", kind), weights(tmp_path / "run", kind)), kind
+    kinds = ("backbone", "ema", "maps", "state")
+    assert_resumes_bit_for_bit(tiny_recipe(faces, **values), 6, kinds, tmp_path, monkeypatch)

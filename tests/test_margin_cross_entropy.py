@@ -8,21 +8,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import margin_problems
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from margin_problems import (
-    MARGINS,
-    assert_agree,
-    assert_not_differentiated_twice,
-    distance,
-    eager_autocast,
-    eager_bfloat16,
-    evaluate,
-    exact,
-    problem,
-)
+from margin_problems import MARGINS, assert_agree, distance, evaluate, exact, problem
 from recordings import Golden
 from torch import Tensor
 
@@ -162,29 +153,15 @@ def test_random_problems(
 @pytest.mark.parametrize("margins", MARGINS)
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_cosine_of_one(margins: tuple[float, float, float], implementation: str, sign: float) -> None:
-    embedding, kernel, label = problem(6, 8, 20)
-    embedding[0] = sign * 7 * kernel[:, label[0]]
-    embedding[1] = 0.0
-    embedding[1, 2] = 2.0
-    kernel[:, label[1]] = 0.0
-    kernel[2, label[1]] = sign * 4.0
-    loss, *gradients = evaluate(embedding, kernel, label, margins=margins, implementation=implementation)
-    assert all(torch.isfinite(g).all() for g in gradients)
-    expected = exact(embedding, kernel, label, margins=margins)[0]
-    assert float((loss - expected).abs()) < 1e-4 * (1 + float(expected))
+    margin_problems.assert_bounded_at_a_cosine_of_one(
+        *problem(6, 8, 20), sign, margins=margins, implementation=implementation
+    )
 
 
 def test_gradient_close_to_a_cosine_of_one(isa: str) -> None:
-    embedding, kernel, label = problem(4, 16, 50)
-    tiny = torch.tensor([1e-2, 1e-3, 1e-4, 1e-5]).unsqueeze(1)
-    embedding = kernel[:, label].T * 100 + tiny * torch.randn(
-        4, 16, generator=torch.Generator().manual_seed(1)
-    )
-    _, by_embedding, by_kernel = evaluate(embedding, kernel, label, implementation="fused")
-    _, true_embedding, true_kernel = exact(embedding, kernel, label)
-    for row in range(4):
-        assert distance(by_embedding[row], true_embedding[row]) < 1e-5
-    assert distance(by_kernel, true_kernel) < 1e-5
+    _, kernel, label = problem(4, 16, 50)
+    noise = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
+    margin_problems.assert_right_close_to_a_cosine_of_one(kernel, label, noise, "fused")
 
 
 @pytest.mark.parametrize("implementation", ["reference", "fused"])
@@ -214,17 +191,7 @@ def test_empty_batch(implementation: str) -> None:
 
 
 def test_strides(isa: str) -> None:
-    embedding, kernel, label = problem(12, 20, 70)
-    expected = evaluate(embedding, kernel, label, implementation="fused")
-    wide = torch.full((20, 200), math.nan)
-    wide[:, 5:145:2] = kernel
-    for e, k, y in (
-        (embedding.T.contiguous().T, kernel.T.contiguous().T, label),
-        (embedding.repeat(1, 2)[:, :20], wide[:, 5:145:2], label.repeat_interleave(2)[::2]),
-    ):
-        assert not e.is_contiguous()
-        found = evaluate(e, k, y, implementation="fused")
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    margin_problems.assert_strides_change_nothing(*problem(12, 20, 70), "fused")
 
 
 def test_results_depend_on_the_number_of_threads_only(isa: str) -> None:
@@ -242,15 +209,7 @@ def test_results_depend_on_the_number_of_threads_only(isa: str) -> None:
 
 
 def test_bfloat16_is_as_good_as_eager(isa: str) -> None:
-    embedding, kernel, label = problem(48, 128, 1000)
-    embedding, kernel = embedding.bfloat16(), kernel.bfloat16()
-    expected = exact(embedding, kernel, label)
-    eager = eager_bfloat16(embedding, kernel, label)
-    found = evaluate(embedding, kernel, label, implementation="fused")
-    assert found[0].dtype == torch.float32
-    assert found[1].dtype == found[2].dtype == torch.bfloat16
-    for ours, theirs, true in zip(found, eager, expected, strict=True):
-        assert distance(ours, true) <= distance(theirs, true)
+    found, expected = margin_problems.judged_by_eager_bfloat16(*problem(48, 128, 1000), "fused", times=1.0)
     # A gradient that is right up to its one rounding, to 8 bits.
     assert distance(found[2], expected[2]) < 2.0**-8
 
@@ -269,7 +228,7 @@ def test_products_of_bfloat16(bf16_isa: str, samples: int, dims: int, classes: i
     if dims > 1:
         assert not torch.equal(found[2], floats[2])
     expected = exact(embedding, kernel, label)
-    autocast = eager_autocast(embedding, kernel, label)
+    autocast = margin_problems.eager_autocast(embedding, kernel, label)
     for ours, theirs, true in zip(found, autocast, expected, strict=True):
         assert torch.isfinite(ours).all()
         assert distance(ours, true, floor=1e-3) <= 2 * distance(theirs, true, floor=1e-3)
@@ -283,7 +242,7 @@ def test_labels_of_products_of_bfloat16(bf16_isa: str, classes: int) -> None:
     embedding = kernel[:, label].T * 100 + torch.randn(8, 24, generator=torch.Generator().manual_seed(1)) / 10
     found = evaluate(embedding, kernel, label, implementation="fused", precision="bf16")
     expected = exact(embedding, kernel, label)
-    autocast = eager_autocast(embedding, kernel, label)
+    autocast = margin_problems.eager_autocast(embedding, kernel, label)
     for ours, theirs, true in zip(found, autocast, expected, strict=True):
         assert distance(ours, true, floor=1e-3) <= 2 * distance(theirs, true, floor=1e-3)
 
@@ -306,16 +265,9 @@ def test_bfloat16_is_of_the_fused_products() -> None:
         margin_cross_entropy(*inputs, precision="half")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+@pytest.mark.parametrize("dtypes", margin_problems.TWO_TYPES)
 def test_mixed_precision(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
-    embedding, kernel, label = problem(9, 40, 77)
-    embedding, kernel = embedding.to(dtypes[0]), kernel.to(dtypes[1])
-    found = evaluate(embedding, kernel, label, implementation="fused")
-    expected = exact(embedding, kernel, label)
-    assert (found[1].dtype, found[2].dtype) == dtypes
-    assert distance(found[0], expected[0]) < 1e-5
-    assert distance(found[1], expected[1]) < 2.0**-8
-    assert distance(found[2], expected[2]) < 2.0**-8
+    margin_problems.assert_mixed_precision(*problem(9, 40, 77), "fused", dtypes)
 
 
 def test_autocast_changes_nothing() -> None:
@@ -372,7 +324,7 @@ def test_compiled() -> None:
 
 
 def test_double_backward_is_refused() -> None:
-    assert_not_differentiated_twice("fused")
+    margin_problems.assert_not_differentiated_twice("fused")
 
 
 def test_frozen_sides() -> None:

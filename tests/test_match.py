@@ -10,7 +10,14 @@ import torch
 from helpers import randomize_
 from torch import Tensor
 from torch.nn import functional
-from training_runs import lines, same_bits, stop_after, tiny_recipe, weights, write_faces
+from training_runs import (
+    assert_resumes_bit_for_bit,
+    learning_from,
+    lines,
+    tiny_recipe,
+    weights,
+    write_faces,
+)
 
 import pocketnet_fast
 from pocketnet_fast.errors import PocketNetError
@@ -33,19 +40,14 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("teacher") / "t.safetensors"
-    teacher = pocketnet_fast.create_model("pocketnet", channels=3, layers=4, embedding_dim=LONGER)
-    save_weights(randomize_(teacher, 5), path)
-    return {
-        "loss__objective": "features",
-        "distillation__teacher": str(path),
-        "distillation__fit_tail": True,
-        "optimizer__kind": "muon",
-        "optimizer__lr": 0.002,
-        "optimizer__ema_decay": 0.9,
-        "data__batch_size": 8,
-        "schedule__epochs": 2,
-    }
+    return learning_from(
+        pocketnet_fast.create_model("pocketnet", channels=3, layers=4, embedding_dim=LONGER),
+        tmp_path_factory.mktemp("teacher"),
+        distillation__fit_tail=True,
+        optimizer__lr=0.002,
+        data__batch_size=8,
+        schedule__epochs=2,
+    )
 
 
 def rows(count: int, width: int, seed: int) -> Tensor:
@@ -132,13 +134,8 @@ def test_resumes_bit_for_bit(
     faces: Path, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_recipe(faces, **values, distillation__match="linear")
-    train(recipe, tmp_path / "unbroken")
-    stop_after(3, monkeypatch)
-    assert not train(recipe, tmp_path / "run").finished
-    monkeypatch.undo()
-    assert train(None, tmp_path / "run", resume=True).finished
-    for kind in ("backbone", "ema", "maps", "state"):
-        assert same_bits(weights(tmp_path / "unbroken", kind), weights(tmp_path / "run", kind)), kind
+    kinds = ("backbone", "ema", "maps", "state")
+    assert_resumes_bit_for_bit(recipe, 3, kinds, tmp_path, monkeypatch)
 
 
 @MATCHES

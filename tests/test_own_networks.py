@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from command_line import Run, refused, runner
-from faces import crop
+from faces import crop, write_crops
 from helpers import random_genotype, randomize_
 from pair_files import drawn_pairs
 from search_runs import tiny_search
 from training_runs import tiny_recipe, write_faces
 
 from pocketnet_fast.cli.main import app
-from pocketnet_fast.data.images import encode_image
 from pocketnet_fast.evaluation.pair_files import write_pairs
 from pocketnet_fast.faces.pipeline import Embedder
 from pocketnet_fast.models.loading import load_model
@@ -43,8 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_weights(randomize_(model, 7), folder / "found.safetensors")
     torch.save({"net": randomize_(MobileFaceNet(32), 7).state_dict()}, folder / "foreign.pth.tar")
     write_pairs(folder / "pairs.bin", drawn_pairs(PAIRS))
-    for number in range(2):
-        (folder / f"{number}.png").write_bytes(encode_image(crop(number), ".png"))
+    write_crops(folder, 2)
     return folder
 
 

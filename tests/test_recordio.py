@@ -266,3 +266,12 @@ def test_odd_lines_of_an_index(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(PocketNetError) as caught:
         RecordFile(tmp_path / "a.rec")
     assert message in str(caught.value)
+
+
+def test_the_first_missing_key_is_named(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "a.rec") as writer:
+        writer.write(0, pack_image(ImageRecord(np.array([6.0, 6.0], np.float32), b"")))
+        for key in (1, 2, 4, 9):
+            writer.write(key, pack_image(ImageRecord(np.array([0.0], np.float32), b"x", key)))
+    with pytest.raises(CorruptRecordError, match="keys 1 to 5, and key 3 is missing"):
+        image_keys(RecordFile(tmp_path / "a.rec"))

@@ -7,11 +7,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 
 import pytest
 import torch
-from helpers import random_genotype, randomize_, relative_error
+from helpers import at_once, random_genotype, randomize_, relative_error
 from torch import Tensor
 
 import pocketnet_fast
@@ -153,11 +152,7 @@ def test_many_callers_at_once(isa: str, small: tuple[Tensor, Tensor]) -> None:
             if not torch.equal(run_plan(pixels[:size], *small, 32, threads=1 + index % 3), expected[:size]):
                 wrong.append(index)
 
-    threads = [threading.Thread(target=call, args=(i,)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(call, 6)
     assert not wrong
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,12 +19,9 @@ test_on_the_gpu = on_the_gpu("run_plan_on_triton.py")
 
 
 @pytest.mark.slow
-@needs_triton
 @compiling
 @pytest.mark.parametrize(("dtype", "images"), [(torch.float32, 1), (torch.bfloat16, 256)])
-def test_compiles_without_a_gpu(
-    dtype: torch.dtype, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiles_without_a_gpu(dtype: torch.dtype, images: int) -> None:
     """What the interpreter accepts the compiler may not; the tiles fit the shared memory of every GPU.
 
     The node of the most blocks of PocketNetM-128, the widest, in both precisions, and each kind of edge in
@@ -37,7 +33,6 @@ def test_compiles_without_a_gpu(
     def kinds(shape: Shape) -> set[int]:
         return {code % 64 for code in shape.edges if code}
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     program, _ = lower(pocketnet_fast.create_model("pocketnet_m128"), bands=False).encode()
     shapes = [step.shape for step in triton_launch.decode(tuple(program.tolist())).steps if step.shape]
     wide = max(shapes, key=lambda shape: shape.out_blocks)

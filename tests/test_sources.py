@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Run, refused, runner
-from faces import crop
+from faces import crop, write_crops
 
 import pocketnet_fast
 from pocketnet_fast.data.images import ImageArray, encode_image, read_image
@@ -56,11 +56,6 @@ def photos(portrait: ImageArray, tmp_path_factory: pytest.TempPathFactory) -> di
     for name, image in images.items():
         (folder / f"{name}.png").write_bytes(encode_image(image, ".png"))
     return {name: folder / f"{name}.png" for name in images}
-
-
-@pytest.fixture(scope="module")
-def analyzer() -> FaceAnalyzer:
-    return FaceAnalyzer()
 
 
 @pytest.mark.slow
@@ -128,8 +123,7 @@ def test_what_cannot_be_used(analyzer: FaceAnalyzer, photos: dict[str, Path], tm
 def test_aligned_crops(tmp_path: Path) -> None:
     embedder = Embedder(pocketnet_fast.create_model("pocketnet", channels=2, layers=4), batch_size=2)
     source = FaceSource(embedder)
-    for number in range(3):
-        (tmp_path / f"{number}.png").write_bytes(encode_image(crop(number), ".png"))
+    write_crops(tmp_path, 3)
     (tmp_path / "large.png").write_bytes(encode_image(crop(0, 120), ".png"))
     paths = [tmp_path / name for name in ("0.png", "large.png", "1.png", "2.png")]
     errors: list[PocketNetError] = []

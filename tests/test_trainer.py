@@ -13,6 +13,7 @@ import torch
 from training_runs import (
     IDENTITIES,
     IMAGES,
+    break_off_at,
     lines,
     same_bits,
     stop_after,
@@ -107,16 +108,7 @@ def test_half_precision_resumes_bit_for_bit(
 def test_resumes_from_the_last_save_and_forgets_what_came_after(
     faces: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Stepper.__call__
-    calls = []
-
-    def failing(self: Stepper, *arguments: Any, **options: Any) -> Any:
-        calls.append(0)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return plain(self, *arguments, **options)
-
-    monkeypatch.setattr(Stepper, "__call__", failing)
+    break_off_at(6, monkeypatch)
     recipe = tiny_recipe(faces, **EVERYTHING, run__save_steps=2)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "run")
@@ -163,16 +155,7 @@ def test_no_checkpoint_that_can_be_read_is_an_error(faces: Path, tmp_path: Path)
 def test_killed_before_the_first_checkpoint(
     faces: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Stepper.__call__
-    calls: list[int] = []
-
-    def failing(self: Stepper, *arguments: Any, **options: Any) -> Any:
-        calls.append(0)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return plain(self, *arguments, **options)
-
-    monkeypatch.setattr(Stepper, "__call__", failing)
+    break_off_at(3, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_recipe(faces, **EVERYTHING), tmp_path / "run")
     monkeypatch.undo()

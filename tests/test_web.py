@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
-from chromium import choose, chromium, wait_for
+from chromium import choose, chromium, wait_for, watched
 from native import ROOT, run, tool, wasm_build
 
 from pocketnet_fast import FaceAnalyzer, __version__
@@ -169,19 +169,11 @@ def opened(page: Page, address: str) -> None:
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
     """The page; fails its test where it logs an error, breaks its policy or asks anyone else."""
-    context = browser.new_context(viewport={"width": 1100, "height": 1000})
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    wrong: list[str] = []
-    hosts: set[str] = set()
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda line: wrong.append(line.text) if line.type in ("error", "warning") else None)
-    page.on("request", lambda request: hosts.add(re.sub(r"^([a-z]+:(//[^/]*)?).*", r"\1", request.url)))
-    opened(page, address)
-    yield page
-    context.close()
-    assert wrong == []
-    assert hosts <= {address, "data:"}
+    with watched(browser, timeout=60_000) as watch:
+        opened(watch.page, address)
+        yield watch.page
+    assert watch.wrong == []
+    assert watch.hosts <= {address, "data:"}
 
 
 # Opens the package's model as `options` say, does `body` with it, and answers what that returns or the error.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import randomize_
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pocketnet_fast.data.recordio import ImageRecord, RecordWriter, pack_image
+from pocketnet_fast.models.base import EmbeddingModel
+from pocketnet_fast.models.weights import save_weights
 from pocketnet_fast.resumable.log import read_log
 from pocketnet_fast.training.recipe import Recipe
 from pocketnet_fast.training.step import Stepper
+from pocketnet_fast.training.trainer import train
 
 IDENTITIES, IMAGES = 6, 6
 
@@ -106,15 +110,55 @@ def lines(folder: Path, *events: str) -> list[dict[str, Any]]:
     ]
 
 
-def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a signal come during a step."""
+def at_step(number: int, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let something happen where a step begins, which are counted from 1."""
     plain = Stepper.__call__
-    left = [steps]
+    left = [number]
 
     def counted(self: Stepper, *arguments: Any, **options: Any) -> Any:
         left[0] -= 1
         if left[0] == 0:
-            signal.raise_signal(signal.SIGTERM)
+            act()
         return plain(self, *arguments, **options)
 
     monkeypatch.setattr(Stepper, "__call__", counted)
+
+
+def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a signal come during a step."""
+    at_step(steps, lambda: signal.raise_signal(signal.SIGTERM), monkeypatch)
+
+
+def break_off_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run end where a step begins, without a checkpoint."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    at_step(step, interrupt, monkeypatch)
+
+
+def assert_resumes_bit_for_bit(
+    recipe: Recipe, stop: int, kinds: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that a signal stops after some steps ends with the weights of one that nothing stopped."""
+    train(recipe, folder / "unbroken")
+    stop_after(stop, monkeypatch)
+    assert not train(recipe, folder / "run").finished
+    monkeypatch.undo()
+    assert train(None, folder / "run", resume=True).finished
+    for kind in kinds:
+        assert same_bits(weights(folder / "unbroken", kind), weights(folder / "run", kind)), kind
+
+
+def learning_from(teacher: EmbeddingModel, folder: Path, **values: Any) -> dict[str, Any]:
+    """What a recipe says of a run that learns a teacher's embeddings, and ``values``; writes the teacher."""
+    path = folder / "teacher.safetensors"
+    save_weights(randomize_(teacher, 5), path)
+    return {
+        "loss__objective": "features",
+        "distillation__teacher": str(path),
+        "optimizer__kind": "muon",
+        "optimizer__ema_decay": 0.9,
+        **values,
+    }

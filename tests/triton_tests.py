@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -17,11 +18,15 @@ needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
 )
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-compiling = pytest.mark.skipif(
-    "TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET takes the compiler's place"
-)
 # What a program may have on every GPU that the kernels are for.
 _SHARED_MEMORY = 99 * 1024
+
+
+def compiling(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that compiles kernels."""
+    interpreting = "TRITON_INTERPRET" in os.environ
+    mark = pytest.mark.skipif(interpreting, reason="TRITON_INTERPRET takes the compiler's place")
+    return needs_triton(mark(test))
 
 
 def interpreted(suite: str, seconds: float | None = None) -> Callable[[], None]:
@@ -51,14 +56,15 @@ def on_the_gpu(suite: str) -> Callable[[], None]:
 def compile_for_gpu(
     kernel: Any, types: dict[str, Any], constants: dict[str, Any], *, capability: int = 90, **options: int
 ) -> None:
-    """Compile a kernel, whose tiles must fit the shared memory of every GPU."""
+    """Compile a kernel as if for the first time; its tiles must fit the shared memory of every GPU."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    compiled = triton.compile(
-        ASTSource(kernel, types, constants), target=GPUTarget("cuda", capability, 32), options=options
-    )
+    target = GPUTarget("cuda", capability, 32)
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", folder)
+        compiled = triton.compile(ASTSource(kernel, types, constants), target=target, options=options)
     assert compiled.asm["cubin"]
     assert compiled.metadata.shared <= _SHARED_MEMORY
 

@@ -237,30 +237,10 @@ std::optional<ImageKind> image_kind(View data) {
 ImageHeader parse_header(View data) {
   const std::optional<ImageKind> kind = image_kind(data);
   if (!kind) throw Unread(other_kind(data));
-  ImageHeader header;
-  switch (*kind) {
-    case ImageKind::kJpeg:
-      header = jpeg_header(data);
-      break;
-    case ImageKind::kPng:
-      header = png_header(data);
-      break;
-    case ImageKind::kWebp:
-      header = webp_header(data);
-      break;
-    case ImageKind::kAvif:
-      header = avif_header(data);
-      break;
-    case ImageKind::kTiff:
-      header = tiff_header(data);
-      break;
-    case ImageKind::kBmp:
-      header = bmp_header(data);
-      break;
-    case ImageKind::kPpm:
-      header = pnm_header(data);
-      break;
-  }
+  // In the order of ImageKind.
+  constexpr ImageHeader (*kReaders[])(View) = {jpeg_header, png_header, webp_header, avif_header,
+                                               tiff_header, bmp_header, pnm_header};
+  const ImageHeader header = kReaders[static_cast<int>(*kind)](data);
   if (header.height < 1 || header.width < 1) {
     throw Damaged(std::string("the ") + name_of(*kind) + " states " + std::to_string(header.width) + "x" +
                   std::to_string(header.height) + " pixels");

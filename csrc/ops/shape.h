@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace pnf::ops {
 
@@ -16,30 +17,15 @@ inline std::string shape_of(const torch::stable::Tensor& t) {
 
 inline std::string dtype_of(const torch::stable::Tensor& t) {
   using torch::headeronly::ScalarType;
-  switch (t.scalar_type()) {
-    case ScalarType::Double:
-      return "float64";
-    case ScalarType::Float:
-      return "float32";
-    case ScalarType::Half:
-      return "float16";
-    case ScalarType::BFloat16:
-      return "bfloat16";
-    case ScalarType::Byte:
-      return "uint8";
-    case ScalarType::Char:
-      return "int8";
-    case ScalarType::Short:
-      return "int16";
-    case ScalarType::Int:
-      return "int32";
-    case ScalarType::Long:
-      return "int64";
-    case ScalarType::Bool:
-      return "bool";
-    default:
-      return torch::headeronly::toString(t.scalar_type());
+  using Named = std::pair<ScalarType, const char*>;
+  for (const auto& [type, name] :
+       {Named{ScalarType::Double, "float64"}, Named{ScalarType::Float, "float32"}, Named{ScalarType::Half, "float16"},
+        Named{ScalarType::BFloat16, "bfloat16"}, Named{ScalarType::Byte, "uint8"}, Named{ScalarType::Char, "int8"},
+        Named{ScalarType::Short, "int16"}, Named{ScalarType::Int, "int32"}, Named{ScalarType::Long, "int64"},
+        Named{ScalarType::Bool, "bool"}}) {
+    if (type == t.scalar_type()) return name;
   }
+  return torch::headeronly::toString(t.scalar_type());
 }
 
 }  // namespace pnf::ops

@@ -1,4 +1,5 @@
-// Checks of the native tests. A test is a main() that makes checks and ends in `return check::result();`.
+// Checks of the native tests. A test is a main() that makes checks and ends in `return check::result();`, or in
+// `return check::run(this, that);` with functions that make them.
 #pragma once
 #include <cstdarg>
 #include <cstdio>
@@ -24,6 +25,12 @@ __attribute__((format(printf, 3, 4))) inline void fail(const char* file, int lin
 inline int result() {
   std::fprintf(stderr, "%ld checks, %ld failed\n", made, failed);
   return failed != 0 || made == 0;
+}
+
+template <typename... Tests>
+int run(Tests... tests) {
+  (tests(), ...);
+  return result();
 }
 
 }  // namespace check

@@ -15,21 +15,8 @@ namespace images = pocketnet::images;
 namespace {
 
 const char* code_of(images::Refusal refusal) {
-  switch (refusal) {
-    case images::Refusal::kUnread:
-      return "unread";
-    case images::Refusal::kDamaged:
-      return "damaged";
-    case images::Refusal::kTooManyPixels:
-      return "pixels";
-    case images::Refusal::kTooManyBytes:
-      return "bytes";
-    case images::Refusal::kMemory:
-      return "memory";
-    case images::Refusal::kFile:
-      return "file";
-  }
-  return "another";
+  constexpr const char* kCodes[] = {"unread", "damaged", "pixels", "bytes", "memory", "file"};
+  return kCodes[static_cast<int>(refusal)];
 }
 
 std::vector<std::uint8_t> content(const std::string& path) {

@@ -252,12 +252,5 @@ void ways_up() {
 
 int main() {
   using namespace pnf::test;
-  resizing();
-  turning();
-  warping();
-  aligning();
-  tilts();
-  doubts();
-  ways_up();
-  return check::result();
+  return check::run(resizing, turning, warping, aligning, tilts, doubts, ways_up);
 }

@@ -479,10 +479,6 @@ void exponentials() {
 }  // namespace pnf::test
 
 int main() {
-  pnf::test::exponentials();
-  pnf::test::every_size();
-  pnf::test::every_number_of_threads();
-  pnf::test::empty_batch();
-  pnf::test::errors();
-  return check::result();
+  using namespace pnf::test;
+  return check::run(exponentials, every_size, every_number_of_threads, empty_batch, errors);
 }

@@ -633,12 +633,7 @@ void the_largest_sizes() {
 }  // namespace pnf::test
 
 int main() {
-  pnf::test::each_operation_alone();
-  pnf::test::inactive_sums();
-  pnf::test::interleaved_sums();
-  pnf::test::factorised_reductions();
-  pnf::test::random_sums();
-  pnf::test::the_most_terms();
-  pnf::test::the_largest_sizes();
-  return check::result();
+  using namespace pnf::test;
+  return check::run(each_operation_alone, inactive_sums, interleaved_sums, factorised_reductions, random_sums,
+                    the_most_terms, the_largest_sizes);
 }

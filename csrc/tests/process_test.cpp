@@ -55,7 +55,6 @@ void another_number_in_a_child() {
 }  // namespace pnf::test
 
 int main() {
-  pnf::test::one_number_in_all_threads();
-  pnf::test::another_number_in_a_child();
-  return check::result();
+  using namespace pnf::test;
+  return check::run(one_number_in_all_threads, another_number_in_a_child);
 }

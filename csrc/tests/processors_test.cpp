@@ -121,12 +121,7 @@ void the_affinity_mask_counts() {
 }  // namespace pnf::test
 
 int main() {
-  pnf::test::reads_version_2();
-  pnf::test::looks_at_the_groups_above();
-  pnf::test::reads_version_1();
-  pnf::test::reads_a_container_of_version_1();
-  pnf::test::reads_a_namespace_entered_from_outside();
-  pnf::test::nothing_to_read_is_no_quota();
-  pnf::test::the_affinity_mask_counts();
-  return check::result();
+  using namespace pnf::test;
+  return check::run(reads_version_2, looks_at_the_groups_above, reads_version_1, reads_a_container_of_version_1,
+                    reads_a_namespace_entered_from_outside, nothing_to_read_is_no_quota, the_affinity_mask_counts);
 }

@@ -172,24 +172,27 @@ void refuses_states_that_do_not_fit() {
     const Encoded encoded = b.finish();
     refuse(what, encoded.words, encoded.weights.size());
   };
-  network("a band outside a group", [](ProgramBuilder& b, int stem, int vector) {
-    const int band = b.band(1, 4, 4, 2);
-    b.node(band, {{kPointwise, stem}});
-    b.global_depthwise(stem, vector);
-  });
-  network("a band of other rows than its group's", [](ProgramBuilder& b, int stem, int vector) {
-    const int band = b.band(1, 4, 4, 2);
-    b.group(3, 1);
-    b.node(band, {{kPointwise, stem}});
-    b.global_depthwise(stem, vector);
-  });
-  network("a band read by a window", [](ProgramBuilder& b, int stem, int vector) {
-    const int band = b.band(1, 4, 4, 2), state = b.arena(1, 4, 4);
-    b.group(2, 2);
-    b.node(band, {{kPointwise, stem}});
-    b.node(state, {{kDepthwise, band, 3}});
-    b.global_depthwise(state, vector);
-  });
+  // In a group of so many rows, or in none.
+  const auto unread_band = [](int rows) {
+    return [rows](ProgramBuilder& b, int stem, int vector) {
+      const int band = b.band(1, 4, 4, 2);
+      if (rows > 0) b.group(rows, 1);
+      b.node(band, {{kPointwise, stem}});
+      b.global_depthwise(stem, vector);
+    };
+  };
+  network("a band outside a group", unread_band(0));
+  network("a band of other rows than its group's", unread_band(3));
+  const auto window_of_a_band = [](TermKind kind) {
+    return [kind](ProgramBuilder& b, int stem, int vector) {
+      const int band = b.band(1, 4, 4, 2), state = b.arena(1, 4, 4);
+      b.group(2, 2);
+      b.node(band, {{kPointwise, stem}});
+      b.node(state, {{kind, band, 3}});
+      b.global_depthwise(state, vector);
+    };
+  };
+  network("a band read by a window", window_of_a_band(kDepthwise));
   network("a band read by the tail", [](ProgramBuilder& b, int stem, int vector) {
     const int band = b.band(1, 4, 4, 2);
     b.group(2, 1);
@@ -229,13 +232,7 @@ void refuses_states_that_do_not_fit() {
   network("an image that nothing wrote, in the tail",
           [](ProgramBuilder& b, int, int vector) { b.global_depthwise(b.arena(1, 4, 4), vector); });
   network("a vector that nothing wrote", [](ProgramBuilder&, int, int) {});
-  network("rows of a group that are not at hand", [](ProgramBuilder& b, int stem, int vector) {
-    const int first = b.band(1, 4, 4, 2), second = b.arena(1, 4, 4);
-    b.group(2, 2);
-    b.node(first, {{kPointwise, stem}});
-    b.node(second, {{kMaxPool, first, 3}});
-    b.global_depthwise(second, vector);
-  });
+  network("rows of a group that are not at hand", window_of_a_band(kMaxPool));
   network("a group of two heights", [](ProgramBuilder& b, int stem, int vector) {
     const int high = b.arena(1, 4, 4), low = b.arena(1, 2, 2);
     b.group(2, 2);
@@ -446,12 +443,8 @@ void survives_damage() {
 }  // namespace pnf::test
 
 int main() {
-  pnf::test::accepts_a_valid_program();
-  pnf::test::refuses_damaged_headers();
-  pnf::test::refuses_nodes_that_leave_their_input();
-  pnf::test::refuses_rolling_groups_that_lose_rows();
-  pnf::test::refuses_states_that_do_not_fit();
-  pnf::test::refuses_more_memory_than_a_call_may_take();
-  pnf::test::survives_damage();
-  return check::result();
+  using namespace pnf::test;
+  return check::run(accepts_a_valid_program, refuses_damaged_headers, refuses_nodes_that_leave_their_input,
+                    refuses_rolling_groups_that_lose_rows, refuses_states_that_do_not_fit,
+                    refuses_more_memory_than_a_call_may_take, survives_damage);
 }

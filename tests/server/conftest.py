@@ -11,11 +11,6 @@ from pocketnet_fast.export.photos import check_scene
 
 
 @pytest.fixture(scope="session")
-def analyzer() -> FaceAnalyzer:
-    return FaceAnalyzer()
-
-
-@pytest.fixture(scope="session")
 def faces_pt(analyzer: FaceAnalyzer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported analyzer: photos in, faces and embeddings out."""
     return export_torchscript(analyzer, tmp_path_factory.mktemp("model") / "faces.pt").path

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
-from chromium import choose, chromium, wait_for
+from chromium import choose, chromium, wait_for, watched
 from fake_service import FakeService, faces_of
 from forms import multipart
 from running import Service, running
@@ -59,20 +59,12 @@ def server_url(request: pytest.FixtureRequest, fake: FakeService) -> str:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A page that fails its test where it logs an error, breaks its policy or asks anyone else."""
-    context = browser.new_context(viewport={"width": 1100, "height": 1000})
-    page = context.new_page()
-    page.set_default_timeout(10_000)
-    wrong: list[str] = []
-    hosts: set[str] = set()
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda line: wrong.append(line.text) if line.type in ("error", "warning") else None)
-    page.on("request", lambda request: hosts.add(re.sub(r"^([a-z]+:(//[^/]*)?).*", r"\1", request.url)))
-    yield page
-    here = re.sub(r"/$", "", page.evaluate("location.origin"))
-    context.close()
+    with watched(browser, timeout=10_000) as watch:
+        yield watch.page
+        here = re.sub(r"/$", "", watch.page.evaluate("location.origin"))
     # A status that says no is logged by the browser, too; those the tests look at themselves.
-    assert [line for line in wrong if "the server responded with a status of" not in line] == []
-    assert hosts <= {here, "data:", "blob:"}
+    assert [line for line in watch.wrong if "the server responded with a status of" not in line] == []
+    assert watch.hosts <= {here, "data:", "blob:"}
 
 
 def photo(name: str = "a.png", width: int = 480) -> dict[str, Any]:

@@ -23,6 +23,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/isas.h"
+
 namespace pnf {
 
 inline constexpr double kMarginEpsilon = 1e-12;
@@ -78,10 +80,7 @@ std::size_t margin_scratch(int samples, int dims, bool pairs);
                        float* scratch);                                                                              \
   void margin_exp(const float* x, int count, float* out);                                                            \
   }
-PNF_DECLARE(scalar)
-PNF_DECLARE(avx2)
-PNF_DECLARE(avx512)
-PNF_DECLARE(neon)
+PNF_EACH_TRAINING_ISA(PNF_DECLARE)
 #undef PNF_DECLARE
 
 // The same with products of pairs of bfloat16: e_n, w_j and g are rounded, once each, where they are multiplied, and

@@ -34,6 +34,7 @@
 #pragma once
 #include <cstddef>
 
+#include "kernels/isas.h"
 #include "kernels/layout.h"
 
 namespace pnf {
@@ -96,22 +97,14 @@ std::size_t node_scratch(const Node& node);
   void node_rows(const Node& node, int row_begin, int row_end, float* scratch);         \
   void node_rows(const NodeOf<Bf16>& node, int row_begin, int row_end, float* scratch); \
   }
-PNF_DECLARE(scalar)
-PNF_DECLARE(avx2)
-PNF_DECLARE(avx512)
-PNF_DECLARE(neon)
-PNF_DECLARE(wasm128)
-PNF_DECLARE(wasm128_relaxed)
+PNF_EACH_ISA(PNF_DECLARE)
 #undef PNF_DECLARE
 
-// Sets whose own kernels are of half precision.
 #define PNF_DECLARE_BF16(isa)                                                           \
   namespace isa {                                                                       \
   void node_rows(const NodeOf<Bf16>& node, int row_begin, int row_end, float* scratch); \
   }
-PNF_DECLARE_BF16(avx512_bf16)
-PNF_DECLARE_BF16(amx_bf16)
-PNF_DECLARE_BF16(neon_bf16)
+PNF_EACH_BF16_ISA(PNF_DECLARE_BF16)
 #undef PNF_DECLARE_BF16
 
 }  // namespace pnf

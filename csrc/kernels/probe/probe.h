@@ -1,5 +1,6 @@
 // What the machine can do at most, for rooflines: multiply-adds from registers, and reading.
 #pragma once
+#include "kernels/isas.h"
 
 namespace pnf {
 
@@ -10,10 +11,7 @@ namespace pnf {
   double probe_fma(long iterations, float* sink);               \
   void probe_read(const float* data, long floats, float* sink); \
   }
-PNF_DECLARE(scalar)
-PNF_DECLARE(avx2)
-PNF_DECLARE(avx512)
-PNF_DECLARE(neon)
+PNF_EACH_TRAINING_ISA(PNF_DECLARE)
 #undef PNF_DECLARE
 
 // The same of products of pairs of Bf16.
@@ -21,9 +19,7 @@ PNF_DECLARE(neon)
   namespace isa {                                 \
   double probe_fma(long iterations, float* sink); \
   }
-PNF_DECLARE_BF16(avx512_bf16)
-PNF_DECLARE_BF16(amx_bf16)
-PNF_DECLARE_BF16(neon_bf16)
+PNF_EACH_BF16_ISA(PNF_DECLARE_BF16)
 #undef PNF_DECLARE_BF16
 
 }  // namespace pnf

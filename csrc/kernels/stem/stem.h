@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/isas.h"
 #include "kernels/layout.h"
 
 namespace pnf {
@@ -45,22 +46,14 @@ std::size_t stem_scratch(const Stem& stem);
   void stem_rows(const Stem& stem, const Image& image, int row_begin, int row_end, float* scratch);         \
   void stem_rows(const StemOf<Bf16>& stem, const Image& image, int row_begin, int row_end, float* scratch); \
   }
-PNF_DECLARE(scalar)
-PNF_DECLARE(avx2)
-PNF_DECLARE(avx512)
-PNF_DECLARE(neon)
-PNF_DECLARE(wasm128)
-PNF_DECLARE(wasm128_relaxed)
+PNF_EACH_ISA(PNF_DECLARE)
 #undef PNF_DECLARE
 
-// Sets whose own kernels are of half precision.
 #define PNF_DECLARE_BF16(isa)                                                                               \
   namespace isa {                                                                                           \
   void stem_rows(const StemOf<Bf16>& stem, const Image& image, int row_begin, int row_end, float* scratch); \
   }
-PNF_DECLARE_BF16(avx512_bf16)
-PNF_DECLARE_BF16(amx_bf16)
-PNF_DECLARE_BF16(neon_bf16)
+PNF_EACH_BF16_ISA(PNF_DECLARE_BF16)
 #undef PNF_DECLARE_BF16
 
 }  // namespace pnf

@@ -8,6 +8,7 @@
 #pragma once
 #include <cstddef>
 
+#include "kernels/isas.h"
 #include "kernels/layout.h"
 
 namespace pnf {
@@ -46,12 +47,7 @@ using Linear = LinearOf<float>;
   void global_depthwise(const GlobalDepthwiseOf<Bf16>& args, int block_begin, int block_end); \
   void linear(const LinearOf<Bf16>& args, int block_begin, int block_end);                    \
   }
-PNF_DECLARE(scalar)
-PNF_DECLARE(avx2)
-PNF_DECLARE(avx512)
-PNF_DECLARE(neon)
-PNF_DECLARE(wasm128)
-PNF_DECLARE(wasm128_relaxed)
+PNF_EACH_ISA(PNF_DECLARE)
 #undef PNF_DECLARE
 
 }  // namespace pnf
