@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
-from typing import Any, TypeVar
+import sys
+from typing import TypeVar
 
 import pytest
 import torch
@@ -75,11 +75,4 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 def without_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """Let a package not be installed."""
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == package:
-            raise ImportError
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, package, None)
