@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ def _each(kind: Any, *names: str) -> list[tuple[str, Any]]:
 class _Sized(ctypes.Structure):
     """What begins with its size, by which the library knows the version."""
 
-    _fields_ = (("size", ctypes.c_size_t),)
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = (("size", ctypes.c_size_t),)
 
 
 class _OpenOptions(_Sized):
