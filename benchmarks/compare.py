@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from worker_processes import ended_at_last
+
 ROOT = Path(__file__).resolve().parent.parent
 WORKING_TREE = "."
 # A turn is as many calls as fit into this, so that the turn's first call, which does not count, costs little.
@@ -280,19 +282,14 @@ def compared(rounds: list[dict[str, list[float]]]) -> Comparison:
 def _workers(
     pythons: Mapping[str, Path], subject: str, threads: int
 ) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    started: dict[str, subprocess.Popen[str]] = {}
     # An installed package, whatever the caller's environment would put before it.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    try:
+    with ended_at_last() as started:
         for version, python in pythons.items():
             command = [str(python), __file__, "--work", subject, "--threads", str(threads)]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
             started[version] = subprocess.Popen(command, text=True, env=environment, cwd="/", **pipes)
         yield started
-    finally:
-        for process in started.values():
-            process.kill()
-            process.communicate()
 
 
 def _answer(version: str, process: subprocess.Popen[str]) -> Any:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from worker_processes import ended_at_last
 
 
 def _resident(field: str) -> int:
@@ -55,8 +56,7 @@ def _workers(
     # Here, as the processes may have another version of the package, which lacks it.
     from pocketnet_fast.waiting import waiting_policy
 
-    started = {}
-    try:
+    with ended_at_last() as started:
         for name, environment in subjects.items():
             command = [sys.executable, script, "--work", name, *arguments]
             started[name] = subprocess.Popen(
@@ -67,10 +67,6 @@ def _workers(
                 env=os.environ | waiting_policy() | environment,
             )
         yield started
-    finally:
-        for process in started.values():
-            process.kill()
-            process.wait()
 
 
 def _answer(name: str, process: subprocess.Popen[str]) -> float:

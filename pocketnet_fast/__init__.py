@@ -12,15 +12,14 @@ from pocketnet_fast.lazy import lazy_names
 __version__ = "0.2.0"
 
 _EXPORTS = {
-    "FaceAnalyzer": "pocketnet_fast.faces.analyzer",
-    "compile": "pocketnet_fast.lowering.compiled",
-    "compiled_isa": "pocketnet_fast.ops.native",
-    "create_model": "pocketnet_fast.models.registry",
-    "export_torchscript": "pocketnet_fast.export.torchscript",
-    "list_models": "pocketnet_fast.models.architectures",
-    "load_model": "pocketnet_fast.models.loading",
-    "load_weights": "pocketnet_fast.models.weights",
-    "trim_memory": "pocketnet_fast.ops.native",
+    "pocketnet_fast.export.torchscript": ("export_torchscript",),
+    "pocketnet_fast.faces.analyzer": ("FaceAnalyzer",),
+    "pocketnet_fast.lowering.compiled": ("compile",),
+    "pocketnet_fast.models.architectures": ("list_models",),
+    "pocketnet_fast.models.loading": ("load_model",),
+    "pocketnet_fast.models.registry": ("create_model",),
+    "pocketnet_fast.models.weights": ("load_weights",),
+    "pocketnet_fast.ops.native": ("compiled_isa", "trim_memory"),
 }
 
 if TYPE_CHECKING:

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
 def lazy_names(
-    package: str, names: Mapping[str, str]
+    package: str, names: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Make a package's ``__getattr__`` and ``__dir__``.
 
     Args:
         package: Its ``__name__``.
-        names: The module that each name comes from.
+        names: The names that come from each module.
     """
     namespace = vars(sys.modules[package])
+    modules = {name: module for module, own in names.items() for name in own}
 
     def get(name: str) -> Any:
-        module = names.get(name)
+        module = modules.get(name)
         if module is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = namespace[name] = getattr(importlib.import_module(module), name)
         return value
 
     def listed() -> list[str]:
-        return sorted({*namespace, *names})
+        return sorted({*namespace, *modules})
 
     return get, listed

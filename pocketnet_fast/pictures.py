@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.extras import package_of
 
 DPI: Final = 120
 COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")
@@ -35,8 +36,8 @@ _STYLE: Final[Any] = {
 def has_matplotlib() -> bool:
     """Whether pictures can be drawn."""
     try:
-        import matplotlib  # noqa: F401
-    except ImportError:
+        require_matplotlib()
+    except PocketNetError:
         return False
     return True
 
@@ -47,10 +48,7 @@ def require_matplotlib() -> None:
     Raises:
         PocketNetError: matplotlib is not installed.
     """
-    if not has_matplotlib():
-        raise PocketNetError(
-            'matplotlib is not installed, which draws pictures: pip install "pocketnet_fast[eval]"'
-        )
+    package_of("eval", "matplotlib", "draws pictures")
 
 
 @contextlib.contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 import torch
@@ -86,11 +86,4 @@ def at_once(work: Callable[[int], object], callers: int) -> None:
 
 def without_package(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """Let a package not be installed."""
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == package:
-            raise ImportError
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, package, None)

@@ -21,7 +21,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.losses import distillation_loss, margin_cross_entropy
 from pocketnet_fast.ops.margin_cross_entropy import MarginOptions, cpu
 from pocketnet_fast.ops.margin_cross_entropy.reference import margin, margin_cross_entropy_reference
-from pocketnet_fast.ops.native import available_isas, forced_isa, multiplies_bf16
+from pocketnet_fast.ops.native import available_isas, forced_isa
 
 
 @pytest.mark.parametrize("implementation", ["reference", "fused"])
@@ -222,7 +222,8 @@ def test_products_of_bfloat16(bf16_isa: str, samples: int, dims: int, classes: i
     found = evaluate(embedding, kernel, label, implementation="fused", precision="bf16")
     floats = evaluate(embedding, kernel, label, implementation="fused")
     assert [part.dtype for part in found] == [torch.float32] * 3
-    if not multiplies_bf16(bf16_isa):
+    # Training has no tiles, and where a processor has them, floats are faster than pairs.
+    if bf16_isa != "avx512_bf16":
         assert all(torch.equal(a, b) for a, b in zip(found, floats, strict=True))
         return
     if dims > 1:

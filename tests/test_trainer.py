@@ -358,15 +358,15 @@ def test_verification_along_the_way(faces: Path, tmp_path: Path, monkeypatch: py
 
 
 def stop_in_verification(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pocketnet_fast.training import validation
+    from pocketnet_fast.evaluation import verification
 
-    plain = validation.embed_both_ways
+    plain = verification.embed_both_ways
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
         return plain(*arguments, **options)
 
-    monkeypatch.setattr(validation, "embed_both_ways", interrupted)
+    monkeypatch.setattr(verification, "embed_both_ways", interrupted)
 
 
 def test_verification_leaves_training_alone(faces: Path, tmp_path: Path) -> None:

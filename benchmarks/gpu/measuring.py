@@ -16,20 +16,24 @@ Call = Callable[[], Any]
 TUNED_BATCHES = (256, 512)
 
 
+Figure = float | None
+"""What was measured; None where it could not be."""
+
+
 @dataclass
 class Row:
-    """One line of a table; what could not be measured is None, and ``note`` says why."""
+    """One line of a table; where a figure is missing, ``note`` says why."""
 
     part: str
     subject: str
     precision: str
     size: str
-    milliseconds: float | None = None
-    images_per_second: float | None = None
-    peak_mib: float | None = None
-    error: float | None = None
-    over_eager: float | None = None
-    floor_milliseconds: float | None = None
+    milliseconds: Figure = None
+    images_per_second: Figure = None
+    peak_mib: Figure = None
+    error: Figure = None
+    over_eager: Figure = None
+    floor_milliseconds: Figure = None
     note: str = ""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pocketnet_fast.cli.options import JsonOption
-from pocketnet_fast.cli.output import check_picture, print_json
+from pocketnet_fast.cli.output import check_picture, print_report
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
@@ -60,10 +60,7 @@ def inspect(
         if show is not None:
             write_sheet(dataset, damaged, show)
     about["damaged"] = [{"image": index, "error": error} for index, error in damaged.items()]
-    if as_json:
-        print_json(about)
-    else:
-        _print(about)
+    print_report(about, _print, as_json)
     if damaged:
         raise typer.Exit(1)
 

@@ -12,7 +12,7 @@ import typer
 
 from pocketnet_fast.cli.loading import all_photos
 from pocketnet_fast.cli.option_groups import grouped
-from pocketnet_fast.cli.options import JsonOption, ManyFacesOptions
+from pocketnet_fast.cli.options import JsonOption, ManyFacesOptions, SkipImagesOption
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.cli.remarks import note, note_all, note_left_out
@@ -100,9 +100,7 @@ def embed(
     all_faces: Annotated[
         bool, typer.Option("--all-faces", help="Every face of a photo, not only the most prominent one.")
     ] = False,
-    skip: Annotated[
-        bool, typer.Option("--skip", help="Leave out images that cannot be used, naming each.")
-    ] = False,
+    skip: SkipImagesOption = False,
     part: _PartOptions,
     faces: ManyFacesOptions,
     as_json: JsonOption = False,

@@ -13,7 +13,7 @@ import typer
 from pocketnet_fast.cli.loading import new_set_name
 from pocketnet_fast.cli.option_groups import grouped
 from pocketnet_fast.cli.options import CropBatchOption, CropOptions, JsonOption
-from pocketnet_fast.cli.output import print_json, wide_console, write_json
+from pocketnet_fast.cli.output import print_report, wide_console, write_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
@@ -72,10 +72,7 @@ def evaluate(
         report = _evaluated(crops, sets, folds, output)
         if stream is not None:
             write_json(stream, report)
-    if as_json:
-        print_json(report)
-    else:
-        _print(report)
+    print_report(report, _print, as_json)
     if output is not None:
         note(f"wrote {_JSON_NAME} and plots to {output}")
 

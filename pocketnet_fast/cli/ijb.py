@@ -11,7 +11,7 @@ import typer
 
 from pocketnet_fast.cli.option_groups import grouped
 from pocketnet_fast.cli.options import CropOptions, FlipOption, JsonOption
-from pocketnet_fast.cli.output import print_json, write_json
+from pocketnet_fast.cli.output import print_report, write_json
 from pocketnet_fast.cli.progress import progress, waiting
 from pocketnet_fast.cli.remarks import note
 from pocketnet_fast.errors import PocketNetError
@@ -60,10 +60,7 @@ def ijb(
     embedder = crops.embedder(flip=flip)
     about = {"model": embedder.model_name, "weights_sha256": embedder.weights_sha256}
     about = _evaluate(files, embedder, protocol, about | {"untrained": crops.untrained, "flip": flip}, output)
-    if as_json:
-        print_json(about)
-    else:
-        _print(about)
+    print_report(about, _print, as_json)
     if output is not None:
         note(f"wrote {output / 'result.json'} and pictures of the curves")
 

@@ -11,7 +11,7 @@ import typer
 
 from pocketnet_fast.cli.embedding import embedded_faces
 from pocketnet_fast.cli.option_groups import grouped
-from pocketnet_fast.cli.options import JsonOption, ManyFacesOptions, ThreadsOption
+from pocketnet_fast.cli.options import JsonOption, ManyFacesOptions, SkipImagesOption, ThreadsOption
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.cli.remarks import note
@@ -75,9 +75,7 @@ def extract(
     resume: Annotated[
         bool, typer.Option("--resume", help="Leave out images that have a feature file.")
     ] = False,
-    skip: Annotated[
-        bool, typer.Option("--skip", help="Leave out images that cannot be used, naming each.")
-    ] = False,
+    skip: SkipImagesOption = False,
     faces: ManyFacesOptions,
 ) -> None:
     """Embed the images of a list into feature files that the development kit reads.

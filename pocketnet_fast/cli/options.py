@@ -76,9 +76,9 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; default
 MaxFacesOption = Annotated[
     int | None, typer.Option("--max-faces", min=1, help="Of a photo, the most prominent; default: all.")
 ]
-SkipOption = Annotated[
-    bool, typer.Option("--skip", help="Leave out photos that cannot be used, naming each.")
-]
+_SKIP = "Leave out {} that cannot be used, naming each."
+SkipOption = Annotated[bool, typer.Option("--skip", help=_SKIP.format("photos"))]
+SkipImagesOption = Annotated[bool, typer.Option("--skip", help=_SKIP.format("images"))]
 FarOption = Annotated[
     float | None,
     typer.Option(
@@ -186,13 +186,8 @@ class FaceOptions(EngineOptions):
 
     def facts(self) -> dict[str, Any]:
         """What a file of embeddings says of how they were made."""
-        return {
-            "flip": self.flip,
-            "untrained": self.untrained,
-            "aligned": self.aligned,
-            "upright": self.upright,
-            "detector": None if self.detector is None else self.detector.name,
-        }
+        switches = {name: getattr(self, name) for name in ("flip", "untrained", "aligned", "upright")}
+        return switches | {"detector": None if self.detector is None else self.detector.name}
 
 
 @dataclass(frozen=True)

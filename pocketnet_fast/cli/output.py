@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -30,6 +31,14 @@ def print_result(content: Any, text: str, as_json: bool) -> None:
         print_json(content)
     else:
         typer.echo(text)
+
+
+def print_report(content: Any, show: Callable[[Any], None], as_json: bool) -> None:
+    """Print a command's result as JSON or, unless that is asked for, as ``show`` prints it."""
+    if as_json:
+        print_json(content)
+    else:
+        show(content)
 
 
 def check_picture(path: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocketnet_fast.cli.option_groups import grouped
-from pocketnet_fast.cli.training import RunCommand, RunOptions
+from pocketnet_fast.cli.training import Recipes, RunCommand, RunOptions
 
 if TYPE_CHECKING:
     from pocketnet_fast.search.recipe import SearchRecipe
@@ -58,31 +59,18 @@ def search(
 
 
 class _Search(RunCommand["SearchRecipe", "SearchOutcome"]):
-    name = "search"
-    recipe_word = "--recipe"
+    name, recipe_word = "search", "--recipe"
 
-    def recipes(self) -> dict[str, str]:
-        from pocketnet_fast.search.recipe import list_search_recipes
-
-        return list_search_recipes()
-
-    def load(self, name: str, values: dict[str, str]) -> SearchRecipe:
-        from pocketnet_fast.search.recipe import load_search_recipe
-
-        return load_search_recipe(name, values)
-
-    def load_from(self, folder: Path, values: dict[str, str]) -> SearchRecipe:
+    def recipes(self) -> Recipes[SearchRecipe]:
         from pocketnet_fast.search.checkpoint import SearchFolder
-        from pocketnet_fast.search.recipe import SearchRecipe
+        from pocketnet_fast.search.recipe import list_search_recipes, load_search_recipe
 
-        return SearchRecipe.from_toml(SearchFolder(folder).recipe().to_toml(), str(folder), values)
+        return Recipes(list_search_recipes, load_search_recipe, SearchFolder)
 
-    def carry_out(self, recipe: SearchRecipe, folder: Path, *, resume: bool, force: bool) -> SearchOutcome:
-        from rich.console import Console
-
+    def runner(self) -> Callable[..., SearchOutcome]:
         from pocketnet_fast.search.searcher import search as run_search
 
-        return run_search(recipe, folder, resume=resume, force=force, console=Console(stderr=True))
+        return run_search
 
     def fields(self, outcome: SearchOutcome) -> dict[str, Any]:
         genotype, file = outcome.genotype, outcome.genotype_file

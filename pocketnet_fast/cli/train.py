@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pocketnet_fast.cli.option_groups import grouped
-from pocketnet_fast.cli.training import RunCommand, RunOptions
+from pocketnet_fast.cli.training import Recipes, RunCommand, RunOptions
 
 if TYPE_CHECKING:
     from pocketnet_fast.training.recipe import Recipe
@@ -50,11 +50,14 @@ class TrainingOptions(RunOptions):
         }
 
 
+_RecipeName = Annotated[
+    str | None, typer.Argument(help="A recipe of --list or a .toml file; with --resume, the run's own.")
+]
+
+
 @grouped
 def train(
-    recipe: Annotated[
-        str | None, typer.Argument(help="A recipe of --list or a .toml file; with --resume, the run's own.")
-    ] = None,
+    recipe: _RecipeName = None,
     *,
     genotype: Annotated[
         str | None,
@@ -85,32 +88,18 @@ class TrainCommand(RunCommand["Recipe", "Outcome"]):
 
     name = "train"
 
-    def recipes(self) -> dict[str, str]:
-        """The recipes of the package, and what each says of itself."""
-        from pocketnet_fast.training.recipe import list_recipes
-
-        return list_recipes()
-
-    def load(self, name: str, values: dict[str, str]) -> Recipe:
-        """Read a recipe of the package or a file, and change it."""
-        from pocketnet_fast.training.recipe import load_recipe
-
-        return load_recipe(name, values)
-
-    def load_from(self, folder: Path, values: dict[str, str]) -> Recipe:
-        """Read the recipe of a run, and change it."""
+    def recipes(self) -> Recipes[Recipe]:
+        """Those of training."""
         from pocketnet_fast.training.checkpoint import RunFolder
-        from pocketnet_fast.training.recipe import Recipe
+        from pocketnet_fast.training.recipe import list_recipes, load_recipe
 
-        return Recipe.from_toml(RunFolder(folder).recipe().to_toml(), str(folder), values)
+        return Recipes(list_recipes, load_recipe, RunFolder)
 
-    def carry_out(self, recipe: Recipe, folder: Path, *, resume: bool, force: bool) -> Outcome:
-        """Train."""
-        from rich.console import Console
-
+    def runner(self) -> Callable[..., Outcome]:
+        """What trains."""
         from pocketnet_fast.training.trainer import train as run_training
 
-        return run_training(recipe, folder, resume=resume, force=force, console=Console(stderr=True))
+        return run_training
 
     def fields(self, outcome: Outcome) -> dict[str, Any]:
         """What JSON says of the outcome."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar
 
 import typer
 
@@ -16,9 +16,9 @@ from pocketnet_fast.cli.options import JsonOption
 from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.errors import PocketNetError
 
-
-class _Recipe(Protocol):
-    def to_toml(self) -> str: ...
+if TYPE_CHECKING:
+    from pocketnet_fast.resumable.folder import Folder
+    from pocketnet_fast.training.toml_recipe import TomlRecipe
 
 
 class _Outcome(Protocol):
@@ -32,7 +32,7 @@ class _Outcome(Protocol):
     def signal(self) -> int: ...
 
 
-RecipeT = TypeVar("RecipeT", bound=_Recipe)
+RecipeT = TypeVar("RecipeT", bound="TomlRecipe")
 OutcomeT = TypeVar("OutcomeT", bound=_Outcome)
 
 
@@ -87,6 +87,26 @@ class RunOptions:
         return self.out
 
 
+@dataclass(frozen=True)
+class Recipes(Generic[RecipeT]):
+    """Where a command's recipes come from.
+
+    Attributes:
+        listed: The recipes of the package, and what each says of itself.
+        load: Reads a recipe of the package or a file, and changes it.
+        folder: The folder of a run, with its recipe.
+    """
+
+    listed: Callable[[], dict[str, str]]
+    load: Callable[[str, Mapping[str, str]], RecipeT]
+    folder: Callable[[Path], Folder[RecipeT, Any]]
+
+    def load_from(self, path: Path, values: Mapping[str, str]) -> RecipeT:
+        """Read the recipe of a run, and change it."""
+        own = self.folder(path).recipe()
+        return type(own).from_toml(own.to_toml(), str(path), values)
+
+
 class RunCommand(ABC, Generic[RecipeT, OutcomeT]):
     """A command that carries out a recipe in a folder, and goes on where it was interrupted.
 
@@ -99,20 +119,12 @@ class RunCommand(ABC, Generic[RecipeT, OutcomeT]):
     recipe_word = "recipe"
 
     @abstractmethod
-    def recipes(self) -> dict[str, str]:
-        """The recipes of the package, and what each says of itself."""
+    def recipes(self) -> Recipes[RecipeT]:
+        """Where its recipes come from."""
 
     @abstractmethod
-    def load(self, name: str, values: dict[str, str]) -> RecipeT:
-        """Read a recipe of the package or a file, and change it."""
-
-    @abstractmethod
-    def load_from(self, folder: Path, values: dict[str, str]) -> RecipeT:
-        """Read the recipe of a run, and change it."""
-
-    @abstractmethod
-    def carry_out(self, recipe: RecipeT, folder: Path, *, resume: bool, force: bool) -> OutcomeT:
-        """Do what the recipe says."""
+    def runner(self) -> Callable[..., OutcomeT]:
+        """What carries out a recipe in a folder, as ``training.train`` does."""
 
     @abstractmethod
     def fields(self, outcome: OutcomeT) -> dict[str, Any]:
@@ -133,22 +145,30 @@ class RunCommand(ABC, Generic[RecipeT, OutcomeT]):
         Raises:
             PocketNetError: Bad input.
         """
+        recipes = self.recipes()
         if options.listing:
-            _print_recipes(self.recipes(), options.as_json)
+            _print_recipes(recipes.listed(), options.as_json)
             return
         if recipe is None and not options.resume:
-            listed = ", ".join(self.recipes())
+            listed = ", ".join(recipes.listed())
             raise PocketNetError(f"no {self.recipe_word}: expected one of {listed}, or a .toml file")
         if options.resume or not options.dry_run:
             options.folder()
         values = options.values(given)
-        chosen = self.load_from(options.folder(), values) if recipe is None else self.load(recipe, values)
+        if recipe is None:
+            chosen = recipes.load_from(options.folder(), values)
+        else:
+            chosen = recipes.load(recipe, values)
         if options.dry_run:
             _print_recipe(chosen, options.as_json)
             return
-        out = options.folder()
+        from rich.console import Console
+
+        out, run = options.folder(), self.runner()
         with _explained_loading(out):
-            outcome = self.carry_out(chosen, out, resume=options.resume, force=options.force)
+            outcome = run(
+                chosen, out, resume=options.resume, force=options.force, console=Console(stderr=True)
+            )
         if int(os.environ.get("RANK", "0")) == 0:
             self._report(outcome, options.as_json)
         if outcome.signal:

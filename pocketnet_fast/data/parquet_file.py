@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.extras import package_of
 
 
 def require_pyarrow() -> Any:
@@ -13,10 +13,4 @@ def require_pyarrow() -> Any:
     Raises:
         PocketNetError: It is not installed.
     """
-    try:
-        import pyarrow
-    except ImportError:
-        raise PocketNetError(
-            'pyarrow is not installed, which reads and writes parquet: pip install "pocketnet_fast[parquet]"'
-        ) from None
-    return pyarrow
+    return package_of("parquet", "pyarrow", "reads and writes parquet")

@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from pocketnet_fast.export.triton import export_triton as export_triton
 
 _NAMES = {
-    "export_aotinductor": "pocketnet_fast.export.aotinductor",
-    "export_library_file": "pocketnet_fast.export.library_file",
-    "export_onnx": "pocketnet_fast.export.onnx",
-    "export_torchscript": "pocketnet_fast.export.torchscript",
-    "export_triton": "pocketnet_fast.export.triton",
-    "load_exported": "pocketnet_fast.export.exported",
-    "load_package": "pocketnet_fast.export.aotinductor",
+    "pocketnet_fast.export.aotinductor": ("export_aotinductor", "load_package"),
+    "pocketnet_fast.export.exported": ("load_exported",),
+    "pocketnet_fast.export.library_file": ("export_library_file",),
+    "pocketnet_fast.export.onnx": ("export_onnx",),
+    "pocketnet_fast.export.torchscript": ("export_torchscript",),
+    "pocketnet_fast.export.triton": ("export_triton",),
 }
 
 __all__ = [

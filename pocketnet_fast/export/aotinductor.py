@@ -31,7 +31,6 @@ from pocketnet_fast.export.source import (
     PixelsFirst,
     check_batch,
     check_images,
-    check_precision,
     checked_error,
     checked_source,
     in_evaluation,
@@ -160,10 +159,9 @@ def export_aotinductor(
         raise PocketNetError(f"{path}: AOTInductor packages are written as .pt2")
     if isinstance(model, FaceAnalyzer):
         return _export_analyzer(model, path, kernels, input, color, device, precision)
-    source = checked_source(model, kernels, input, color)
     if device not in ("cpu", "cuda"):
         raise PocketNetError(f"device is {device!r}; expected 'cpu' or 'cuda'")
-    check_precision(precision, kernels, device)
+    source = checked_source(model, kernels, input, color, precision, device)
     if device == "cuda" and not torch.cuda.is_available():
         raise PocketNetError("device is 'cuda', and torch finds no CUDA device")
     with in_evaluation(source), tempfile.TemporaryDirectory(prefix="pocketnet-") as folder:

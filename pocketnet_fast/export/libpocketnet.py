@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,54 +22,52 @@ Embeddings = npt.NDArray[np.float32]
 _FORMATS: Final = {"rgb": 0, "bgr": 1, "grey": 2, "nv12": 3, "nv21": 4}
 
 
-class _OpenOptions(ctypes.Structure):
+def _each(kind: Any, *names: str) -> list[tuple[str, Any]]:
+    """Fields of one type."""
+    return [(name, kind) for name in names]
+
+
+class _Sized(ctypes.Structure):
+    """What begins with its size, by which the library knows the version."""
+
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = (("size", ctypes.c_size_t),)
+
+
+class _OpenOptions(_Sized):
     _fields_ = (
-        ("size", ctypes.c_size_t),
         ("isa", ctypes.c_char_p),
         ("unverified", ctypes.c_int),
-        ("max_file_bytes", ctypes.c_size_t),
-        ("max_working_bytes", ctypes.c_size_t),
-        ("max_side", ctypes.c_uint32),
-        ("max_steps", ctypes.c_uint32),
+        *_each(ctypes.c_size_t, "max_file_bytes", "max_working_bytes"),
+        *_each(ctypes.c_uint32, "max_side", "max_steps"),
     )
 
 
-class _Info(ctypes.Structure):
+class _Info(_Sized):
     _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("file_version", ctypes.c_uint32),
-        ("embedding_dim", ctypes.c_uint32),
-        ("crop_side", ctypes.c_uint32),
-        ("takes_photos", ctypes.c_uint32),
-        ("half_precision", ctypes.c_uint32),
-        ("thresholds", ctypes.c_uint32),
-        ("default_threshold", ctypes.c_uint32),
+        *_each(
+            ctypes.c_uint32, "file_version", "embedding_dim", "crop_side", "takes_photos", "half_precision",
+            "thresholds", "default_threshold",
+        ),
         ("isa", ctypes.c_char_p),
         ("metadata", ctypes.c_void_p),
         ("metadata_bytes", ctypes.c_size_t),
         ("space", ctypes.c_ubyte * 32),
-    )
+    )  # fmt: skip
 
 
-class _ContextOptions(ctypes.Structure):
+class _ContextOptions(_Sized):
     _fields_ = (
-        ("size", ctypes.c_size_t),
         ("memory", ctypes.c_void_p),
         ("memory_bytes", ctypes.c_size_t),
-        ("crops_only", ctypes.c_uint32),
-        ("max_photo_side", ctypes.c_uint32),
+        *_each(ctypes.c_uint32, "crops_only", "max_photo_side"),
     )
 
 
 class _Image(ctypes.Structure):
     _fields_ = (
-        ("pixels", ctypes.c_void_p),
-        ("chroma", ctypes.c_void_p),
-        ("stride", ctypes.c_ssize_t),
-        ("chroma_stride", ctypes.c_ssize_t),
-        ("width", ctypes.c_uint32),
-        ("height", ctypes.c_uint32),
-        ("format", ctypes.c_uint32),
+        *_each(ctypes.c_void_p, "pixels", "chroma"),
+        *_each(ctypes.c_ssize_t, "stride", "chroma_stride"),
+        *_each(ctypes.c_uint32, "width", "height", "format"),
     )
 
 

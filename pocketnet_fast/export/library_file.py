@@ -18,7 +18,6 @@ from pocketnet_fast.export.source import (
     MAX_ERRORS,
     ExportReport,
     check_images,
-    check_precision,
     checked_source,
     error_within,
     in_evaluation,
@@ -87,8 +86,7 @@ def export_library_file(
 
     if isinstance(model, FaceAnalyzer):
         return _export_analyzer(model, Path(path), precision)
-    source = checked_source(model, "fused", "uint8", "rgb")
-    check_precision(precision, "fused", "cpu")
+    source = checked_source(model, "fused", "uint8", "rgb", precision)
     from pocketnet_fast.lowering.compiled import compile
 
     with in_evaluation(source):

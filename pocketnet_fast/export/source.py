@@ -92,7 +92,9 @@ class PixelsFirst(nn.Module):
         return out
 
 
-def checked_source(model: nn.Module, kernels: str, input: str, color: str) -> EmbeddingModel:
+def checked_source(
+    model: nn.Module, kernels: str, input: str, color: str, precision: str = "fp32", device: str = "cpu"
+) -> EmbeddingModel:
     """Return the model if it can be exported with these options.
 
     Raises:
@@ -110,6 +112,7 @@ def checked_source(model: nn.Module, kernels: str, input: str, color: str) -> Em
         raise PocketNetError(f"a {type(model).__name__} cannot be exported; expected a model of this package")
     if kernels == "fused" and not has_fused_form(model):
         raise PocketNetError(f"{no_fused_form(model)}; kernels='aten' (--kernels aten) exports it")
+    _check_precision(precision, kernels, device)
     return model
 
 
@@ -142,7 +145,7 @@ def check_batch(images: Tensor, stated: dict[str, Any], device: str) -> None:
     raise PocketNetError(f"images are {found}; the file takes {expected}")
 
 
-def check_precision(precision: str, kernels: str, device: str) -> None:
+def _check_precision(precision: str, kernels: str, device: str) -> None:
     """Refuse a precision that an export cannot have.
 
     Raises:

@@ -19,7 +19,6 @@ from pocketnet_fast.export.source import (
     ChannelsLast,
     ExportReport,
     PixelsFirst,
-    check_precision,
     checked_error,
     checked_source,
     in_evaluation,
@@ -122,8 +121,7 @@ def export_torchscript(
 
     if isinstance(model, FaceAnalyzer):
         return _export_analyzer(model, Path(path), kernels, input, color, precision)
-    source = checked_source(model, kernels, input, color)
-    check_precision(precision, kernels, "cpu")
+    source = checked_source(model, kernels, input, color, precision)
     with in_evaluation(source):
         needs = _LIBRARY if kernels == "fused" else "LibTorch alone"
         metadata = metadata_of(source, "torchscript", kernels, input, color, precision, needs)

@@ -14,17 +14,11 @@ if TYPE_CHECKING:
     from pocketnet_fast.faces.face import Face as Face
 
 _NAMES = {
-    "FaceAnalyzer": "pocketnet_fast.faces.analyzer",
-    "Face": "pocketnet_fast.faces.face",
-    "FaceDetector": "pocketnet_fast.faces.detector",
-    "select_face": "pocketnet_fast.faces.detector",
+    "pocketnet_fast.faces.analyzer": ("FaceAnalyzer",),
+    "pocketnet_fast.faces.detector": ("FaceDetector", "select_face"),
+    "pocketnet_fast.faces.face": ("Face",),
 }
 
-__all__ = [
-    "Face",
-    "FaceAnalyzer",
-    "FaceDetector",
-    "select_face",
-]
+__all__ = ["Face", "FaceAnalyzer", "FaceDetector", "select_face"]
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.extras import package_of
 from pocketnet_fast.faces.embedding_parts import Job, about_part, embed_images, require_same
 from pocketnet_fast.faces.several_faces import SeveralFaces
 
@@ -261,17 +262,13 @@ def _source(job: Job) -> FaceSource:
 def _ray() -> Any:
     # Ray reads it when it is imported or started. Nobody is told of what runs here, unless the user says so.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise PocketNetError(
-            'Ray Data is not installed, which --ray needs: pip install "pocketnet_fast[ray]"'
-        ) from None
+    data = package_of("ray", "ray.data", "--ray needs", name="Ray Data")
+    import ray
+
     for handler in logging.getLogger("ray.data").handlers:
         if type(handler) is not logging.FileHandler:
             handler.setLevel(logging.CRITICAL)
-    context = ray.data.DataContext.get_current()
+    context = data.DataContext.get_current()
     context.enable_progress_bars = False
     return ray
 

@@ -18,25 +18,13 @@ if TYPE_CHECKING:
     from pocketnet_fast.gallery.space import EmbeddingSpace as EmbeddingSpace
 
 _NAMES = {
-    "Checked": "pocketnet_fast.gallery.checking",
-    "Claim": "pocketnet_fast.gallery.search",
-    "EmbeddingSpace": "pocketnet_fast.gallery.space",
-    "FaceEntry": "pocketnet_fast.gallery.people",
-    "Gallery": "pocketnet_fast.gallery.gallery",
-    "Match": "pocketnet_fast.gallery.search",
-    "Person": "pocketnet_fast.gallery.people",
-    "Stats": "pocketnet_fast.gallery.checking",
+    "pocketnet_fast.gallery.checking": ("Checked", "Stats"),
+    "pocketnet_fast.gallery.gallery": ("Gallery",),
+    "pocketnet_fast.gallery.people": ("FaceEntry", "Person"),
+    "pocketnet_fast.gallery.search": ("Claim", "Match"),
+    "pocketnet_fast.gallery.space": ("EmbeddingSpace",),
 }
 
-__all__ = [
-    "Checked",
-    "Claim",
-    "EmbeddingSpace",
-    "FaceEntry",
-    "Gallery",
-    "Match",
-    "Person",
-    "Stats",
-]
+__all__ = ["Checked", "Claim", "EmbeddingSpace", "FaceEntry", "Gallery", "Match", "Person", "Stats"]
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.extras import package_of
 from pocketnet_fast.gallery.score_collectors import BestPerOwner, Indices
 from pocketnet_fast.gallery.scoring import Embeddings, Scorer, scan_blocks
 
@@ -109,10 +109,4 @@ def _rounded(rows: Embeddings) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.flo
 
 
 def _numkong() -> Any:
-    try:
-        import numkong
-    except ImportError:
-        raise PocketNetError(
-            'NumKong is not installed, which multiplies bytes: pip install "pocketnet_fast[int8]"'
-        ) from None
-    return numkong
+    return package_of("int8", "numkong", "multiplies bytes", name="NumKong")

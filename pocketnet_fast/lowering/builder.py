@@ -267,6 +267,10 @@ class PlanBuilder:
         """Append a step as a group of its own."""
         self.groups.append(Group((step,)))
 
+    def emit_in_bands(self, steps: Sequence[Step], rows: int) -> None:
+        """Append steps as one group, which goes through all of them a few rows at a time."""
+        self.groups.append(Group(tuple(steps), rows))
+
     def roll(self, first: int, rows: int) -> None:
         """Make one rolling group of those from a number on: a few rows of the last step at a time.
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering.builder import Activation, PlanBuilder, array, normalization
-from pocketnet_fast.lowering.plan import MAX_TERMS, Group, NodeStep, Plan, Term, TermKind, blocks_of
+from pocketnet_fast.lowering.plan import MAX_TERMS, NodeStep, Plan, Term, TermKind, blocks_of
 from pocketnet_fast.lowering.rounding import Moments, expected_capped, rounded
 from pocketnet_fast.models.chain import ChainModel, Unit
 
@@ -175,7 +175,7 @@ class _Lowering(PlanBuilder):
             steps.append(self.node(name, output, terms, own))
         result, step = self.product(following, _State(tuple(buffers), unit.activation))
         if self.bands:
-            self.groups.append(Group((*steps, step), rows))
+            self.emit_in_bands([*steps, step], rows)
         else:
             for each in (*steps, step):
                 self.emit(each)

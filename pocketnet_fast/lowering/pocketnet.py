@@ -18,17 +18,7 @@ from torch import nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.lowering.builder import PlanBuilder, array, filters, normalization
-from pocketnet_fast.lowering.plan import (
-    BLOCK,
-    Group,
-    NodeStep,
-    Plan,
-    StemStep,
-    Step,
-    Term,
-    TermKind,
-    blocks_of,
-)
+from pocketnet_fast.lowering.plan import BLOCK, NodeStep, Plan, StemStep, Step, Term, TermKind, blocks_of
 from pocketnet_fast.lowering.rounding import Moments, expected_prelu, rounded
 from pocketnet_fast.models.cells import Cell, DepthwiseSeparable, FactorizedReduce, Identity, Pool
 from pocketnet_fast.models.pocketnet import PocketNet
@@ -129,7 +119,8 @@ class _Lowering(PlanBuilder):
             reduces = any(term.stride != 1 for term in step.terms)
             (later if reduces else same_rows).append(step)
         if not self.bands:
-            self.groups.extend(Group((step,)) for step in same_rows + later)
+            for each in same_rows + later:
+                self.emit(each)
             return
         completed = steps[-1]
         assert isinstance(completed, StemStep | NodeStep)
@@ -138,8 +129,9 @@ class _Lowering(PlanBuilder):
         if not later and completed.output in concat and len(same_rows) > len(steps):
             buffer.in_band = True
             buffer.rows = rows
-        self.groups.append(Group(tuple(same_rows), rows))
-        self.groups.extend(Group((step,)) for step in later)
+        self.emit_in_bands(same_rows, rows)
+        for each in later:
+            self.emit(each)
 
     def _reader(self, cell: int, which: int, concat: Concatenation) -> NodeStep:
         source = self.buffers[concat[0]]

@@ -29,7 +29,9 @@ from pocketnet_fast.files import atomic_write
 CACHE_VARIABLE: Final = "POCKETNET_CACHE"
 """Environment variable with the folder of the files; by default the user's cache folder."""
 
-_SOURCES: Final = ("triton_numerics.py", "run_plan/triton_kernels.py", "cell/triton_kernels/*.py")
+_SOURCES: Final = (
+    "triton_numerics.py", "triton_places.py", "run_plan/triton_kernels.py", "cell/triton_kernels/*.py",
+)  # fmt: skip
 _MOST_PIXELS: Final = 512
 _MOST_VALUES: Final = 16384
 

@@ -33,15 +33,29 @@ ProgressT = TypeVar("ProgressT", bound="Progress")
 
 
 @dataclass
-class Progress:
-    """How far a run has come.
+class Position:
+    """Where a run stands among its steps.
 
     Attributes:
+        steps_per_epoch: Steps of every epoch.
+        images_per_step: Over all processes and accumulated batches.
         step: Steps made, skipped ones included.
         epoch: Whole epochs done.
         step_in_epoch: Steps made of the epoch after those.
-        steps_per_epoch: Steps of every epoch.
-        images_per_step: Over all processes and accumulated batches.
+    """
+
+    steps_per_epoch: int
+    images_per_step: int
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+
+
+@dataclass
+class Progress(Position):
+    """How far a run has come.
+
+    Attributes:
         skipped: Steps skipped.
         skipped_in_row: How many were skipped last without a break.
         ema_updates: Updates of the running average.
@@ -51,11 +65,6 @@ class Progress:
         epoch_weights: The step after which each epoch ended, from 1.
     """
 
-    steps_per_epoch: int
-    images_per_step: int
-    step: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
     skipped: int = 0
     skipped_in_row: int = 0
     ema_updates: int = 0

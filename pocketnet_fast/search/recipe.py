@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.training.recipe import AnyRun, ScheduleRecipe
-from pocketnet_fast.training.recipe_values import limited
+from pocketnet_fast.training.recipe_values import Auto, limited
 from pocketnet_fast.training.toml_recipe import TomlRecipe, described_recipes, recipe_text
 
 _RECIPES: Final = Path(__file__).parent / "recipes"
@@ -28,10 +28,7 @@ class NetworkSection:
     layers: Annotated[int, "Number of cells."] = limited(8, 4)
     nodes: Annotated[int, "Nodes of a cell."] = limited(4, 1)
     stem_multiplier: Annotated[int, "The stem has this many times `channels`."] = limited(3, 1)
-    fused: Annotated[
-        Literal["auto"] | bool,
-        "Whether the cells train on fused kernels; `auto`: where those can run.",
-    ] = "auto"
+    fused: Annotated[Auto, "Whether the cells train on fused kernels; `auto`: where those can run."] = "auto"
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class RunSection(AnyRun):
     save_steps: Annotated[int, "Steps between saves within an epoch; 0: only at its end."] = limited(500, 0)
     keep: Annotated[int, "Complete checkpoints kept; the best network is kept besides."] = limited(2, 1)
     drawings: Annotated[
-        Literal["auto"] | bool,
+        Auto,
         "Draw genotypes and alphas after each epoch; `auto`: if matplotlib is installed.",
     ] = "auto"
 

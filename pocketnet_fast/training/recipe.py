@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pocketnet_fast.errors import PocketNetError
-from pocketnet_fast.training.recipe_values import limited
+from pocketnet_fast.training.recipe_values import Auto, limited
 from pocketnet_fast.training.toml_recipe import TomlRecipe, described_recipes, recipe_text
 
 _RECIPES: Final = Path(__file__).parent / "recipes"
@@ -36,7 +36,7 @@ class ModelRecipe:
     layers: Annotated[int | None, "Of `pocketnet`: number of cells."] = limited(None, 4)
     weights: Annotated[str | None, "Weight file to start from; default: random weights."] = None
     fused: Annotated[
-        Literal["auto"] | bool,
+        Auto,
         "Whether the blocks train on fused kernels, for models that have them; `auto`: where those can run.",
     ] = "auto"
 
@@ -257,10 +257,7 @@ class AnyRun:
         int,
         "Steps in a row without finite loss and gradient after which the run stops.",
     ] = limited(10, 1)
-    tensorboard: Annotated[
-        Literal["auto"] | bool,
-        "Write TensorBoard's files; `auto`: if it is installed.",
-    ] = "auto"
+    tensorboard: Annotated[Auto, "Write TensorBoard's files; `auto`: if it is installed."] = "auto"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+Auto = Literal["auto"] | bool
+"""On, off, or ``"auto"``: on where it can be."""
+
 
 def limited(default: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Any:
     """A dataclass field whose number must lie in [low, high], or in (low, high] with ``above``."""

@@ -13,19 +13,10 @@ import torch
 from pocketnet_fast.data.dataset import FaceDataset
 from pocketnet_fast.data.synthetic import SyntheticDataset
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.evaluation import verification
 from pocketnet_fast.evaluation.pair_files import open_pairs
 from pocketnet_fast.evaluation.pairs import VerificationPairs
-from pocketnet_fast.evaluation.verification import (
-    Crops,
-    Embed,
-    VerificationResult,
-    consecutive_pairs,
-    embed_both_ways,
-    fold_ranges,
-    judge,
-    pair_distances,
-    sample_pairs,
-)
+from pocketnet_fast.evaluation.verification import Crops, Embed, VerificationResult
 from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.training.recipe import VerificationRecipe
 
@@ -71,7 +62,7 @@ class Validator:
             unseen = SyntheticDataset(
                 recipe.synthetic_identities, recipe.synthetic_images, first_identity=UNSEEN_IDENTITY
             )
-            pairs, same = sample_pairs(unseen.labels, recipe.pairs, seed=0)
+            pairs, same = verification.sample_pairs(unseen.labels, recipe.pairs, seed=0)
             crops = np.stack([unseen.image(index) for index in range(len(unseen))])
             self._synthetic = crops, pairs, same
 
@@ -100,7 +91,7 @@ class Validator:
             results = {}
             for name, pairs in self._bins.items():
                 results[name] = self._judge(
-                    embed, pairs.crops(), consecutive_pairs(len(pairs)), pairs.same, on_batch
+                    embed, pairs.crops(), verification.consecutive_pairs(len(pairs)), pairs.same, on_batch
                 )
             if self._synthetic is not None:
                 results["synthetic"] = self._judge(embed, *self._synthetic, on_batch)
@@ -117,13 +108,15 @@ class Validator:
         same: npt.NDArray[np.bool_],
         on_batch: OnBatch | None,
     ) -> VerificationResult:
-        embeddings, xnorm = embed_both_ways(embed, crops, on_batch=on_batch)
-        return judge(pair_distances(embeddings, pairs), same, folds=self.folds, xnorm=xnorm)
+        embeddings, xnorm = verification.embed_both_ways(embed, crops, on_batch=on_batch)
+        return verification.judge(
+            verification.pair_distances(embeddings, pairs), same, folds=self.folds, xnorm=xnorm
+        )
 
 
 def _check_folds(name: str, pairs: int, folds: int) -> None:
     try:
-        fold_ranges(pairs, folds)
+        verification.fold_ranges(pairs, folds)
     except PocketNetError as error:
         advice = "; set verification.folds" if pairs > 1 else ""
         raise PocketNetError(f"{name}: {error}{advice}") from None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.extras import package_of
 from pocketnet_fast.gallery.milvus.address import TOKEN, Address
 
 Row = dict[str, Any]
@@ -168,13 +169,21 @@ class Connection:
         limit: int | None = None,
         dimensions: int = 0,
     ) -> list[Row]:
-        """All entities that meet a condition, in the order of their ids; see ``walk``."""
+        """All entities that meet a condition, or the first of them, in the order of their ids.
+
+        Args:
+            collection: Which.
+            condition: Which of its entities; empty for all.
+            fields: What of them.
+            limit: How many at most.
+            dimensions: The dimensions of the embeddings among the fields.
+        """
         if limit is None:
             most = _rows_of(dimensions)
             rows = self._queried(collection, fields, filter=condition, limit=most)
             if len(rows) < most:
                 return sorted(rows, key=lambda row: int(row["id"]))
-        parts = self.walk(collection, condition, fields, limit=limit, dimensions=dimensions)
+        parts = self._parts(collection, condition, fields, limit, dimensions)
         return [row for part in parts for row in part]
 
     def _queried(self, collection: str, fields: Sequence[str], **which: Any) -> list[Row]:
@@ -198,24 +207,13 @@ class Connection:
             rows += self.query(collection, f"{field} in [{listed}]", fields)
         return rows
 
-    def walk(
-        self,
-        collection: str,
-        condition: str,
-        fields: Sequence[str],
-        *,
-        limit: int | None = None,
-        dimensions: int = 0,
-    ) -> Iterator[list[Row]]:
-        """Yield the entities that meet a condition, in the order of their ids, part by part.
+    def walk(self, collection: str, fields: Sequence[str], dimensions: int = 0) -> Iterator[list[Row]]:
+        """Yield all entities in the order of their ids, part by part; arguments as in ``query``."""
+        return self._parts(collection, "", fields, None, dimensions)
 
-        Args:
-            collection: Which.
-            condition: Which of its entities; empty for all.
-            fields: What of them.
-            limit: How many at most.
-            dimensions: The dimensions of the embeddings among the fields.
-        """
+    def _parts(
+        self, collection: str, condition: str, fields: Sequence[str], limit: int | None, dimensions: int
+    ) -> Iterator[list[Row]]:
         with self._translated():
             parts = self._client.query_iterator(
                 collection,
@@ -275,12 +273,7 @@ _open: Counter[str] = Counter()
 
 
 def _pymilvus() -> Any:
-    try:
-        import pymilvus
-    except ImportError:
-        raise PocketNetError(
-            'pymilvus is not installed, which galleries on Milvus need: pip install "pocketnet_fast[milvus]"'
-        ) from None
+    pymilvus = package_of("milvus", "pymilvus", "galleries on Milvus need")
     for handler in logging.getLogger("pymilvus").handlers:
         if _unsaid not in handler.filters:
             handler.addFilter(_unsaid)

@@ -202,7 +202,7 @@ class MilvusStore(Store):
         counts = Counter(face.person for face in faces)
         people = [
             as_person(row, counts[int(row["id"])])
-            for part in self._connection.walk(self._head.people, "", PERSON)
+            for part in self._connection.walk(self._head.people, PERSON)
             for row in part
         ]
         rows_of_all = np.concatenate([self._embeddings([]), *parts])
@@ -325,7 +325,7 @@ class MilvusStore(Store):
             faces += len(rows)
             on_faces(len(rows))
         people: dict[str, list[int]] = {}
-        for rows in self._connection.walk(self._head.people, "", [*PERSON, "name_sha256"]):
+        for rows in self._connection.walk(self._head.people, [*PERSON, "name_sha256"]):
             for row in rows:
                 if row["name_sha256"] != name_key(row["name"]):
                     raise PocketNetError(
@@ -379,7 +379,7 @@ class MilvusStore(Store):
 
     def _walk_faces(self, fields: Sequence[str]) -> Iterator[list[Row]]:
         dimensions = self.space.dimensions if EMBEDDING in fields else 0
-        return self._connection.walk(self._head.faces, "", fields, dimensions=dimensions)
+        return self._connection.walk(self._head.faces, fields, dimensions)
 
     def _give(self, faces: Sequence[Row], person: int) -> None:
         fields = (*FACE, EMBEDDING)

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from pocketnet_fast.ops.devices import on_one_device
-from pocketnet_fast.ops.native import extension
-
-extension()
-
-
-@torch.library.register_fake("pocketnet_fast::find_faces")
-def _fake(photo: Tensor, program: Tensor, weights: Tensor, *_: Any) -> Tensor:
-    on_one_device("find_faces", (photo, program, weights))
-    faces = torch.library.get_ctx().new_dynamic_size()
-    return photo.new_empty((faces, 17), dtype=torch.float64)
+from pocketnet_fast.ops import found_faces  # noqa: F401  (registers the shape)
 
 
 def find_faces(

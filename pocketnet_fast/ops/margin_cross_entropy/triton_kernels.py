@@ -54,6 +54,24 @@ def _load(vector, at, end, other):
 
 
 @triton.jit
+def _samples(label, row_inverse, shift, weight, n, samples):
+    """Label, inverse length, shift and weight of samples; those past the last have no label and no weight."""
+    return (
+        _load(label, n, samples, -1),
+        _load(row_inverse, n, samples, 0.0),
+        _load(shift, n, samples, 0.0),
+        _load(weight, n, samples, 0.0),
+    )
+
+
+@triton.jit
+def _split(classes_per_split, classes):
+    """The program's split: its first class, and the one after its last."""
+    begin = tl.program_id(1) * classes_per_split
+    return begin, tl.minimum(begin + classes_per_split, classes)
+
+
+@triton.jit
 def _others_gradient(dots, r, q, label, shift, weight, c, end, scale):
     """``g`` of a tile; zero for the label and for classes from ``end`` on."""
     z = dots * (scale * r)[:, None] * q[None, :]
@@ -63,15 +81,10 @@ def _others_gradient(dots, r, q, label, shift, weight, c, end, scale):
 
 @triton.jit
 def column_inverse_kernel(
-    kernel,
-    column_inverse,
-    dims,
-    classes,
-    dim_stride,
-    class_stride,
-    CLASSES: tl.constexpr,
-    INNER: tl.constexpr,
-):
+    kernel, column_inverse,
+    dims, classes, dim_stride, class_stride,
+    CLASSES: tl.constexpr, INNER: tl.constexpr,
+):  # fmt: skip
     """Program i: 1 / length of tile i's columns; 0 of zero ones, NaN where the square is NaN or overflows."""
     centres = (kernel, dims, classes, dim_stride, class_stride)
     c = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
@@ -88,31 +101,16 @@ def column_inverse_kernel(
 
 @triton.jit
 def forward_kernel(
-    rows,
-    row_inverse,
-    kernel,
-    column_inverse,
-    label,
-    largest,
-    total,
-    samples,
-    classes,
-    dim_stride,
-    class_stride,
-    scale,
-    classes_per_split,
-    DIMS: tl.constexpr,
-    SAMPLES: tl.constexpr,
-    CLASSES: tl.constexpr,
-    INNER: tl.constexpr,
+    rows, row_inverse, kernel, column_inverse, label, largest, total,
+    samples, classes, dim_stride, class_stride, scale, classes_per_split,
+    DIMS: tl.constexpr, SAMPLES: tl.constexpr, CLASSES: tl.constexpr, INNER: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Program (i, s): tile i's samples, split s's classes; ``largest`` and ``total`` are splits,N float32."""
     embeddings = (rows, samples, DIMS, DIMS, 1)
     centres = (kernel, DIMS, classes, dim_stride, class_stride)
     n = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
-    begin = tl.program_id(1) * classes_per_split
-    end = tl.minimum(begin + classes_per_split, classes)
+    begin, end = _split(classes_per_split, classes)
     target = _load(label, n, samples, -1)
     factor = scale * _load(row_inverse, n, samples, 0.0)
     # Below every logit, and finite, so that a tile without any leaves no NaN.
@@ -133,38 +131,18 @@ def forward_kernel(
 
 @triton.jit
 def grad_rows_kernel(
-    rows,
-    row_inverse,
-    kernel,
-    column_inverse,
-    label,
-    shift,
-    weight,
-    row_sums,
-    samples,
-    classes,
-    dim_stride,
-    class_stride,
-    scale,
-    classes_per_split,
-    DIMS: tl.constexpr,
-    SAMPLES: tl.constexpr,
-    CLASSES: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    rows, row_inverse, kernel, column_inverse, label, shift, weight, row_sums,
+    samples, classes, dim_stride, class_stride, scale, classes_per_split,
+    DIMS: tl.constexpr, SAMPLES: tl.constexpr, CLASSES: tl.constexpr, INNER: tl.constexpr,
+    OUTER: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Program (i, s, k): tile i's samples, split s's classes, block k of dims; ``row_sums`` is splits,N,D."""
     embeddings = (rows, samples, DIMS, DIMS, 1)
     centres = (kernel, DIMS, classes, dim_stride, class_stride)
     n = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
-    begin = tl.program_id(1) * classes_per_split
-    end = tl.minimum(begin + classes_per_split, classes)
+    begin, end = _split(classes_per_split, classes)
     d = tl.program_id(2) * OUTER + tl.arange(0, OUTER)
-    target = _load(label, n, samples, -1)
-    r = _load(row_inverse, n, samples, 0.0)
-    z_shift = _load(shift, n, samples, 0.0)
-    z_weight = _load(weight, n, samples, 0.0)
+    target, r, z_shift, z_weight = _samples(label, row_inverse, shift, weight, n, samples)
     dtype: tl.constexpr = rows.dtype.element_ty
     sums = tl.zeros((SAMPLES, OUTER), tl.float32)
     for first in range(begin, end, CLASSES):
@@ -180,29 +158,12 @@ def grad_rows_kernel(
 
 @triton.jit
 def grad_kernel_kernel(
-    rows,
-    row_inverse,
-    kernel,
-    column_inverse,
-    label,
-    shift,
-    weight,
-    label_terms,
-    label_order,
-    label_ends,
+    rows, row_inverse, kernel, column_inverse, label, shift, weight, label_terms, label_order, label_ends,
     grad_kernel,
-    samples,
-    classes,
-    dim_stride,
-    class_stride,
-    scale,
-    DIMS: tl.constexpr,
-    SAMPLES: tl.constexpr,
-    CLASSES: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    samples, classes, dim_stride, class_stride, scale,
+    DIMS: tl.constexpr, SAMPLES: tl.constexpr, CLASSES: tl.constexpr, INNER: tl.constexpr,
+    OUTER: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Program (i, k): tile i's classes, block k of dims; ``grad_kernel`` is D,classes without gaps.
 
     ``label_terms`` is N,D float32. The samples whose label lies in tile i are
@@ -218,10 +179,7 @@ def grad_kernel_kernel(
     along = tl.zeros((CLASSES,), tl.float32)
     for first in range(0, samples, SAMPLES):
         n = first + tl.arange(0, SAMPLES)
-        target = _load(label, n, samples, -1)
-        r = _load(row_inverse, n, samples, 0.0)
-        z_shift = _load(shift, n, samples, 0.0)
-        z_weight = _load(weight, n, samples, 0.0)
+        target, r, z_shift, z_weight = _samples(label, row_inverse, shift, weight, n, samples)
         dots = _dots(embeddings, centres, n, c, DIMS, INNER, PRECISION)
         g = _others_gradient(dots, r, q, target, z_shift, z_weight, c, classes, scale)
         g = rounded(g * r[:, None], dtype)

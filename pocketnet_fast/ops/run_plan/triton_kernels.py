@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from pocketnet_fast.ops.triton_numerics import prelu, product, rounded
+from pocketnet_fast.ops.triton_places import own_indices
 
 POINTWISE = tl.constexpr(0)
 DEPTHWISE = tl.constexpr(1)
@@ -33,41 +34,40 @@ def _place(channel, height, width, y, x):
 
 
 @triton.jit
+def _own_pixels(pixels, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, PIXELS: tl.constexpr):
+    """Image, row and column of the program's pixels, and which of them are valid."""
+    p, valid = own_indices(0, PIXELS, pixels)
+    return (p // (HEIGHT * WIDTH)).to(tl.int64), (p // WIDTH) % HEIGHT, p % WIDTH, valid
+
+
+@triton.jit
+def _biases(bias, c, known, ROWS: tl.constexpr):
+    """What the sums of ROWS rows begin with."""
+    shift = tl.load(bias + c, mask=known, other=0.0)
+    return tl.zeros((ROWS, c.shape[0]), tl.float32) + shift[None, :]
+
+
+@triton.jit
+def _store(arena, base, sums, c, known, valid, height, width, y, x):
+    """Sums go to their places in a state that begins at ``base``."""
+    place = base + _place(c, height, width, y, x)
+    value = rounded(sums, arena.dtype.element_ty)
+    tl.store(arena + place, value, mask=valid[:, None] & known[None, :])
+
+
+@triton.jit
 def stem_kernel(
-    images,
-    constants,
-    arena,
-    weights,
-    bias,
-    norm,
-    output,
-    pixels,
-    image,
-    image_stride,
-    row_stride,
-    column_stride,
-    colour_stride,
-    IMAGE_HEIGHT: tl.constexpr,
-    IMAGE_WIDTH: tl.constexpr,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    UINT8: tl.constexpr,
-    BGR: tl.constexpr,
-    MIRRORED: tl.constexpr,
-    PIXELS: tl.constexpr,
-    OUTER: tl.constexpr,
-):
+    images, constants, arena, weights, bias, norm, output,
+    pixels, image, image_stride, row_stride, column_stride, colour_stride,
+    IMAGE_HEIGHT: tl.constexpr, IMAGE_WIDTH: tl.constexpr,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
+    UINT8: tl.constexpr, BGR: tl.constexpr, MIRRORED: tl.constexpr,
+    PIXELS: tl.constexpr, OUTER: tl.constexpr,
+):  # fmt: skip
     """3x3 convolution of stride 2 from the pixels, PIXELS outputs of OUTER channels a program."""
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    valid = p < pixels
-    n = (p // (HEIGHT * WIDTH)).to(tl.int64)
-    y = (p // WIDTH) % HEIGHT
-    x = p % WIDTH
-    c = tl.program_id(1) * OUTER + tl.arange(0, OUTER)
-    known = c < CHANNELS
-    shift = tl.load(constants + bias + c, mask=known, other=0.0)
-    sums = tl.zeros((PIXELS, OUTER), tl.float32) + shift[None, :]
+    n, y, x, valid = _own_pixels(pixels, HEIGHT, WIDTH, PIXELS)
+    c, known = own_indices(1, OUTER, CHANNELS)
+    sums = _biases(constants + bias, c, known, PIXELS)
     for ky in tl.static_range(3):
         for colour in tl.static_range(3):
             for kx in tl.static_range(3):
@@ -86,30 +86,15 @@ def stem_kernel(
                     constants + weights + ((c // 16) * 27 + tap) * 16 + c % 16, mask=known, other=0.0
                 )
                 sums += value[:, None] * weight[None, :]
-    place = n[:, None] * image + output + _place(c, HEIGHT, WIDTH, y, x)
-    value = rounded(sums, arena.dtype.element_ty)
-    tl.store(arena + place, value, mask=valid[:, None] & known[None, :])
+    _store(arena, n[:, None] * image + output, sums, c, known, valid, HEIGHT, WIDTH, y, x)
 
 
 @triton.jit
 def _window(
-    arena,
-    base,
-    constants,
-    depthwise,
-    slope,
-    c,
-    valid,
-    y,
-    x,
-    height,
-    width,
-    BLOCKS: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    PIXELS: tl.constexpr,
+    arena, base, constants, depthwise, slope, c, valid, y, x, height, width,
+    BLOCKS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr,
     INNER: tl.constexpr,
-):
+):  # fmt: skip
     """Depthwise convolution of the activated state: PIXELS x INNER sums."""
     sums = tl.zeros((PIXELS, INNER), tl.float32)
     known = c < BLOCKS * 16
@@ -129,20 +114,9 @@ def _window(
 
 @triton.jit
 def _pooled(
-    arena,
-    base,
-    c,
-    known,
-    valid,
-    y,
-    x,
-    height,
-    width,
-    KIND: tl.constexpr,
-    STRIDE: tl.constexpr,
-    PIXELS: tl.constexpr,
-    OUTER: tl.constexpr,
-):
+    arena, base, c, known, valid, y, x, height, width,
+    KIND: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, OUTER: tl.constexpr,
+):  # fmt: skip
     """3x3 pooling with padding 1; averages count only pixels inside the state."""
     largest = tl.full((PIXELS, OUTER), float("-inf"), tl.float32)
     sums = tl.zeros((PIXELS, OUTER), tl.float32)
@@ -168,24 +142,10 @@ def _pooled(
 
 @triton.jit
 def _edge(
-    sums,
-    arena,
-    constants,
-    matrices,
-    table,
-    n,
-    valid,
-    y,
-    x,
-    out,
-    image,
-    CODE: tl.constexpr,
-    OUT_BLOCKS: tl.constexpr,
-    PIXELS: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    sums, arena, constants, matrices, table, n, valid, y, x, out, image,
+    CODE: tl.constexpr, OUT_BLOCKS: tl.constexpr, PIXELS: tl.constexpr, INNER: tl.constexpr,
+    OUTER: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """``sums``, PIXELS x OUTER, with an edge's terms added."""
     KIND: tl.constexpr = CODE % 8
     KERNEL: tl.constexpr = CODE // 8 % 8
@@ -243,79 +203,33 @@ def _edge(
 
 @triton.jit
 def node_kernel(
-    arena,
-    constants,
-    matrices,
-    table,
-    first_word,
-    bias,
-    output,
-    pixels,
-    image,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    OUT_BLOCKS: tl.constexpr,
-    EDGE0: tl.constexpr,
-    EDGE1: tl.constexpr,
-    EDGE2: tl.constexpr,
-    EDGE3: tl.constexpr,
-    PIXELS: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    arena, constants, matrices, table, first_word, bias, output,
+    pixels, image,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, OUT_BLOCKS: tl.constexpr,
+    EDGE0: tl.constexpr, EDGE1: tl.constexpr, EDGE2: tl.constexpr, EDGE3: tl.constexpr,
+    PIXELS: tl.constexpr, INNER: tl.constexpr, OUTER: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """A sum of edges, PIXELS of its pixels and OUTER of its channels a program."""
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    valid = p < pixels
-    n = (p // (HEIGHT * WIDTH)).to(tl.int64)
-    y = (p // WIDTH) % HEIGHT
-    x = p % WIDTH
-    out = tl.program_id(1) * OUTER + tl.arange(0, OUTER)
-    known = out < OUT_BLOCKS * 16
-    shift = tl.load(constants + bias + out, mask=known, other=0.0)
-    sums = tl.zeros((PIXELS, OUTER), tl.float32) + shift[None, :]
+    n, y, x, valid = _own_pixels(pixels, HEIGHT, WIDTH, PIXELS)
+    out, known = own_indices(1, OUTER, OUT_BLOCKS * 16)
+    sums = _biases(constants + bias, out, known, PIXELS)
     table += first_word
-    sums = _edge(
-        sums, arena, constants, matrices, table, n, valid, y, x, out, image,
-        EDGE0, OUT_BLOCKS, PIXELS, INNER, OUTER, PRECISION,
-    )  # fmt: skip
-    if EDGE1 != 0:
-        table += (EDGE0 // 512 % 32) * PART_WORDS
-        sums = _edge(
-            sums, arena, constants, matrices, table, n, valid, y, x, out, image,
-            EDGE1, OUT_BLOCKS, PIXELS, INNER, OUTER, PRECISION,
-        )  # fmt: skip
-    if EDGE2 != 0:
-        table += (EDGE1 // 512 % 32) * PART_WORDS
-        sums = _edge(
-            sums, arena, constants, matrices, table, n, valid, y, x, out, image,
-            EDGE2, OUT_BLOCKS, PIXELS, INNER, OUTER, PRECISION,
-        )  # fmt: skip
-    if EDGE3 != 0:
-        table += (EDGE2 // 512 % 32) * PART_WORDS
-        sums = _edge(
-            sums, arena, constants, matrices, table, n, valid, y, x, out, image,
-            EDGE3, OUT_BLOCKS, PIXELS, INNER, OUTER, PRECISION,
-        )  # fmt: skip
-    place = n[:, None] * image + output + _place(out, HEIGHT, WIDTH, y, x)
-    value = rounded(sums, arena.dtype.element_ty)
-    tl.store(arena + place, value, mask=valid[:, None] & known[None, :])
+    EDGES: tl.constexpr = (EDGE0, EDGE1, EDGE2, EDGE3)
+    for edge in tl.static_range(len(EDGES)):
+        if EDGES[edge] != 0:
+            sums = _edge(
+                sums, arena, constants, matrices, table, n, valid, y, x, out, image,
+                EDGES[edge], OUT_BLOCKS, PIXELS, INNER, OUTER, PRECISION,
+            )  # fmt: skip
+            table += (EDGES[edge] // 512 % 32) * PART_WORDS
+    _store(arena, n[:, None] * image + output, sums, out, known, valid, HEIGHT, WIDTH, y, x)
 
 
 @triton.jit
 def global_depthwise_kernel(
-    arena,
-    constants,
-    source,
-    output,
-    slope,
-    weights,
-    bias,
-    image,
-    BLOCKS: tl.constexpr,
-    AREA: tl.constexpr,
-    PADDED_AREA: tl.constexpr,
-):
+    arena, constants, source, output, slope, weights, bias, image,
+    BLOCKS: tl.constexpr, AREA: tl.constexpr, PADDED_AREA: tl.constexpr,
+):  # fmt: skip
     """Depthwise convolution over the whole state, a block of one image a program."""
     block = tl.program_id(1)
     base = tl.program_id(0).to(tl.int64) * image
@@ -334,30 +248,14 @@ def global_depthwise_kernel(
 
 @triton.jit
 def linear_kernel(
-    arena,
-    constants,
-    matrices,
-    result,
-    source,
-    weights,
-    bias,
-    images,
-    image,
-    EMBEDDING: tl.constexpr,
-    FEATURES: tl.constexpr,
-    ADD: tl.constexpr,
-    ROWS: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    arena, constants, matrices, result, source, weights, bias, images, image,
+    EMBEDDING: tl.constexpr, FEATURES: tl.constexpr, ADD: tl.constexpr, ROWS: tl.constexpr,
+    INNER: tl.constexpr, OUTER: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """The projection, ROWS images and OUTER dimensions a program; added to ``result`` or stored there."""
-    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    valid = n < images
-    out = tl.program_id(1) * OUTER + tl.arange(0, OUTER)
-    known = out < EMBEDDING
-    shift = tl.load(constants + bias + out, mask=known, other=0.0)
-    sums = tl.zeros((ROWS, OUTER), tl.float32) + shift[None, :]
+    n, valid = own_indices(0, ROWS, images)
+    out, known = own_indices(1, OUTER, EMBEDDING)
+    sums = _biases(constants + bias, out, known, ROWS)
     for first in range(0, FEATURES, INNER):
         k = first + tl.arange(0, INNER)
         inside = k < FEATURES

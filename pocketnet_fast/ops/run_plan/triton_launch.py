@@ -232,11 +232,10 @@ def _run(
     constants: Tensor,
     matrices: Tensor,
     table: Tensor,
-    program: Sequence[int],
+    schedule: Schedule,
     precision: str,
     flip: bool,
 ) -> Tensor:
-    schedule = decode(tuple(program))
     _check(pixels, constants, matrices, table, schedule)
     images = pixels.shape[0]
     result = torch.empty((images, schedule.embedding), dtype=torch.float32, device=pixels.device)
@@ -332,7 +331,7 @@ def _operator(
     precision: str,
     flip: bool,
 ) -> Tensor:
-    return _run(pixels, constants, matrices, table, program, precision, flip)
+    return _run(pixels, constants, matrices, table, decode(tuple(program)), precision, flip)
 
 
 def run_plan_triton(
@@ -363,7 +362,7 @@ def run_plan_triton(
         PocketNetError: Words that are no such program.
     """
     if _interpreted():
-        return _run(pixels, constants, matrices, table, program, precision, flip)
+        return _run(pixels, constants, matrices, table, decode(tuple(program)), precision, flip)
     out: Tensor = torch.ops.pocketnet_fast.run_plan_triton(
         pixels, constants, matrices, table, [*program], precision, flip
     )

@@ -5,7 +5,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pocketnet_fast.ops.cell.triton_kernels.shared import filtered_tile, measured, pixel_of, row_of
+from pocketnet_fast.ops.cell.triton_kernels.shared import (
+    centre_of,
+    counted,
+    filtered_tile,
+    keep_measured,
+    measured,
+    places_of,
+    row_of,
+    run_of,
+)
 from pocketnet_fast.ops.triton_numerics import prelu, product, rounded
 
 
@@ -22,9 +31,7 @@ def _finish(z, products, place, measure, mean, first, second, CHANNELS: tl.const
     to = products + p.to(tl.int64)[:, None] * CHANNELS + c[None, :]
     tl.store(to, z, mask=valid[:, None] & known[None, :])
     # Read for each tile, which is cheap, so that it takes no registers in between.
-    centre = tl.zeros((c.shape[0],), tl.float32)
-    if BACKWARD:
-        centre = tl.load(mean + c, mask=known, other=0.0).to(tl.float32)
+    centre = centre_of(mean, c, known, BACKWARD)
     return measured(
         z, p, valid, count, seen, c, known, gradient, stride, first_out, centre, first, second, BACKWARD
     )
@@ -32,21 +39,10 @@ def _finish(z, products, place, measure, mean, first, second, CHANNELS: tl.const
 
 @triton.jit
 def _finish_pools(
-    largest,
-    winner,
-    average,
-    products,
-    winners,
-    place,
-    measure,
-    means,
-    first_max,
-    second_max,
-    first_avg,
-    second_avg,
-    CHANNELS: tl.constexpr,
-    BACKWARD: tl.constexpr,
-):
+    largest, winner, average, products, winners, place, measure, means,
+    first_max, second_max, first_avg, second_avg,
+    CHANNELS: tl.constexpr, BACKWARD: tl.constexpr,
+):  # fmt: skip
     """``_finish`` for maximum and average; BACKWARD, the places of the maxima are stored."""
     p, valid, _, _, c = place
     if BACKWARD:
@@ -63,20 +59,9 @@ def _finish_pools(
 
 @triton.jit
 def _project(
-    value,
-    pointwise,
-    filtered,
-    products,
-    place,
-    measure,
-    mean,
-    first,
-    second,
-    CHANNELS: tl.constexpr,
-    KEEP: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    value, pointwise, filtered, products, place, measure, mean, first, second,
+    CHANNELS: tl.constexpr, KEEP: tl.constexpr, BACKWARD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """``_finish`` for the products of a tile of the filtered state, which is stored where KEEP."""
     p, valid, _, _, c = place
     value = rounded(value, filtered.dtype.element_ty)
@@ -91,27 +76,10 @@ def _project(
 
 
 @triton.jit
-def _keep_moments(table, run, c, first, second, CHANNELS: tl.constexpr):
-    """A run's row of ``table``, 2,runs,CHANNELS."""
-    tl.store(table + run * CHANNELS + c, first, mask=c < CHANNELS)
-    tl.store(table + (tl.num_programs(0) + run) * CHANNELS + c, second, mask=c < CHANNELS)
-
-
-@triton.jit
 def _read_windows(
-    state,
-    slopes,
-    depthwises,
-    n,
-    y,
-    x,
-    valid,
-    c,
-    height,
-    width,
-    CHANNELS: tl.constexpr,
-    STRIDE: tl.constexpr,
-):
+    state, slopes, depthwises, n, y, x, valid, c, height, width,
+    CHANNELS: tl.constexpr, STRIDE: tl.constexpr,
+):  # fmt: skip
     """What the windows of 3, 5 and 7 make of a tile: filtered, the largest and its place, the average.
 
     ``slopes`` are those of kernels 3, 5 and 7.
@@ -158,31 +126,11 @@ def _read_windows(
 
 @triton.jit
 def cell_mixed_forward(
-    state,
-    slopes,
-    depthwises,
-    pointwises,
-    filtered,
-    products,
-    winners,
-    gradient,
-    means,
-    tables,
-    pixels,
-    height,
-    width,
-    out_height,
-    out_width,
-    stride,
-    first_out,
-    tiles,
-    CHANNELS: tl.constexpr,
-    STRIDE: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    PIXELS: tl.constexpr,
-    LANES: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    state, slopes, depthwises, pointwises, filtered, products, winners, gradient, means, tables,
+    pixels, height, width, out_height, out_width, stride, first_out, tiles,
+    CHANNELS: tl.constexpr, STRIDE: tl.constexpr, BACKWARD: tl.constexpr, PIXELS: tl.constexpr,
+    LANES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """A mixed edge: what the kernels of single operations make of one state, in one pass over it.
 
     Tuples are by kernel, 1, 3, 5 and 7; ``products``, ``means`` and ``tables`` end with those of maximum and
@@ -190,23 +138,22 @@ def cell_mixed_forward(
     """
     run = tl.program_id(0)
     c = tl.arange(0, LANES)
-    slope3 = tl.load(slopes[1] + c, mask=c < CHANNELS, other=0.0)[None, :]
-    slope5 = tl.load(slopes[2] + c, mask=c < CHANNELS, other=0.0)[None, :]
-    slope7 = tl.load(slopes[3] + c, mask=c < CHANNELS, other=0.0)[None, :]
+    known = c < CHANNELS
+    slope3 = tl.load(slopes[1] + c, mask=known, other=0.0)[None, :]
+    slope5 = tl.load(slopes[2] + c, mask=known, other=0.0)[None, :]
+    slope7 = tl.load(slopes[3] + c, mask=known, other=0.0)[None, :]
     zeros = tl.zeros((LANES,), tl.float64)
     first1, second1, first3, second3 = zeros, zeros, zeros, zeros
     first5, second5, first7, second7 = zeros, zeros, zeros, zeros
     first_max, second_max, first_avg, second_avg = zeros, zeros, zeros, zeros
-    begin = run * tiles
-    for tile in range(begin, tl.minimum(begin + tiles, (pixels + PIXELS - 1) // PIXELS)):
-        p = tile * PIXELS + tl.arange(0, PIXELS)
-        valid = p < pixels
-        n, y, x = pixel_of(p, out_height, out_width)
+    begin, end = run_of(run, tiles, pixels, PIXELS)
+    for tile in range(begin, end):
+        p, valid, n, y, x = places_of(tile, pixels, out_height, out_width, PIXELS)
         filtered3, filtered5, filtered7, largest, winner, average = _read_windows(
             state, (slope3, slope5, slope7), depthwises, n, y, x, valid, c, height, width, CHANNELS, STRIDE
         )
-        count = tl.minimum(pixels - tile * PIXELS, PIXELS).to(tl.float32)
-        place = (p, valid, count, ((tile - begin) * PIXELS).to(tl.float64), c)
+        count, seen = counted(tile, begin, pixels, PIXELS)
+        place = (p, valid, count, seen, c)
         measure = (gradient, stride, first_out)
         first_max, second_max, first_avg, second_avg = _finish_pools(
             largest, winner, average, products, winners, place, measure, means,
@@ -231,9 +178,9 @@ def cell_mixed_forward(
             filtered1, pointwises[0], filtered[0], products[0], place, measure, means[0], first1, second1,
             CHANNELS, False, BACKWARD, PRECISION,
         )  # fmt: skip
-    _keep_moments(tables[0], run, c, first1, second1, CHANNELS)
-    _keep_moments(tables[1], run, c, first3, second3, CHANNELS)
-    _keep_moments(tables[2], run, c, first5, second5, CHANNELS)
-    _keep_moments(tables[3], run, c, first7, second7, CHANNELS)
-    _keep_moments(tables[4], run, c, first_max, second_max, CHANNELS)
-    _keep_moments(tables[5], run, c, first_avg, second_avg, CHANNELS)
+    keep_measured(tables[0], run, c, known, first1, second1, CHANNELS)
+    keep_measured(tables[1], run, c, known, first3, second3, CHANNELS)
+    keep_measured(tables[2], run, c, known, first5, second5, CHANNELS)
+    keep_measured(tables[3], run, c, known, first7, second7, CHANNELS)
+    keep_measured(tables[4], run, c, known, first_max, second_max, CHANNELS)
+    keep_measured(tables[5], run, c, known, first_avg, second_avg, CHANNELS)

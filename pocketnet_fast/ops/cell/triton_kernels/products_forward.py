@@ -12,45 +12,29 @@ from pocketnet_fast.ops.cell.triton_kernels.shared import (
     AVG_POOL,
     MAX_POOL,
     NORMALIZE,
+    counted,
     filtered_tile,
+    keep_measured,
     measured,
+    nothing_measured,
     pixel_of,
+    pixels_of,
+    places_of,
     row_of,
+    run_of,
 )
 from pocketnet_fast.ops.triton_numerics import product, rounded
+from pocketnet_fast.ops.triton_places import own_indices
 
 
 @triton.jit
 def cell_products_forward(
-    parts,
-    slope,
-    depthwise,
-    pointwise,
-    filtered,
-    products,
-    gradient,
-    mean,
-    table,
-    pixels,
-    height,
-    width,
-    out_height,
-    out_width,
-    stride,
-    first_out,
-    tiles,
-    CHANNELS: tl.constexpr,
-    OUT: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    OFFSET: tl.constexpr,
-    KEEP: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    PIXELS: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    parts, slope, depthwise, pointwise, filtered, products, gradient, mean, table,
+    pixels, height, width, out_height, out_width, stride, first_out, tiles,
+    CHANNELS: tl.constexpr, OUT: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
+    OFFSET: tl.constexpr, KEEP: tl.constexpr, BACKWARD: tl.constexpr, PIXELS: tl.constexpr,
+    INNER: tl.constexpr, OUTER: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """PReLU, depthwise, pointwise: run program_id(0), OUTER of OUT channels a program.
 
     ``parts`` are states of CHANNELS each. ``filtered`` is written where KEEP. ``table``, 2,runs,OUT float64,
@@ -59,19 +43,11 @@ def cell_products_forward(
     """
     IN: tl.constexpr = CHANNELS * len(parts)
     run = tl.program_id(0)
-    out = tl.program_id(1) * OUTER + tl.arange(0, OUTER)
-    known = out < OUT
-    centre = tl.zeros((OUTER,), tl.float32)
-    if BACKWARD:
-        centre = tl.load(mean + out, mask=known, other=0.0).to(tl.float32)
-    first = tl.zeros((OUTER,), tl.float64)
-    second = tl.zeros((OUTER,), tl.float64)
-    begin = run * tiles
-    end = tl.minimum(begin + tiles, (pixels + PIXELS - 1) // PIXELS)
+    out, known = own_indices(1, OUTER, OUT)
+    centre, first, second = nothing_measured(mean, out, known, BACKWARD)
+    begin, end = run_of(run, tiles, pixels, PIXELS)
     for tile in range(begin, end):
-        p = tile * PIXELS + tl.arange(0, PIXELS)
-        valid = p < pixels
-        n, y, x = pixel_of(p, out_height, out_width)
+        p, valid, n, y, x = places_of(tile, pixels, out_height, out_width, PIXELS)
         sums = tl.zeros((PIXELS, OUTER), tl.float32)
         for part in tl.static_range(len(parts)):
             for channel in range(0, CHANNELS, INNER):
@@ -92,58 +68,32 @@ def cell_products_forward(
                 sums = product(value, rounded(weight, value.dtype), sums, PRECISION)
         to = products + p.to(tl.int64)[:, None] * OUT + out[None, :]
         tl.store(to, sums, mask=valid[:, None] & known[None, :])
-        count = tl.minimum(pixels - tile * PIXELS, PIXELS).to(tl.float32)
-        seen = ((tile - begin) * PIXELS).to(tl.float64)
+        count, seen = counted(tile, begin, pixels, PIXELS)
         first, second = measured(
             sums, p, valid, count, seen, out, known, gradient, stride, first_out, centre, first, second,
             BACKWARD,
         )  # fmt: skip
-    tl.store(table + run * OUT + out, first, mask=known)
-    tl.store(table + (tl.num_programs(0) + run) * OUT + out, second, mask=known)
+    keep_measured(table, run, out, known, first, second, OUT)
 
 
 @triton.jit
 def cell_window_forward(
-    state,
-    products,
-    winners,
-    gradient,
-    mean,
-    table,
-    pixels,
-    height,
-    width,
-    out_height,
-    out_width,
-    stride,
-    first_out,
-    tiles,
-    CHANNELS: tl.constexpr,
-    KIND: tl.constexpr,
-    STRIDE: tl.constexpr,
-    CENTRED: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    PIXELS: tl.constexpr,
-    LANES: tl.constexpr,
-):
+    state, products, winners, gradient, mean, table,
+    pixels, height, width, out_height, out_width, stride, first_out, tiles,
+    CHANNELS: tl.constexpr, KIND: tl.constexpr, STRIDE: tl.constexpr, CENTRED: tl.constexpr,
+    BACKWARD: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
     """Pools, or the state itself, whose products are not written; otherwise as ``cell_products_forward``.
 
     ``winners``, pixels x CHANNELS int8, is written for a maximum BACKWARD: which of the nine pixels has it.
     Not CENTRED, the centre is 0.
     """
     run = tl.program_id(0)
-    c = tl.program_id(1) * LANES + tl.arange(0, LANES)
-    known = c < CHANNELS
-    centre = tl.zeros((LANES,), tl.float32)
-    if CENTRED:
-        centre = tl.load(mean + c, mask=known, other=0.0).to(tl.float32)
-    first = tl.zeros((LANES,), tl.float64)
-    second = tl.zeros((LANES,), tl.float64)
-    begin = run * tiles
-    end = tl.minimum(begin + tiles, (pixels + PIXELS - 1) // PIXELS)
+    c, known = own_indices(1, LANES, CHANNELS)
+    centre, first, second = nothing_measured(mean, c, known, CENTRED)
+    begin, end = run_of(run, tiles, pixels, PIXELS)
     for tile in range(begin, end):
-        p = tile * PIXELS + tl.arange(0, PIXELS)
-        valid = p < pixels
+        p, valid = pixels_of(tile, pixels, PIXELS)
         to = p.to(tl.int64)[:, None] * CHANNELS + c[None, :]
         mask = valid[:, None] & known[None, :]
         if KIND != NORMALIZE:
@@ -172,10 +122,8 @@ def cell_window_forward(
                 tl.store(winners + to, winner.to(tl.int8), mask=mask)
         else:
             z = tl.load(state + to, mask=mask, other=0.0)
-        count = tl.minimum(pixels - tile * PIXELS, PIXELS).to(tl.float32)
-        seen = ((tile - begin) * PIXELS).to(tl.float64)
+        count, seen = counted(tile, begin, pixels, PIXELS)
         first, second = measured(
             z, p, valid, count, seen, c, known, gradient, stride, first_out, centre, first, second, BACKWARD
         )
-    tl.store(table + run * CHANNELS + c, first, mask=known)
-    tl.store(table + (tl.num_programs(0) + run) * CHANNELS + c, second, mask=known)
+    keep_measured(table, run, c, known, first, second, CHANNELS)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from pocketnet_fast.ops.cell.structure import Kind
 from pocketnet_fast.ops.triton_numerics import prelu
 
-MAX_POOL = tl.constexpr(1)
-AVG_POOL = tl.constexpr(2)
-NORMALIZE = tl.constexpr(3)
+MAX_POOL = tl.constexpr(int(Kind.MAX_POOL))
+AVG_POOL = tl.constexpr(int(Kind.AVG_POOL))
+NORMALIZE = tl.constexpr(int(Kind.NORMALIZE))
 RESIDUAL = tl.constexpr(1)
 SCALED = tl.constexpr(2)
 
@@ -28,22 +29,9 @@ def row_of(n, y, x, height, width):
 
 @triton.jit
 def filtered_tile(
-    state,
-    slope,
-    depthwise,
-    n,
-    y,
-    x,
-    valid,
-    c,
-    height,
-    width,
-    first_in,
-    CHANNELS: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    OFFSET: tl.constexpr,
-):
+    state, slope, depthwise, n, y, x, valid, c, height, width, first_in,
+    CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, OFFSET: tl.constexpr,
+):  # fmt: skip
     """Depthwise convolution of the activated state: pixels x channels ``c``."""
     known = c < CHANNELS
     slopes = tl.load(slope + first_in + c, mask=known, other=0.0)
@@ -60,6 +48,57 @@ def filtered_tile(
             weight = tl.load(filters + ky * KERNEL + kx, mask=known, other=0.0)
             sums += prelu(value, slopes[None, :]) * weight[None, :]
     return sums
+
+
+@triton.jit
+def run_of(run, tiles, pixels, PIXELS: tl.constexpr):
+    """The first tile of a run, and the one after its last."""
+    begin = run * tiles
+    return begin, tl.minimum(begin + tiles, (pixels + PIXELS - 1) // PIXELS)
+
+
+@triton.jit
+def pixels_of(tile, pixels, PIXELS: tl.constexpr):
+    """The pixels of a tile, and which of them are valid."""
+    p = tile * PIXELS + tl.arange(0, PIXELS)
+    return p, p < pixels
+
+
+@triton.jit
+def places_of(tile, pixels, height, width, PIXELS: tl.constexpr):
+    """The pixels of a tile, which of them are valid, and their images, rows and columns."""
+    p, valid = pixels_of(tile, pixels, PIXELS)
+    n, y, x = pixel_of(p, height, width)
+    return p, valid, n, y, x
+
+
+@triton.jit
+def counted(tile, begin, pixels, PIXELS: tl.constexpr):
+    """How many pixels a tile has, and how many its run has before it."""
+    return tl.minimum(pixels - tile * PIXELS, PIXELS).to(tl.float32), ((tile - begin) * PIXELS).to(tl.float64)
+
+
+@triton.jit
+def centre_of(mean, out, known, GIVEN: tl.constexpr):
+    """What distances of channels are taken from: their mean where it is GIVEN, else 0."""
+    centre = tl.zeros((out.shape[0],), tl.float32)
+    if GIVEN:
+        centre = tl.load(mean + out, mask=known, other=0.0).to(tl.float32)
+    return centre
+
+
+@triton.jit
+def nothing_measured(mean, out, known, GIVEN: tl.constexpr):
+    """What a run begins with: the centre, and the two sums of ``measured``."""
+    zeros = tl.zeros((out.shape[0],), tl.float64)
+    return centre_of(mean, out, known, GIVEN), zeros, zeros
+
+
+@triton.jit
+def keep_measured(table, run, out, known, first, second, OUT: tl.constexpr):
+    """A run's row of ``table``, 2,runs,OUT."""
+    tl.store(table + run * OUT + out, first, mask=known)
+    tl.store(table + (tl.num_programs(0) + run) * OUT + out, second, mask=known)
 
 
 @triton.jit
@@ -82,21 +121,9 @@ def _gradient_tile(gradient, p, valid, out, known, stride, first_out):
 
 @triton.jit
 def measured(
-    z,
-    p,
-    valid,
-    count,
-    seen,
-    out,
-    known,
-    gradient,
-    stride,
-    first_out,
-    centre,
-    first,
-    second,
+    z, p, valid, count, seen, out, known, gradient, stride, first_out, centre, first, second,
     BACKWARD: tl.constexpr,
-):
+):  # fmt: skip
     """A run's mean and squared distances with a tile added; BACKWARD, its sums of g and of g (z - centre)."""
     if BACKWARD:
         g = _gradient_tile(gradient, p, valid, out, known, stride, first_out)

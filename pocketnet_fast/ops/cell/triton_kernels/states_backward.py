@@ -13,46 +13,27 @@ from pocketnet_fast.ops.cell.triton_kernels.shared import (
     row_of,
 )
 from pocketnet_fast.ops.triton_numerics import prelu
+from pocketnet_fast.ops.triton_places import own_indices
 
 
 @triton.jit
 def cell_depthwise_backward(
-    state,
-    slope,
-    depthwise,
-    grad_filtered,
-    grad_state,
-    slope_table,
-    depthwise_table,
-    pixels,
-    height,
-    width,
-    out_height,
-    out_width,
-    first_in,
-    CHANNELS: tl.constexpr,
-    IN: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    OFFSET: tl.constexpr,
-    ACCUMULATE: tl.constexpr,
-    PIXELS: tl.constexpr,
-    LANES: tl.constexpr,
-):
+    state, slope, depthwise, grad_filtered, grad_state, slope_table, depthwise_table,
+    pixels, height, width, out_height, out_width, first_in,
+    CHANNELS: tl.constexpr, IN: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
+    OFFSET: tl.constexpr, ACCUMULATE: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
     """Gradient of a state: each of its pixels gathers from the outputs that read it.
 
     PIXELS x LANES a program; ``slope_table`` is programs,IN and ``depthwise_table`` programs,IN,KERNEL^2,
     float32. The state's CHANNELS are those of IN from ``first_in`` on. Where ACCUMULATE, ``grad_state`` is
     added to.
     """
-    tile = tl.program_id(0)
-    p = tile * PIXELS + tl.arange(0, PIXELS)
-    valid = p < pixels
+    p, valid = own_indices(0, PIXELS, pixels)
     n, y, x = pixel_of(p, height, width)
-    c = tl.program_id(1) * LANES + tl.arange(0, LANES)
-    known = c < CHANNELS
+    c, known = own_indices(1, LANES, CHANNELS)
     inner = first_in + c
-    own = tile.to(tl.int64) * IN + inner
+    own = tl.program_id(0).to(tl.int64) * IN + inner
     to = p.to(tl.int64)[:, None] * CHANNELS + c[None, :]
     mask = valid[:, None] & known[None, :]
     value = tl.load(state + to, mask=mask, other=0.0)
@@ -83,30 +64,14 @@ def cell_depthwise_backward(
 
 @triton.jit
 def cell_window_backward(
-    gradient,
-    products,
-    factors,
-    winners,
-    grad_state,
-    pixels,
-    height,
-    width,
-    out_height,
-    out_width,
-    stride,
-    first_out,
-    CHANNELS: tl.constexpr,
-    KIND: tl.constexpr,
-    STRIDE: tl.constexpr,
-    ACCUMULATE: tl.constexpr,
-    PIXELS: tl.constexpr,
-    LANES: tl.constexpr,
-):
+    gradient, products, factors, winners, grad_state,
+    pixels, height, width, out_height, out_width, stride, first_out,
+    CHANNELS: tl.constexpr, KIND: tl.constexpr, STRIDE: tl.constexpr, ACCUMULATE: tl.constexpr,
+    PIXELS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
     """Gradient of a state that is pooled, or normalised as it is: a gather as in the kernel before."""
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    valid = p < pixels
-    c = tl.program_id(1) * LANES + tl.arange(0, LANES)
-    known = c < CHANNELS
+    p, valid = own_indices(0, PIXELS, pixels)
+    c, known = own_indices(1, LANES, CHANNELS)
     to = p.to(tl.int64)[:, None] * CHANNELS + c[None, :]
     mask = valid[:, None] & known[None, :]
     if KIND != NORMALIZE:

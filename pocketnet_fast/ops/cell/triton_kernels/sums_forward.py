@@ -6,27 +6,17 @@ import triton
 import triton.language as tl
 
 from pocketnet_fast.ops.cell.triton_kernels.shared import RESIDUAL, SCALED
+from pocketnet_fast.ops.triton_places import own_indices
 
 
 @triton.jit
 def cell_moments_forward(
-    table,
-    gamma,
-    beta,
-    mean,
-    variance,
-    vectors,
-    runs,
-    pixels,
-    run_pixels,
-    epsilon,
-    OUT: tl.constexpr,
-    RUNS: tl.constexpr,
-    LANES: tl.constexpr,
-):
+    table, gamma, beta, mean, variance, vectors,
+    runs, pixels, run_pixels, epsilon,
+    OUT: tl.constexpr, RUNS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
     """Mean and variance of all runs, of ``run_pixels`` each but the last; ``vectors``: scale and shift."""
-    c = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    known = c < OUT
+    c, known = own_indices(0, LANES, OUT)
     count = tl.cast(pixels, tl.float64)
     total = tl.zeros((LANES,), tl.float64)
     for begin in range(0, runs, RUNS):
@@ -56,36 +46,28 @@ def cell_moments_forward(
 
 @triton.jit
 def cell_sum_forward(
-    terms,
-    vectors,
-    firsts,
-    widths,
-    result,
+    terms, vectors, firsts, widths, result,
     pixels,
-    CHANNELS: tl.constexpr,
-    MODES: tl.constexpr,
-    PIXELS: tl.constexpr,
-    LANES: tl.constexpr,
-):
+    CHANNELS: tl.constexpr, MODES: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
     """A sum of ``terms``, each ``widths`` channels that go to those from ``firsts`` on.
 
     ``vectors``: of each term its scale and, one width later, its shift. MODES, two bits a term: RESIDUAL has
     neither, SCALED no shift.
     """
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    c = tl.program_id(1) * LANES + tl.arange(0, LANES)
-    inside = (p < pixels)[:, None]
+    p, valid = own_indices(0, PIXELS, pixels)
+    c, inside = own_indices(1, LANES, CHANNELS)
     row = p.to(tl.int64)[:, None]
     sums = tl.zeros((PIXELS, LANES), tl.float32)
     for term in tl.static_range(len(terms)):
         own = c - firsts[term]
         known = (own >= 0) & (own < widths[term])
         value = tl.load(
-            terms[term] + row * widths[term] + own[None, :], mask=inside & known[None, :], other=0.0
+            terms[term] + row * widths[term] + own[None, :], mask=valid[:, None] & known[None, :], other=0.0
         )
         if MODES // 4**term % 4 != RESIDUAL:
             value = value * tl.load(vectors[term] + own, mask=known, other=0.0)[None, :]
             if MODES // 4**term % 4 != SCALED:
                 value = value + tl.load(vectors[term] + widths[term] + own, mask=known, other=0.0)[None, :]
         sums += value
-    tl.store(result + row * CHANNELS + c[None, :], sums, mask=inside & (c < CHANNELS)[None, :])
+    tl.store(result + row * CHANNELS + c[None, :], sums, mask=valid[:, None] & inside[None, :])

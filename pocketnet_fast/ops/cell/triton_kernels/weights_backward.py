@@ -5,34 +5,30 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pocketnet_fast.ops.cell.triton_kernels.shared import filtered_tile, pixel_of, products_gradient
+from pocketnet_fast.ops.cell.triton_kernels.shared import (
+    filtered_tile,
+    pixel_of,
+    pixels_of,
+    products_gradient,
+    run_of,
+)
 from pocketnet_fast.ops.triton_numerics import product, rounded
+from pocketnet_fast.ops.triton_places import own_indices
 
 
 @triton.jit
 def cell_factors_backward(
-    table,
-    gamma,
-    mean,
-    variance,
-    factors,
-    grad_gamma,
-    grad_beta,
-    runs,
-    pixels,
-    epsilon,
-    OUT: tl.constexpr,
-    RUNS: tl.constexpr,
-    LANES: tl.constexpr,
-):
+    table, gamma, mean, variance, factors, grad_gamma, grad_beta,
+    runs, pixels, epsilon,
+    OUT: tl.constexpr, RUNS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
     """Gradients of gamma and beta, and ``factors``: centre, by_gradient, by_product, constant, OUT each.
 
         dz = scale * (g - sum(g) / n - normal * sum(g * normal) / n),  normal = (z - mean) * inverse
 
     where z - mean is the distance from the centre plus what rounding took from that.
     """
-    c = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    known = c < OUT
+    c, known = own_indices(0, LANES, OUT)
     total = tl.zeros((LANES,), tl.float64)
     by_distance = tl.zeros((LANES,), tl.float64)
     for begin in range(0, runs, RUNS):
@@ -60,51 +56,27 @@ def cell_factors_backward(
 
 @triton.jit
 def cell_pointwise_backward(
-    state,
-    slope,
-    depthwise,
-    filtered,
-    gradient,
-    products,
-    factors,
-    table,
-    pixels,
-    height,
-    width,
-    out_height,
-    out_width,
-    stride,
-    first_out,
-    first_in,
-    tiles,
-    CHANNELS: tl.constexpr,
-    IN: tl.constexpr,
-    OUT: tl.constexpr,
-    STRIDE: tl.constexpr,
-    OFFSET: tl.constexpr,
-    KEPT: tl.constexpr,
-    PIXELS: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
+    state, slope, depthwise, filtered, gradient, products, factors, table,
+    pixels, height, width, out_height, out_width, stride, first_out, first_in, tiles,
+    CHANNELS: tl.constexpr, IN: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, OFFSET: tl.constexpr,
+    KEPT: tl.constexpr, PIXELS: tl.constexpr, INNER: tl.constexpr, OUTER: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Sums of dz * filtered over a run: ``table`` is runs,OUT,IN float32.
 
     Run program_id(0), OUTER x INNER of the channels a program. The filtered state, CHANNELS columns of IN
     from ``first_in`` on, is read where it was KEPT, or computed from ``state``, a kernel of 1.
     """
-    out = tl.program_id(1) * OUTER + tl.arange(0, OUTER)
-    c = tl.program_id(2) * INNER + tl.arange(0, INNER)
+    out, out_known = own_indices(1, OUTER, OUT)
+    c, known = own_indices(2, INNER, CHANNELS)
     sums = tl.zeros((OUTER, INNER), tl.float32)
-    begin = tl.program_id(0) * tiles
-    end = tl.minimum(begin + tiles, (pixels + PIXELS - 1) // PIXELS)
+    begin, end = run_of(tl.program_id(0), tiles, pixels, PIXELS)
     for tile in range(begin, end):
-        p = tile * PIXELS + tl.arange(0, PIXELS)
-        valid = p < pixels
+        p, valid = pixels_of(tile, pixels, PIXELS)
         row = p.to(tl.int64)
         if KEPT:
             at = filtered + row[:, None] * IN + (first_in + c)[None, :]
-            value = tl.load(at, mask=valid[:, None] & (c < CHANNELS)[None, :], other=0.0)
+            value = tl.load(at, mask=valid[:, None] & known[None, :], other=0.0)
         else:
             n, y, x = pixel_of(p, out_height, out_width)
             value = filtered_tile(
@@ -115,38 +87,27 @@ def cell_pointwise_backward(
         dz = products_gradient(gradient, products, factors, row, valid, out, stride, first_out, OUT)
         sums = product(tl.trans(rounded(dz, value.dtype)), value, sums, PRECISION)
     at = (tl.program_id(0) * OUT + out[:, None]) * IN + (first_in + c)[None, :]
-    tl.store(table + at, sums, mask=(out < OUT)[:, None] & (c < CHANNELS)[None, :])
+    tl.store(table + at, sums, mask=out_known[:, None] & known[None, :])
 
 
 @triton.jit
 def cell_filtered_backward(
-    pointwise,
-    gradient,
-    products,
-    factors,
-    grad_filtered,
-    pixels,
-    stride,
-    first_out,
-    IN: tl.constexpr,
-    OUT: tl.constexpr,
-    PIXELS: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
+    pointwise, gradient, products, factors, grad_filtered,
+    pixels, stride, first_out,
+    IN: tl.constexpr, OUT: tl.constexpr, PIXELS: tl.constexpr, INNER: tl.constexpr, OUTER: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """dz times the pointwise weights: PIXELS x INNER of ``grad_filtered``, pixels x IN, a program."""
-    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    valid = p < pixels
+    p, valid = own_indices(0, PIXELS, pixels)
     row = p.to(tl.int64)
-    c = tl.program_id(1) * INNER + tl.arange(0, INNER)
+    c, known = own_indices(1, INNER, IN)
     dtype: tl.constexpr = grad_filtered.dtype.element_ty
     sums = tl.zeros((PIXELS, INNER), tl.float32)
     for first in range(0, OUT, OUTER):
         out = first + tl.arange(0, OUTER)
         dz = products_gradient(gradient, products, factors, row, valid, out, stride, first_out, OUT)
         at = pointwise + out[:, None] * IN + c[None, :]
-        weight = tl.load(at, mask=(out < OUT)[:, None] & (c < IN)[None, :], other=0.0)
+        weight = tl.load(at, mask=(out < OUT)[:, None] & known[None, :], other=0.0)
         sums = product(rounded(dz, dtype), rounded(weight, dtype), sums, PRECISION)
     to = grad_filtered + row[:, None] * IN + c[None, :]
-    tl.store(to, rounded(sums, dtype), mask=valid[:, None] & (c < IN)[None, :])
+    tl.store(to, rounded(sums, dtype), mask=valid[:, None] & known[None, :])
