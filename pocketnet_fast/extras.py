@@ -21,6 +21,8 @@ def package_of(extra: str, module: str, purpose: str, *, name: str | None = None
         PocketNetError: It is not installed.
     """
     try:
+        # A part of a package that was loaded before is found without the package.
+        importlib.import_module(module.partition(".")[0])
         return importlib.import_module(module)
     except ImportError:
         raise PocketNetError(
