@@ -103,9 +103,6 @@ void callers_get_objects_of_their_own() {
 
 int main() {
   using namespace pnf::test;
-  survives_failing_allocations();
-  what_is_returned_is_given_again();
-  no_more_is_kept_than_the_limit();
-  callers_get_objects_of_their_own();
-  return check::result();
+  return check::run(survives_failing_allocations, what_is_returned_is_given_again, no_more_is_kept_than_the_limit,
+                    callers_get_objects_of_their_own);
 }
