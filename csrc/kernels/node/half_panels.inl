@@ -70,6 +70,15 @@ struct HalfPanels : Arrangement {
     for_each_pooled(in, row, pixels, activation,
                     [out](int p, int v, Vec value) { store(halves(out) + p * kElements + v, value); });
   }
+  // A row of the largest of two rows of a convolution's result, [blocks][2][row] from `filtered` on.
+  static void pool_filtered(const Bf16* filtered, int blocks, std::ptrdiff_t row, int out_width,
+                            const typename Arrangement::Place& place, std::ptrdiff_t offset) {
+    for (int block = 0; block < blocks; ++block) {
+      Bf16* const out = halves(place.at(block) + offset);
+      for_each_pooled(filtered + 2 * block * row, row, out_width,
+                      [out](int p, int v, Vec value) { store(out + p * kElements + v, value); });
+    }
+  }
 
  private:
   template <bool HasCap>

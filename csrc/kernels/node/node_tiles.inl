@@ -170,11 +170,7 @@ struct TilePanels : HalfPanels<PanelsSideBySide>, TileProduct {
         return filtered + (2 * block + r) * row;
       });
     }
-    for (int block = 0; block < term.blocks; ++block) {
-      Bf16* const out = halves(place.at(block) + offset);
-      for_each_pooled(filtered + 2 * block * row, row, out_width,
-                      [out](int p, int v, Vec value) { store(out + p * kElements + v, value); });
-    }
+    pool_filtered(filtered, term.blocks, row, out_width, place, offset);
   }
   // Compiled alone, its loop keeps more in registers.
   __attribute__((noinline)) void activate(const Bf16* in, int step, int pixels, const Activation& activation,

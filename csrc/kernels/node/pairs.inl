@@ -197,11 +197,7 @@ struct PairPanels : HalfPanels<Arrangement> {
     for (int r = 0; r < 2; ++r) {
       filter_row(stage, 2 * y + r, term.width, [&](int block) { return filtered + (2 * block + r) * row; });
     }
-    for (int block = 0; block < term.blocks; ++block) {
-      Bf16* const out = halves(place.at(block) + offset);
-      for_each_pooled(filtered + 2 * block * row, row, out_width,
-                      [out](int p, int v, Vec value) { store(out + p * kElements + v, value); });
-    }
+    HalfPanels<Arrangement>::pool_filtered(filtered, term.blocks, row, out_width, place, offset);
   }
 
  private:
