@@ -42,6 +42,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("torch_on_this_thread_alone", &pnf::api::torch_on_this_thread_alone,
         "Run torch's operators that the calling thread calls on it alone from now on.");
   m.def(
+      "cell_sums",
+      [](const std::vector<std::vector<std::int64_t>>& inputs, const std::vector<std::vector<std::int64_t>>& parameters,
+         const std::vector<std::int64_t>& structure,
+         const std::vector<double>& epsilon) { return pnf::api::cell_sums(inputs, parameters, structure, epsilon); },
+      py::arg("inputs"), py::arg("parameters"), py::arg("structure"), py::arg("epsilon"),
+      "Channels, height and width of a cell's sums, the shapes of its inputs and parameters checked.");
+  m.def(
       "profile",
       [](const py::array_t<std::int32_t, py::array::c_style>& program,
          const py::array_t<float, py::array::c_style>& weights,

@@ -11,6 +11,7 @@
 
 #include "kernels/cpu_features.h"
 #include "kernels/dispatch.h"
+#include "plan/cell/structure.h"
 #include "plan/executor.h"
 #include "plan/processors.h"
 
@@ -47,6 +48,18 @@ void torch_on_this_thread_alone() {
   torch::stable::get_num_threads();
   if (omp_set_num_threads != nullptr) omp_set_num_threads(1);
   if (MKL_Set_Num_Threads_Local != nullptr) MKL_Set_Num_Threads_Local(1);
+}
+
+std::vector<std::array<int, 3>> cell_sums(std::span<const std::vector<std::int64_t>> inputs,
+                                          std::span<const std::vector<std::int64_t>> parameters,
+                                          std::span<const std::int64_t> structure, std::span<const double> epsilon) {
+  const Cell cell = read_cell(inputs, parameters, structure, epsilon);
+  std::vector<std::array<int, 3>> sums;
+  for (std::size_t i = cell.inputs; i < cell.states.size(); ++i) {
+    const CellState& state = cell.states[i];
+    sums.push_back({state.channels, state.height, state.width});
+  }
+  return sums;
 }
 
 std::vector<double> profile(std::span<const std::int32_t> program, std::span<const float> weights,

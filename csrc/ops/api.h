@@ -1,5 +1,6 @@
 // What libpnf_ops exports besides its registered operators. Each function may throw as the one it forwards to.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -30,6 +31,12 @@ PNF_EXPORT Processors processors();
 
 // From now on, torch's operators that the calling thread calls run on it alone; no other thread is concerned.
 PNF_EXPORT void torch_on_this_thread_alone();
+
+// Channels, height and width of every sum of a cell that read_cell (plan/cell/structure.h) reads, and throws as it does.
+PNF_EXPORT std::vector<std::array<int, 3>> cell_sums(std::span<const std::vector<std::int64_t>> inputs,
+                                                     std::span<const std::vector<std::int64_t>> parameters,
+                                                     std::span<const std::int64_t> structure,
+                                                     std::span<const double> epsilon);
 
 // Seconds per step over `images` images, uint8 [images][height][width][3].
 PNF_EXPORT std::vector<double> profile(std::span<const std::int32_t> program, std::span<const float> weights,

@@ -23,9 +23,19 @@ class Kind(enum.IntEnum):
     SCALED = 5
 
     @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """What its parameters are, in their order."""
+        normalization = ("gamma", "beta")
+        return {
+            Kind.SEPARABLE: ("slope", "depthwise", "pointwise", *normalization),
+            Kind.RESIDUAL: (),
+            Kind.SCALED: ("scale",),
+        }.get(self, normalization)
+
+    @property
     def parameters(self) -> int:
-        """Slope, depthwise, pointwise, gamma, beta; gamma and beta; a scale; or none."""
-        return {Kind.SEPARABLE: 5, Kind.RESIDUAL: 0, Kind.SCALED: 1}.get(self, 2)
+        """The number of its parameters."""
+        return len(self.parameter_names)
 
     @property
     def normalizes(self) -> bool:
