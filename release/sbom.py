@@ -77,6 +77,14 @@ PARTS: Final = (
         made_of=("mobilefacenet-teacher",),
     ),
     Part(
+        "pocketnet_m128-weights",
+        "machine-learning-model",
+        r"pocketnet_fast/models/pretrained/pocketnet_m128\.safetensors",
+        _OWN,
+        "PocketNetM-128, distilled on unlabelled face crops (docs/models/pocketnet_m128.md).",
+        made_of=("mobilefacenet-teacher",),
+    ),
+    Part(
         "yunet-weights",
         "machine-learning-model",
         r"pocketnet_fast/models/pretrained/yunet(\.safetensors|_LICENSE\.txt)",

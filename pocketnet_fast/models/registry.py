@@ -14,6 +14,11 @@ from pocketnet_fast.models.shipped import ShippedFile, verified
 from pocketnet_fast.models.weights import load_weights, read_weights
 
 PRETRAINED: dict[str, ShippedFile] = {
+    "pocketnet_m128": ShippedFile(
+        path="pocketnet_m128.safetensors",
+        sha256="faba11bb1143ae515202faf58144e09379f85efb9fddcbbd95a6adfa4f7b5e39",
+        embedding_dim=128,
+    ),
     "pocketnet_s128": ShippedFile(
         path="pocketnet_s128.safetensors",
         sha256="16dc8a80c223c446f24965d22b7b55c29113697eb8ff6ef756a51e45ea5d78fc",
