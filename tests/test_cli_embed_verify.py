@@ -165,7 +165,7 @@ class TestEmbed:
         assert refused(run("embed", crop, *quiet, "-o", tmp_path / "x.txt"), ".npz, .csv, .parquet")
         assert refused(run("embed", crop, *quiet, "-o", tmp_path / "no" / "x.npz"), "cannot write")
         assert refused(
-            run("embed", crop, "--aligned", "--json", "--model", "pocketnet_m128"),
+            run("embed", crop, "--aligned", "--json", "--model", "pocketnet_s256"),
             "no trained weights ship for",
         )
         assert refused(run("embed", crop, *quiet, "--json", "--model", "pocketnet_x"), "unknown model")
@@ -238,8 +238,8 @@ class TestVerify:
 
     def test_refusals(self, run: Run, crops: list[Path], tmp_path: Path) -> None:
         pair = [*crops[:2], "--aligned"]
-        untrained = run("verify", *pair, "--model", "pocketnet_m128")
-        assert refused(untrained, "no trained weights ship for pocketnet_m128")
+        untrained = run("verify", *pair, "--model", "pocketnet_s256")
+        assert refused(untrained, "no trained weights ship for pocketnet_s256")
         assert refused(run("verify", *pair, "--untrained", "--show", tmp_path / "x.gif"), ".png")
         assert refused(
             run("verify", crops[0], tmp_path / "none.jpg", "--aligned", "--untrained"), "no such file"

@@ -440,7 +440,7 @@ def test_refusals(run: Run, people: Path, built: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert refused(run("build", tmp_path / "empty", "-o", tmp_path / "x", *MODEL), "holds no image")
     assert refused(run("search", tmp_path / "none", photo, *MODEL), "no such gallery")
-    untrained = run("build", photo, "-o", tmp_path / "x", "--aligned", "--model", "pocketnet_m128")
+    untrained = run("build", photo, "-o", tmp_path / "x", "--aligned", "--model", "pocketnet_s256")
     assert refused(untrained, "no trained weights")
     table = tmp_path / "t.csv"
     for text, message in [

@@ -79,7 +79,7 @@ def test_refusals(run: Run, release: Release, tmp_path: Path, monkeypatch: pytes
     files = release.files
     assert refused(run("--root", root, "--protocol", "2:N", *MODEL), "unknown protocol", "1:1, 1:N, both")
     assert refused(run("--root", tmp_path, *MODEL), "has no folder meta")
-    assert refused(run("--root", root, "--model", "pocketnet_m128"), "no trained weights")
+    assert refused(run("--root", root, "--model", "pocketnet_s256"), "no trained weights")
     assert refused(run("--root", root, *MODEL, "-o", files.pairs), "cannot make the folder")
     good = files.landmarks.read_text()
     lines = good.splitlines()

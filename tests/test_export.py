@@ -253,6 +253,6 @@ def test_command(tmp_path: Path) -> None:
     assert report["error"] < 1e-4
     assert report["bytes"] == target.stat().st_size
     assert read_metadata(target)["model"] == "pocketnet_s128"
-    refused = CliRunner().invoke(app, ["export", "--model", "pocketnet_m128", "-o", str(target)])
+    refused = CliRunner().invoke(app, ["export", "--model", "pocketnet_s256", "-o", str(target)])
     assert isinstance(refused.exception, PocketNetError)
     assert "no trained weights" in str(refused.exception)
