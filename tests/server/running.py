@@ -44,7 +44,7 @@ class Service:
         """Status, headers and body of the answer to a GET, or with a body to a POST."""
         request = urllib.request.Request(f"{self.url}{path}", body, headers or {})
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=120) as response:
                 return response.status, dict(response.headers), response.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -55,9 +55,10 @@ class Service:
 def running(model: Path, *options: object, before: Sequence[object] = ()) -> Iterator[Service]:
     """Start the service with a model and options on a free port; SIGTERM ends it, and it must end with 0.
 
-    ``before`` is put before the command.
+    ``before`` is put before the command. Answers may take long, as other tests take the processors, too.
     """
-    command = [*before, program(), "--model", model, "--port", 0, *options]
+    patience = () if "--deadline-ms" in options else ("--deadline-ms", 100_000)
+    command = [*before, program(), "--model", model, "--port", 0, *patience, *options]
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("POCKETNET_", "PNF_"))
     }
