@@ -90,8 +90,8 @@ try-wheel: $(VENV)/.installed-release ## install dist's wheel as users do, and v
 
 # The service takes LibTorch and the operators from the environment; docs/server.md names the Debian packages.
 server: $(VENV)/.installed-serve ## build the face service
-	$(BIN)/cmake -S server -B build/server -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
-	  -DCMAKE_PREFIX_PATH="$$($(BIN)/python -m pocketnet_fast.cmake);$$($(BIN)/python -c 'import torch; print(torch.utils.cmake_prefix_path)')"
+	prefix=$$($(BIN)/pocketnet cmake --torch) && \
+	  $(BIN)/cmake -S server -B build/server -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_PREFIX_PATH="$$prefix"
 	$(BIN)/cmake --build build/server
 
 build/server/faces.pt: $(VENV)/.installed-serve

@@ -192,11 +192,9 @@ def missing_for_the_server() -> tuple[str, ...]:
 
 def _programs_build(target: str) -> Path:
     """Build programs against the installed package and torch, of which all share what they can."""
-    import torch
-
-    from pocketnet_fast.cmake import prefix_path
-
-    prefixes = f"{prefix_path()};{torch.utils.cmake_prefix_path}"
+    # As `make server` asks it, in a clone, where the sources must not come before what is installed.
+    asked = [Path(sys.executable).with_name("pocketnet"), "cmake", "--torch"]
+    prefixes = subprocess.run(asked, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     # CMake remembers what it found, so another installation gets another folder.
     name = f"programs-{hashlib.sha256(prefixes.encode()).hexdigest()[:8]}"
     options = (

@@ -67,7 +67,6 @@ def test_parts_are_those_of_shards(run: Run, crops: Path, tmp_path: Path) -> Non
     result = run(crops, *MODEL, "--ray", "--workers", 2, "--parts", 4, "-o", out)
     assert result.code == 0
     assert f"wrote 18 embeddings of 128 dimensions to {out}, in 4 parts" in result.err
-    shards.mkdir()
     for number in range(1, 5):
         assert run(crops, *MODEL, "--shard", f"{number}/4", "-o", shards).code == 0
     assert sorted(contents(out)) == [f"{number:05}-of-00004.parquet" for number in range(1, 5)]

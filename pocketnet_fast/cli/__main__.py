@@ -1,4 +1,4 @@
-"""``python -m pocketnet_fast.cli``, which torchrun can start."""
+"""``python -m pocketnet_fast.cli``: the command, by the interpreter that is named."""
 
 from pocketnet_fast.cli.main import main
 

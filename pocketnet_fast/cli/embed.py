@@ -17,6 +17,7 @@ from pocketnet_fast.cli.output import print_json
 from pocketnet_fast.cli.progress import progress
 from pocketnet_fast.cli.remarks import note, note_all, note_left_out
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.files import make_folder
 
 if TYPE_CHECKING:
     from pocketnet_fast.data.stored_images import ImageInputs
@@ -204,11 +205,12 @@ def _on_ray(job: Job, inputs: ImageInputs, folder: Path, part: _PartOptions, as_
 
 
 def _file(output: Path, part: _PartOptions) -> Path:
-    """The file that is meant: of a folder, the one that ``--ray`` gives this part."""
+    """The file that is meant: of a folder, which is made, the one that ``--ray`` gives this part."""
     from pocketnet_fast.data.parquet_file import require_pyarrow
     from pocketnet_fast.faces.parquet_part import part_name
 
-    if part.shard is not None and output.is_dir():
+    if part.shard is not None and (output.is_dir() or not output.suffix):
+        make_folder(output)
         output = output / part_name(*part.numbers())
     if output.suffix.lower() not in _FORMATS:
         raise PocketNetError(f"{output}: unknown kind of file; expected {', '.join(_FORMATS)}")

@@ -18,7 +18,7 @@ PANELS: Final = {
     "Networks": ("info", "export", "calibrate"),
     "Evaluation": ("eval", "ijb", "megaface"),
     "Training and search": ("data", "train", "distill", "search"),
-    "This machine": ("doctor", "bench"),
+    "This machine": ("doctor", "bench", "cmake"),
 }
 _WORDS: Final = {Path: "PATH", str: "TEXT", int: "INTEGER", float: "NUMBER", bool: ""}
 

@@ -12,6 +12,7 @@ import typer
 from pocketnet_fast.cli import (
     bench,
     calibrate,
+    cmake,
     data,
     distill,
     doctor,
@@ -91,6 +92,7 @@ train.register(app)
 distill.register(app)
 search.register(app)
 doctor.register(app)
+cmake.register(app)
 dress(app)
 
 

@@ -44,7 +44,7 @@ def search(
     The folder given by --out gets the resolved recipe, a log (log.jsonl), checkpoints, and the genotype of
     the best epoch by validation as genotype.json, for `pocketnet train --genotype`; that of each epoch,
     drawn, lies in epochs/. Ctrl-C ends the step, saves, and says how to go on. Several processes:
-    torchrun --nproc-per-node 2 -m pocketnet_fast.cli search ...
+    torchrun --nproc-per-node 2 --no-python pocketnet search ...
 
     Example: [bold]pocketnet search --recipe synthetic_tiny --out runs/search[/bold]
     """

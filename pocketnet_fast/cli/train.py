@@ -74,7 +74,7 @@ def train(
 
     The folder given by --out gets the resolved recipe, a log (log.jsonl), and checkpoints with the weights as
     STEPbackbone.safetensors. Ctrl-C ends the step, saves, and says how to go on. Several processes:
-    torchrun --nproc-per-node 2 -m pocketnet_fast.cli train ...
+    torchrun --nproc-per-node 2 --no-python pocketnet train ...
 
     Example: [bold]pocketnet train synthetic_tiny --out runs/tiny[/bold]
     """

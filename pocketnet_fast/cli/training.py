@@ -231,7 +231,7 @@ def _explained_loading(out: Path) -> Iterator[None]:
 def _say_stopped(command: str, step: int, out: Path) -> None:
     """Say after which step a signal stopped the run, and how to go on."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    program = "pocketnet" if processes == 1 else "torchrun (as before) -m pocketnet_fast.cli"
+    program = "pocketnet" if processes == 1 else "torchrun (as before) --no-python pocketnet"
     typer.echo(
         f"pocketnet: stopped after step {step:,}; go on with: {program} {command} --resume --out {out}",
         err=True,

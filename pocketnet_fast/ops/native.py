@@ -31,8 +31,8 @@ def library_path() -> Path:
         if path.exists():
             return path
     raise ImportError(
-        "the native part of pocketnet_fast is missing: install the package (pip install .) instead of "
-        "importing it from a source tree"
+        "the native part of pocketnet_fast is missing: these are sources, imported because Python was "
+        "started beside them; pip install . and work in another folder, or pip install -e . to work here"
     )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 
@@ -58,6 +60,17 @@ class Processes:
         if self.ranks > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
+
+    def average_gradients(self, network: nn.Module) -> nn.Module:
+        """The network, its gradients those of all processes averaged; its buffers stay each process's own."""
+        if self.ranks == 1:
+            return network
+        parallel = nn.parallel.DistributedDataParallel
+        # Newer torches call it otherwise, and warn of the name that the older ones know.
+        new = "forward_sync_buffers" in inspect.signature(parallel).parameters
+        options: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+        device_ids = [self.device] if self.device.type == "cuda" else None
+        return parallel(network, device_ids=device_ids, **options)
 
     def wait(self) -> None:
         """Return once all processes are here."""

@@ -124,10 +124,8 @@ def assemble(
         parameters |= {f"{_MAPS}.{name}": p for name, p in projections.named_parameters()}
     optimizer = make_optimizer(recipe.optimizer, parameters)
     objective = make_objective(head, recipe.distillation, recipe.loss.objective)
-    if processes.ranks > 1:
-        # Running statistics are those of the first process, which alone saves and verifies them.
-        device_ids = [processes.device] if processes.device.type == "cuda" else None
-        network = nn.parallel.DistributedDataParallel(network, device_ids=device_ids, broadcast_buffers=False)
+    # Running statistics are those of the first process, which alone saves and verifies them.
+    network = processes.average_gradients(network)
     stepper = Stepper(
         network, model.input_spec, objective, optimizer, teacher, recipe, processes, map_objective
     )
