@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import io
 import re
 import sqlite3
@@ -13,24 +13,16 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from native import ROOT
 
 from pocketnet_fast.errors import PocketNetError
 
+sys.path.insert(0, str(ROOT / "fuzz" / "python"))
+readers = importlib.import_module("readers")
+sys.path.pop(0)
 
-def _readers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readers", ROOT / "fuzz" / "python" / "readers.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["readers"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
-readers = _readers()
 NAMES = sorted(readers.TARGETS)
 # What needs a package that is optional.
 NEEDS = {"onnx": "onnx", "people_table": "pyarrow"}
