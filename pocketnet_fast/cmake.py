@@ -9,7 +9,7 @@ def prefix_path() -> Path:
     """Folder in which ``find_package(pocketnet_fast)`` finds the package's CMake configuration.
 
     Raises:
-        ImportError: The package was not built.
+        NotBuiltError: The package was not built.
     """
     from pocketnet_fast.ops.native import library_path
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from pocketnet_fast.cmake import prefix_path
-from pocketnet_fast.errors import PocketNetError
 
 
 def cmake(
@@ -23,10 +22,7 @@ def cmake(
 
     Example: [bold]cmake -S . -B build -DCMAKE_PREFIX_PATH="$(pocketnet cmake --torch)"[/bold]
     """
-    try:
-        folders = [str(prefix_path())]
-    except ImportError as error:
-        raise PocketNetError(str(error)) from None
+    folders = [str(prefix_path())]
     if torch:
         from torch.utils import cmake_prefix_path
 

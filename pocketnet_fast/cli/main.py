@@ -30,7 +30,7 @@ from pocketnet_fast.cli import (
 )
 from pocketnet_fast.cli.help import OrderedGroup, dress
 from pocketnet_fast.cli.remarks import print_log
-from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.errors import NotBuiltError, PocketNetError
 from pocketnet_fast.files import WRITE_ERRORS
 from pocketnet_fast.waiting import choose_waiting_policy
 
@@ -115,7 +115,7 @@ def main() -> None:
             _discard_output()
             _fail(_CLOSED, 2)
         raise
-    except PocketNetError as error:
+    except (PocketNetError, NotBuiltError) as error:
         _fail(str(error), 2)
     except OSError as error:
         if error.filename is not None:

@@ -134,7 +134,7 @@ def compile(
     Raises:
         PocketNetError: A model, device, precision or number of threads that is not supported, a missing
             CUDA device, or a missing Triton.
-        ImportError: The package was not built.
+        NotBuiltError: The package was not built.
 
     Examples:
         >>> fast = compile(create_model("pocketnet_s128", pretrained=True), precision="bf16")

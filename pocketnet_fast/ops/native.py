@@ -13,7 +13,7 @@ from typing import Final
 
 import torch
 
-from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.errors import NotBuiltError, PocketNetError
 
 _MAX_THREADS: Final = 1024
 
@@ -23,14 +23,14 @@ def library_path() -> Path:
     """Path of ``libpnf_ops.so``, which a C++ host loads to run a fused TorchScript file.
 
     Raises:
-        ImportError: The package was not built (a source tree that was never installed).
+        NotBuiltError: The package was not built (a source tree that was never installed).
     """
     spec = importlib.util.find_spec("pocketnet_fast._C")
     if spec is not None and spec.origin is not None:
         path = Path(spec.origin).parent / "lib" / "libpnf_ops.so"
         if path.exists():
             return path
-    raise ImportError(
+    raise NotBuiltError(
         "the native part of pocketnet_fast is missing: these are sources, imported because Python was "
         "started beside them; pip install . and work in another folder, or pip install -e . to work here"
     )
@@ -41,7 +41,7 @@ def extension() -> ModuleType:
     """The Python extension, with the operators registered in torch.
 
     Raises:
-        ImportError: The package was not built.
+        NotBuiltError: The package was not built.
     """
     torch.ops.load_library(str(library_path()))
     from pocketnet_fast import _C
