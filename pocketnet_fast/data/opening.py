@@ -38,15 +38,19 @@ def open_dataset(source: str | os.PathLike[str]) -> FaceDataset:
     if text == _SYNTHETIC or text.startswith(f"{_SYNTHETIC}:"):
         return SyntheticDataset(**_synthetic_options(text))
     path = Path(source)
-    if path.suffix == ".rec" or (path / RECORDS_NAME).is_file():
+    try:
+        exists, is_folder, has_records = path.exists(), path.is_dir(), (path / RECORDS_NAME).is_file()
+    except OSError as error:  # as of a name that is too long
+        raise PocketNetError(f"{path}: {error.strerror}") from None
+    if path.suffix == ".rec" or has_records:
         return RecordDataset(path)
     if path.name.endswith((".tar.gz", ".tgz")):
         return CifarDataset(path)
     if path.suffix == ".toml":
         return MixtureDataset(path, open_dataset)
-    if path.is_dir():
+    if is_folder:
         return FolderDataset(path)
-    problem = "is neither a .rec file nor a folder" if path.exists() else "does not exist"
+    problem = "is neither a .rec file nor a folder" if exists else "does not exist"
     raise PocketNetError(
         f"{path} {problem}; expected a .rec file, a folder with {RECORDS_NAME}, a folder of one folder per "
         f"identity, a mixture (.toml), an archive of CIFAR-10, or "
