@@ -109,7 +109,8 @@ def _checked_nodes(nodes: Any, cell: str) -> tuple[Node, ...]:
 def _checked_concat(concat: Any, nodes: int, name: str) -> tuple[int, ...]:
     last = nodes + _CELL_INPUTS - 1
     expected = f"expected distinct node states out of {_CELL_INPUTS} to {last}"
-    if not isinstance(concat, (tuple, list, range)) or not 1 <= len(concat) <= nodes:
+    # A range may be longer than what len() counts to.
+    if not isinstance(concat, (tuple, list, range)) or not 1 <= len(concat[: nodes + 1]) <= nodes:
         raise PocketNetError(f"genotype: {name} is {concat!r}; {expected}")
     states = tuple(concat)
     if not all(_is_int(s) and _CELL_INPUTS <= s <= last for s in states) or len(set(states)) != len(states):

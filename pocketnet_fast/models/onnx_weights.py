@@ -65,8 +65,9 @@ def _check_interface(found: ReadGraph) -> None:
 
 def _candidates(found: ReadGraph) -> list[ChainModel]:
     """The networks that it may be."""
-    products = (node.sizes[0] for node in reversed(found.nodes) if node.operation in ("Conv", "Gemm"))
-    dim = next(products, 1) or 1
+    products = (node.sizes[:2] for node in reversed(found.nodes) if node.operation in ("Conv", "Gemm"))
+    # What has no elements may state any size.
+    dim = next((sizes[0] for sizes in products if len(sizes) == 2 and all(sizes)), 1)
     convolutions = [node.sizes for node in found.nodes if node.operation == "Conv"]
     return [MobileFaceNet(dim), MobileFaceNetMbf(dim, sizes_of_chain(convolutions) or mbf_sizes())]
 
