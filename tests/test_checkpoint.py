@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.weights import load_weights
 from pocketnet_fast.resumable.folder import Progress
+from pocketnet_fast.resumable.state_file import write_state
 from pocketnet_fast.training.checkpoint import Contents, RunFolder, epoch_weights
 from pocketnet_fast.training.recipe import Recipe, load_recipe
 
@@ -116,6 +118,30 @@ def test_changed_progress_is_found(folder: RunFolder) -> None:
     progress, problems = folder.latest()
     assert progress is None
     assert "does not match its SHA-256" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({}, "names no files of a checkpoint"),
+        ({"files": "[]"}, "names no files of a checkpoint"),
+        ({"files": '{"../7backbone.safetensors": ""}'}, "names no files of a checkpoint"),
+        ({"files": "{}"}, "states no progress of this version: KeyError"),
+        ({"files": "{}", "progress": "[" * 100_000}, "states no progress of this version: RecursionError"),
+        ({"files": "{}", "progress": '{"epoch_weights": {}, "pace": 1}'}, "states no progress .*TypeError"),
+        ({"files": "{}", "progress": '{"epoch_weights": []}'}, "states no progress .*AttributeError"),
+    ],
+)
+def test_a_state_of_another_version_is_passed_over(
+    folder: RunFolder, metadata: dict[str, str], message: str
+) -> None:
+    folder.save(made(7), recipe())
+    write_state(folder.file(9, "state"), {}, {"format": "pocketnet_fast.training.1", **metadata})
+    progress, problems = folder.latest()
+    assert progress is not None
+    assert progress.step == 7
+    assert len(problems) == 1
+    assert re.search(rf"9state\.safetensors {message}", problems[0])
 
 
 def test_what_is_kept(folder: RunFolder) -> None:

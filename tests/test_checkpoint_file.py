@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.checkpoint_file import TORCH_SUFFIXES
-from pocketnet_fast.models.genotypes import SOFTMAX_CASIA, SOFTMAX_CIFAR10
+from pocketnet_fast.models.genotypes import SOFTMAX_CASIA, SOFTMAX_CIFAR10, format_genotype
 from pocketnet_fast.models.loading import load_model
 from pocketnet_fast.models.mobilefacenet import MobileFaceNet
 from pocketnet_fast.models.pocketnet import PocketNet
@@ -201,6 +201,28 @@ def test_weights_that_are_not_finite(
     assert weights_sha256(model) == before
 
 
+UNUSUAL = {
+    "meta": lambda tensor: tensor.to("meta"),
+    "sparse": lambda tensor: tensor.to_sparse(),
+    "complex64": lambda tensor: tensor.to(torch.complex64),
+    "nested": lambda tensor: torch.nested.nested_tensor([tensor, tensor], layout=torch.jagged),
+    "float8_e8m0fnu": lambda tensor: tensor.to(torch.float8_e8m0fnu),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_tensors_that_no_network_has(tmp_path: Path, source: PocketNet, kind: str) -> None:
+    state = source.state_dict()
+    name = "tail.5.running_mean"
+    torch.save({**state, name: UNUSUAL[kind](state[name])}, tmp_path / "a.pth")
+    model = randomize_(network(), 12)
+    before = weights_sha256(model)
+    for load in (lambda path: load_weights(model, path), load_model):
+        with pytest.raises(PocketNetError, match=rf"a\.pth: {name} is .*{kind}.*; expected strided tensors"):
+            load(tmp_path / "a.pth")
+    assert weights_sha256(model) == before
+
+
 class TestIdentification:
     """Which network a file belongs to."""
 
@@ -277,3 +299,47 @@ class TestIdentification:
             load_model(tmp_path / "a.pth")
         with pytest.raises(PocketNetError, match="unknown model 'pocketnet_s12'; did you mean"):
             load_model(tmp_path / "a.pth", "pocketnet_s12")
+
+    @pytest.mark.parametrize(
+        ("stated", "message"),
+        [
+            (
+                {"model_name": "iresnet18", "embedding_dim": "1" * 30},
+                "damaged: it states iresnet18, embedding 1",
+            ),
+            (
+                {"model_name": "mobilefacenet_mbf", "embedding_dim": "16384"},
+                r"does not fit .*; missing \(\d+\)",
+            ),
+            ({"channels": "16385"}, "damaged: it states a PocketNet .* 16385 channels"),
+            ({"channels": "16384"}, r"does not fit the model pocketnet .*; missing \(\d+\)"),
+            ({"layers": "257"}, "damaged: it states a PocketNet .* 257 cells"),
+            ({"layers": "9" * 5000}, "damaged: it does not describe its network"),
+            ({"layers": "0"}, "layers is 0; expected at least 4"),
+        ],
+    )
+    def test_a_file_that_states_more_than_it_holds(
+        self, tmp_path: Path, stated: dict[str, str], message: str
+    ) -> None:
+        """A network of any size is described in a few bytes; no memory is asked for by them."""
+        about = {"model_name": "pocketnet", "embedding_dim": "8", "channels": "2", "layers": "4"}
+        about["genotype"] = format_genotype(SOFTMAX_CASIA)
+        save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", about | stated)
+        with pytest.raises(PocketNetError, match=rf"a\.safetensors: {message}"):
+            load_model(tmp_path / "a.safetensors")
+
+    @pytest.mark.parametrize("size", [1 << 40, 1 << 62])
+    @pytest.mark.parametrize("name", ["stem.0.weight", "tail.7.running_mean"])
+    def test_shapes_beyond_memory(self, tmp_path: Path, source: PocketNet, name: str, size: int) -> None:
+        """A single number is stored, which strides of zero repeat."""
+        state = source.state_dict()
+        tensor = torch.zeros([1] * state[name].dim())
+        torch.save({**state, name: tensor.expand(size, *tensor.shape[1:])}, tmp_path / "a.pth")
+        with pytest.raises(PocketNetError, match=r"a\.pth: does not say which network it belongs to"):
+            load_model(tmp_path / "a.pth")
+
+    @pytest.mark.parametrize("number", ["\N{SUPERSCRIPT TWO}", "9" * 5000, "", "-1"])
+    def test_a_cell_of_no_number(self, tmp_path: Path, source: PocketNet, number: str) -> None:
+        torch.save({**source.state_dict(), f"cells.{number}.x": torch.zeros(1)}, tmp_path / "a.pth")
+        with pytest.raises(PocketNetError, match=r"a\.pth: it holds a PocketNet, 2 channels, 4 cells"):
+            load_model(tmp_path / "a.pth")

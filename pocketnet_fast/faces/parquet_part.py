@@ -88,7 +88,7 @@ def read_about(path: Path) -> dict[str, Any]:
     try:
         metadata = parquet.read_schema(path).metadata or {}
         about = json.loads(metadata[_METADATA])
-    except (OSError, arrow.ArrowInvalid, KeyError, ValueError):
+    except (OSError, arrow.ArrowException, KeyError, ValueError, RecursionError):
         about = None
     if not isinstance(about, dict):
         raise PocketNetError(f"{path}: no embeddings that `pocketnet embed` wrote, or damaged; remove it")

@@ -35,6 +35,11 @@ _MAX_DEPTH: Final = 4
 _HEAD: Final = 1024
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
 _MARKUP: Final = (b"<!doctype html", b"<html", b"<?xml", b"<head")
+# Others can be stored (of four bits, quantised, complex), and no network here has weights of them.
+_DTYPES: Final = (
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
 _SAVE_ALONE: Final = "save its state dict alone: torch.save(model.state_dict(), FILE)"
 
 
@@ -79,6 +84,7 @@ def read_checkpoint(
         verify(content, metadata)
     else:
         content = _state_dict(_read_torch(path), path)
+    _check_dense(content, path)
     return CheckpointFile(path, _unprefixed(content, path), metadata)
 
 
@@ -184,6 +190,17 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise PocketNetError(f"{path}: entry {key!r} is a {type(value).__name__}; expected a state dict")
     return content
+
+
+def _check_dense(state: dict[str, Tensor], path: Path) -> None:
+    for name, tensor in state.items():
+        stored = tensor.device.type == "cpu" and tensor.layout == torch.strided and not tensor.is_nested
+        if not stored or tensor.dtype not in _DTYPES:
+            kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+            raise PocketNetError(
+                f"{path}: {name} is {kind}, of {tensor.dtype}, on {tensor.device.type!r}; expected strided "
+                "tensors of floating-point numbers or integers, with their values"
+            )
 
 
 def _unprefixed(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -29,6 +30,11 @@ _LAST: Final = {
     "features.layers.3.running_mean": _MBF,
     "features.running_mean": "iresnet",
 }
+
+# Several times what any network has. A file may state any size, in a few bytes: shapes are compared without
+# memory for weights, and of these sizes they can be counted.
+_MOST_CHANNELS: Final = 1 << 14
+_MOST_CELLS: Final = 1 << 8
 
 
 @dataclass(frozen=True)
@@ -132,14 +138,31 @@ def _stated(file: CheckpointFile, shapes: Shapes) -> Architecture | None:
     try:
         embedding_dim = int(metadata["embedding_dim"])
         if name != CUSTOM:
-            return replace(_of_shapes(name, embedding_dim, shapes), stated=True)
-        genotype = parse_genotype(metadata["genotype"])
-        channels, layers = int(metadata["channels"]), int(metadata["layers"])
+            stated = replace(_of_shapes(name, embedding_dim, shapes), stated=True)
+        else:
+            genotype = parse_genotype(metadata["genotype"])
+            channels, layers = int(metadata["channels"]), int(metadata["layers"])
+            stated = Architecture(name, embedding_dim, genotype, channels, layers, stated=True)
     except KeyError:
         return None
     except ValueError as error:
         raise PocketNetError(f"{file.path}: damaged: it does not describe its network: {error}") from None
-    return Architecture(name, embedding_dim, genotype, channels, layers, stated=True)
+    if not _is_credible(stated):
+        raise PocketNetError(
+            f"{file.path}: damaged: it states {stated}; expected at most {_MOST_CHANNELS:,} channels or "
+            f"values of an embedding, and {_MOST_CELLS} cells"
+        )
+    return stated
+
+
+def _is_credible(architecture: Architecture) -> bool:
+    sizes = architecture.sizes
+    widths = [architecture.embedding_dim, architecture.channels or 0]
+    if sizes is not None:
+        blocks = [width for block in sizes.blocks for width in (block.hidden, block.channels)]
+        widths += [sizes.stem, sizes.features, *blocks]
+    cells = (architecture.layers or 0, 0 if sizes is None else len(sizes.blocks))
+    return max(widths) <= _MOST_CHANNELS and max(cells) <= _MOST_CELLS
 
 
 def _recognised(shapes: Shapes) -> Architecture | None:
@@ -166,26 +189,25 @@ def _of_shapes(name: str, dim: int, shapes: Shapes) -> Architecture:
 def _recognised_pocketnet(shapes: Shapes, dim: int) -> Architecture | None:
     """A PocketNet of any size; its genotype only if that is published, as keys do not name all of one."""
     stem = shapes.get("stem.0.weight", ())
-    cells = {
-        int(name.split(".")[1])
-        for name in shapes
-        if name.startswith("cells.") and name.split(".")[1].isdigit()
-    }
+    cells = {int(found[1]) for name in shapes if (found := re.match(r"cells\.([0-9]{1,9})\.", name))}
     if len(stem) != 4 or stem[0] % 4 or len(cells) < 4 or cells != set(range(len(cells))):
         return None
     sizes = (stem[0] // 4, len(cells))
+    unknown = Architecture(CUSTOM, dim, None, *sizes)
+    if not _is_credible(unknown):
+        return None
     for genotype in PUBLISHED.values():
         architecture = Architecture(CUSTOM, dim, genotype, *sizes)
         if _fits(shapes, architecture):
             return architecture
-    return Architecture(CUSTOM, dim, None, *sizes)
+    return unknown
 
 
 def _fits(shapes: Shapes, architecture: Architecture) -> bool:
     def floats(entries: Shapes) -> dict[str, tuple[int, ...]]:
         return {name: shape for name, shape in entries.items() if not name.endswith("num_batches_tracked")}
 
-    return floats(shapes) == floats(_shapes(architecture))
+    return _is_credible(architecture) and floats(shapes) == floats(_shapes(architecture))
 
 
 @lru_cache(maxsize=64)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+import torch
+
 from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.models.base import EmbeddingModel
 from pocketnet_fast.models.checkpoint_file import CheckpointFile
 from pocketnet_fast.models.identification import Architecture, architecture_for
-from pocketnet_fast.models.weights import load_checkpoint, read_weights
+from pocketnet_fast.models.weights import check_fits, load_checkpoint, read_weights
 
 
 def load_model(path: str | os.PathLike[str], name: str | None = None) -> EmbeddingModel:
@@ -42,7 +44,10 @@ def build_for(file: CheckpointFile, architecture: Architecture) -> EmbeddingMode
         PocketNetError: They do not fit.
     """
     try:
-        model = architecture.build()
+        with torch.device("meta"):
+            described = architecture.build()
     except PocketNetError as error:
         raise PocketNetError(f"{file.path}: {error}") from None
-    return load_checkpoint(model, file)
+    # A few bytes can describe a network larger than memory: it is built once its weights are there.
+    check_fits(described, file)
+    return load_checkpoint(architecture.build(), file)

@@ -8,12 +8,16 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from torch import Tensor, nn
 
 from pocketnet_fast.models.base import InputSpec
 from pocketnet_fast.models.chain import ChainModel, Unit, unit_of
+
+_PROJECTION: Final = re.compile(
+    r"layers\.([0-9]{1,9})(?:\.layers\.([0-9]{1,9}))?\.layers\.2\.layers\.0\.weight"
+)
 
 
 class BlockSize(NamedTuple):
@@ -72,7 +76,9 @@ def sizes_of_checkpoint(shapes: Mapping[str, tuple[int, ...]]) -> MbfSizes | Non
         return None
     blocks: dict[tuple[int, int], BlockSize] = {}
     for name, (channels, hidden, _, _) in filters.items():
-        key = re.fullmatch(r"layers\.(\d+)(?:\.layers\.(\d+))?\.layers\.2\.layers\.0\.weight", name)
+        key = re.fullmatch(
+            r"layers\.([0-9]{1,9})(?:\.layers\.([0-9]{1,9}))?\.layers\.2\.layers\.0\.weight", name
+        )
         if key is not None:
             blocks[int(key[1]), int(key[2] or 0)] = BlockSize(hidden, channels, 1 if key[2] else 2)
     in_order = tuple(blocks[place] for place in sorted(blocks))

@@ -77,7 +77,7 @@ def load_checkpoint(model: ModelT, file: CheckpointFile) -> ModelT:
     """Load into a model what ``read_weights`` read; see ``load_weights``."""
     state, path = file.state, file.path
     target = model.state_dict()
-    _check(model, file, target)
+    check_fits(model, file)
     _check_finite(state, path)
     calibration = None
     if _CALIBRATION_KEY in file.metadata:
@@ -112,8 +112,13 @@ def _listing(title: str, entries: list[str]) -> str:
     return f"{title} ({len(entries)}): {', '.join(entries[:_LISTED])}{rest}"
 
 
-def _check(model: nn.Module, file: CheckpointFile, target: dict[str, Tensor]) -> None:
-    state = file.state
+def check_fits(model: nn.Module, file: CheckpointFile) -> None:
+    """Compare a file's keys, shapes and types with those of a model, which may be on the device "meta".
+
+    Raises:
+        PocketNetError: They differ; a few are listed, the rest counted.
+    """
+    state, target = file.state, model.state_dict()
     # The counter has no part in inference, and files older than it lack it.
     missing = [name for name in target if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in target]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final, Generic, Protocol, TypeVar
@@ -74,11 +74,24 @@ class Progress(Position):
     epoch_weights: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls: type[ProgressT], text: str) -> ProgressT:
-        """Read what ``json.dumps(asdict(progress))`` wrote."""
-        content = json.loads(text)
-        content["epoch_weights"] = {int(k): v for k, v in content["epoch_weights"].items()}
-        return cls(**content)
+    def from_metadata(cls: type[ProgressT], metadata: Mapping[str, str], source: str) -> ProgressT:
+        """Read what ``json.dumps(asdict(progress))`` wrote, from the "progress" of a state file.
+
+        Args:
+            metadata: The file's.
+            source: How messages call it.
+
+        Raises:
+            PocketNetError: It is missing, or none of this version.
+        """
+        try:
+            content = json.loads(metadata["progress"])
+            content["epoch_weights"] = {int(k): v for k, v in content["epoch_weights"].items()}
+            return cls(**content)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise PocketNetError(
+                f"{source} states no progress of this version: {type(error).__name__}: {error}"
+            ) from None
 
 
 class Folder(abc.ABC, Generic[RecipeT, ProgressT]):

@@ -77,8 +77,9 @@ class SearchFolder(Folder[SearchRecipe, SearchProgress]):
         Raises:
             PocketNetError: It is missing or damaged.
         """
-        tensors, metadata = read_state(self.file(step, "state"), _FORMAT)
-        return tensors, SearchProgress.from_json(metadata["progress"])
+        path = self.file(step, "state")
+        tensors, metadata = read_state(path, _FORMAT)
+        return tensors, SearchProgress.from_metadata(metadata, str(path))
 
     def save(self, tensors: Mapping[str, Tensor], progress: SearchProgress, keep: int) -> None:
         """Write a checkpoint, then remove all but the newest ``keep``.

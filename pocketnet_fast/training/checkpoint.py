@@ -18,6 +18,7 @@ generator's state needs to be kept.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -71,8 +72,9 @@ class RunFolder(Folder[Recipe, Progress]):
 
     def progress(self, step: int) -> Progress:
         """The progress of a checkpoint whose files are those that its state names."""
-        metadata = read_state(self.file(step, "state"), _FORMAT)[1]
-        for name, digest in json.loads(metadata["files"]).items():
+        state = self.file(step, "state")
+        metadata = read_state(state, _FORMAT)[1]
+        for name, digest in _files(metadata, state).items():
             path = self.path / name
             if not path.is_file():
                 raise PocketNetError(f"{path} is missing")
@@ -80,7 +82,7 @@ class RunFolder(Folder[Recipe, Progress]):
                 raise PocketNetError(
                     f"{path} is damaged: its SHA-256 is not the one that its state file names"
                 )
-        return Progress.from_json(metadata["progress"])
+        return Progress.from_metadata(metadata, str(state))
 
     def optimizer_tensors(self, step: int) -> dict[str, Tensor]:
         """The optimiser's tensors of a checkpoint that ``latest`` found whole."""
@@ -190,6 +192,16 @@ def newest_weights(folder: Path) -> Path:
         raise PocketNetError(f"{folder} holds no checkpoint yet" + "".join(f"; {text}" for text in problems))
     average = run.file(progress.step, "ema")
     return average if average.is_file() else run.file(progress.step, "backbone")
+
+
+def _files(metadata: Mapping[str, str], state: Path) -> dict[str, str]:
+    """The SHA-256 of the files that a state belongs to, by their names in the folder."""
+    with contextlib.suppress(KeyError, ValueError, RecursionError):
+        files = json.loads(metadata["files"])
+        names = [f"{kind}.safetensors" for kind in _KINDS]
+        if isinstance(files, dict) and all(name.lstrip("0123456789") in names for name in files):
+            return files
+    raise PocketNetError(f"{state} names no files of a checkpoint of this version")
 
 
 def _file_sha256(path: Path) -> str:
