@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import sqlite3
 import struct
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketnet_fast.errors import PocketNetError
+from readers.checksums import zip_with_checksums
 from readers.target import BETWEEN, JSON_WORDS, Target, laid
 
 
@@ -93,7 +95,7 @@ def _read_table(data: bytes, folder: Path) -> None:
     kind, _, content = data.partition(b"\n")
     suffixes = (".csv", ".npz", ".parquet")
     suffix = suffixes[kind[0] % len(suffixes)] if kind else suffixes[0]
-    import_table(laid(content, folder, f"people{suffix}"))
+    import_table(laid(zip_with_checksums(content), folder, f"people{suffix}"))
 
 
 def _table_seeds() -> Iterator[bytes]:
@@ -152,7 +154,49 @@ def _old_gallery_seeds() -> Iterator[bytes]:
     yield BETWEEN.join([manifest.encode(), *(by_part[part] for part in migration._PARTS)])
 
 
+def _read_photos_table(data: bytes, folder: Path) -> None:
+    from pocketnet_fast.cli.gallery.named_photos import named_photos
+    from pocketnet_fast.data.images import read_image
+
+    table = laid(data, folder, "people.csv")
+    for _, path in named_photos([], table, "file", passed_over=[], on_error=None)[:2]:
+        with contextlib.suppress(PocketNetError):
+            read_image(path)
+
+
+def _read_faces_part(data: bytes, folder: Path) -> None:
+    from pocketnet_fast.faces.parquet_part import count_rows, read_about
+
+    text, between, file = data.partition(BETWEEN)
+    path = laid(_with_about(text) if between and not file else data, folder, "faces.parquet")
+    read_about(path)
+    count_rows(path)
+
+
+def _with_about(about: bytes) -> bytes:
+    """A table of faces that says this of itself."""
+    import pyarrow
+    from pyarrow import parquet
+
+    from pocketnet_fast.faces.parquet_part import _METADATA
+
+    stream = io.BytesIO()
+    parquet.write_table(pyarrow.table({"norm": [1.0]}).replace_schema_metadata({_METADATA: about}), stream)
+    return stream.getvalue()
+
+
 TARGETS = {
+    "photos_table": Target(
+        _read_photos_table,
+        lambda: [b"file,name\r\na.jpg,Ann\r\n"],
+        (b'"', b"\0", b"..", b"\xef\xbb\xbf"),
+        512,
+    ),
+    "faces_part": Target(
+        _read_faces_part,
+        lambda: [_with_about(b'{"model": "small"}'), b"{}" + BETWEEN],
+        (*JSON_WORDS, b"PAR1"),
+    ),
     "gallery": Target(
         _read_gallery, _gallery_seeds, (b"SQLite format 3\0", b"CREATE TABLE", b"gallery"), 1 << 17
     ),

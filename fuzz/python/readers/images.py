@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketnet_fast.errors import PocketNetError
+from readers.checksums import png_with_checksums
 from readers.target import ROOT, Target
 
 
@@ -17,6 +18,7 @@ def _read_image_header(data: bytes, folder: Path) -> None:
     from pocketnet_fast.data.jpeg_file import check_jpeg
 
     what_is(data)
+    data = png_with_checksums(data)
     try:
         header = read_header(data)
         if data.startswith(b"\xff\xd8"):
@@ -29,7 +31,7 @@ def _read_image_header(data: bytes, folder: Path) -> None:
 def _read_image(data: bytes, folder: Path) -> None:
     from pocketnet_fast.data.images import ImageLimits, decode_image
 
-    image = decode_image(data, limits=ImageLimits(pixels=1 << 20, bytes=1 << 20))
+    image = decode_image(png_with_checksums(data), limits=ImageLimits(pixels=1 << 20, bytes=1 << 20))
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size > 0
 
 

@@ -8,12 +8,14 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from pocketnet_fast.errors import PocketNetError
-from readers.target import JSON_WORDS, PICKLE_WORDS, ROOT, Target, as_text, laid
+from readers.checksums import safetensors_with_length, zip_with_checksums
+from readers.target import BETWEEN, JSON_WORDS, PICKLE_WORDS, ROOT, Target, as_text, laid
 
 
 def _read_weights(data: bytes, folder: Path) -> None:
@@ -22,7 +24,8 @@ def _read_weights(data: bytes, folder: Path) -> None:
     name, _, content = data.partition(b"\n")
     known = (".safetensors", ".pth", ".pth.tar", ".pt", ".ckpt", ".bin")
     suffix = known[name[0] % len(known)] if name else known[0]
-    load_model(laid(content, folder, f"weights{suffix}"))
+    mend = safetensors_with_length if suffix == known[0] else zip_with_checksums
+    load_model(laid(mend(content), folder, f"weights{suffix}"))
 
 
 def _weight_seeds() -> Iterator[bytes]:
@@ -37,6 +40,45 @@ def _weight_seeds() -> Iterator[bytes]:
             stream = io.BytesIO()
             torch.save(wrapped, stream, _use_new_zipfile_serialization=zipped)
             yield b"\1\n" + stream.getvalue()
+
+
+def _read_described_network(data: bytes, folder: Path) -> None:
+    """Lines of NAME:SIZE,SIZE are tensors without memory, those of NAME=TEXT metadata."""
+    import torch
+
+    from pocketnet_fast.models.checkpoint_file import CheckpointFile
+    from pocketnet_fast.models.identification import architecture_for
+    from pocketnet_fast.models.loading import build_for
+
+    lines = as_text(data).splitlines()
+    metadata = dict(line.split("=", 1) for line in lines if "=" in line)
+    state = {}
+    for line in lines:
+        name, colon, sizes = line.partition(":")
+        with contextlib.suppress(ValueError, RuntimeError, TypeError):
+            if colon:
+                state[name] = torch.zeros(1).expand([int(size) for size in sizes.split(",") if size])
+    file = CheckpointFile(folder / "weights.safetensors", state, metadata)
+    build_for(file, architecture_for(file))
+
+
+def _described_network_seeds() -> Iterator[bytes]:
+    from pocketnet_fast.models.architectures import build_network
+    from pocketnet_fast.models.mobilefacenet_mbf import MbfSizes, MobileFaceNetMbf, mbf_sizes
+
+    genotype = "Genotype(normal=[[('skip_connect', 0), ('skip_connect', 1)]], normal_concat=range(2, 3), "
+    genotype += "reduce=[[('max_pool_3x3', 0), ('max_pool_3x3', 1)]], reduce_concat=range(2, 3))"
+    small = build_network("pocketnet", 4, genotype, 4, 4)
+    short = MbfSizes(8, 4, mbf_sizes().blocks[:2], 8)
+    for model in (small, MobileFaceNetMbf(4, short)):
+        shapes = "".join(
+            f"{name}:{','.join(map(str, tensor.shape))}\n" for name, tensor in model.state_dict().items()
+        )
+        yield shapes.encode()
+        stated = {"model_name": model.model_name, "embedding_dim": 4}
+        if model is small:
+            stated |= {"genotype": genotype, "channels": 4, "layers": 4}
+        yield ("".join(f"{key}={value}\n" for key, value in stated.items()) + shapes).encode()
 
 
 def _read_calibration(data: bytes, folder: Path) -> None:
@@ -63,22 +105,41 @@ def _calibration_seeds() -> Iterator[bytes]:
 
 
 def _read_state(data: bytes, folder: Path) -> None:
-    from pocketnet_fast.resumable.state_file import read_state
+    import torch
 
-    read_state(laid(data, folder, "state.safetensors"), "pocketnet_fast.training.1")
+    from pocketnet_fast.resumable.state_file import write_state
+    from pocketnet_fast.search.checkpoint import SearchFolder
+    from pocketnet_fast.training.checkpoint import RunFolder
+
+    text, between, _ = data.partition(BETWEEN)
+    path = laid(data, folder, "1state.safetensors")
+    if between:
+        # With the SHA-256 that would keep every changed file out.
+        about = dict(line.split("=", 1) for line in as_text(text).splitlines() if "=" in line)
+        write_state(path, {"momentum": torch.ones(2, 3)}, about)
+    for run in (SearchFolder(folder), RunFolder(folder)):
+        run.latest()
+    RunFolder(folder).progress(1)
 
 
 def _state_seeds() -> Iterator[bytes]:
     import torch
 
+    from pocketnet_fast.resumable.folder import Progress
     from pocketnet_fast.resumable.state_file import write_state
+    from pocketnet_fast.search.checkpoint import SearchProgress
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "state.safetensors"
-        write_state(
-            path, {"momentum": torch.ones(2, 3)}, {"format": "pocketnet_fast.training.1", "progress": "{}"}
-        )
-        yield path.read_bytes()
+    for kind, progress in (("training", Progress(5, 8, 1)), ("search", SearchProgress(5, 8, 1))):
+        about = {
+            "format": f"pocketnet_fast.{kind}.1",
+            "progress": json.dumps(asdict(progress)),
+            "files": "{}",
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "1state.safetensors"
+            write_state(path, {"momentum": torch.ones(2, 3)}, about)
+            yield path.read_bytes()
+        yield "".join(f"{key}={value}\n" for key, value in about.items()).encode() + BETWEEN
 
 
 def _read_onnx(data: bytes, folder: Path) -> None:
@@ -132,7 +193,7 @@ def _read_metadata(data: bytes, folder: Path) -> None:
     from pocketnet_fast.export.exported import is_exported
     from pocketnet_fast.export.torchscript_file import read_metadata
 
-    path = laid(data, folder, "network.pt")
+    path = laid(zip_with_checksums(data), folder, "network.pt")
     is_exported(path)
     with contextlib.suppress(PocketNetError):
         read_package_metadata(path)
@@ -153,10 +214,28 @@ def _metadata_seeds() -> Iterator[bytes]:
         yield stream.getvalue()
 
 
+_DIGITS = b"9" * 30
+
 TARGETS = {
     "weights": Target(_read_weights, _weight_seeds, (b"PK\x03\x04", b'"__metadata__"', *PICKLE_WORDS), 8192),
+    "described_network": Target(
+        _read_described_network,
+        _described_network_seeds,
+        (
+            b"model_name=",
+            b"mobilefacenet_mbf",
+            b"iresnet18",
+            b"embedding_dim=",
+            b"channels=",
+            b"layers=",
+            b"9" * 30,
+        ),
+        16_384,
+    ),
     "calibration": Target(_read_calibration, _calibration_seeds, (*JSON_WORDS, b'"points"', b'"measured"')),
-    "training_state": Target(_read_state, _state_seeds, (b'"format"', b'"sha256"', b"F32")),
+    "training_state": Target(
+        _read_state, _state_seeds, (BETWEEN, b"format=", b"progress=", b"files=", b'":', *JSON_WORDS)
+    ),
     "onnx": Target(
         _read_onnx, _onnx_seeds, (b"Constant", b"Reshape", b"Transpose", b"Cast", b"Conv", b"Gemm", b"Clip")
     ),

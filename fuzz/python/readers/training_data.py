@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketnet_fast.errors import PocketNetError
+from readers.checksums import tar_with_checksums
 from readers.target import BETWEEN, PICKLE_WORDS, Target, laid, png
 
 
@@ -63,7 +64,7 @@ def _read_mixture(data: bytes, folder: Path) -> None:
 def _read_cifar(data: bytes, folder: Path) -> None:
     from pocketnet_fast.data.cifar import CifarDataset
 
-    dataset = CifarDataset(laid(data, folder, "cifar.tar"))
+    dataset = CifarDataset(laid(tar_with_checksums(data), folder, "cifar.tar"))
     assert len(dataset) == 0 or dataset.image(0).shape == (112, 112, 3)
 
 
@@ -76,12 +77,17 @@ def _cifar_seeds() -> Iterator[bytes]:
     state = b"(I1\n(I1\nI3072\nt" + kind + b"I00\nS'" + b"0" * 3072 + b"'\ntb"
     batch = b"(dS'data'\n" + array + state + b"sS'labels'\n(lI3\nas."
     for name, content in (("data_batch_1", batch), ("data_batch_1.bin", bytes(3073))):
-        stream = io.BytesIO()
-        with tarfile.open(fileobj=stream, mode="w") as archive:
-            member = tarfile.TarInfo(f"cifar/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-        yield stream.getvalue()
+        member = tarfile.TarInfo(f"cifar/{name}")
+        member.size = len(content)
+        for mode, kind in (
+            ("w", tarfile.USTAR_FORMAT),
+            ("w:gz", tarfile.PAX_FORMAT),
+            ("w:xz", tarfile.GNU_FORMAT),
+        ):
+            stream = io.BytesIO()
+            with tarfile.open(fileobj=stream, mode=mode, format=kind, pax_headers={"size": "9"}) as archive:
+                archive.addfile(member, io.BytesIO(content))
+            yield stream.getvalue()
 
 
 TARGETS = {

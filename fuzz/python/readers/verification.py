@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketnet_fast.errors import PocketNetError
+from readers.checksums import zip_with_checksums
 from readers.target import BETWEEN, JSON_WORDS, PICKLE_WORDS, Target, laid, png
 
 
@@ -34,7 +35,7 @@ def _bin_seeds() -> Iterator[bytes]:
 def _read_npz(data: bytes, folder: Path) -> None:
     from pocketnet_fast.evaluation.pairs_npz import read_npz
 
-    pairs = read_npz(laid(data, folder, "pairs.npz"))
+    pairs = read_npz(laid(zip_with_checksums(data), folder, "pairs.npz"))
     for image in pairs.images:
         assert isinstance(image, bytes)
 
