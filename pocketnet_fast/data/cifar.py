@@ -61,6 +61,12 @@ class CifarDataset(FaceDataset):
 
 
 def _batches(path: Path) -> Iterator[tuple[str, tuple[Bytes, Labels]]]:
+    for name, data in _files(path):
+        read = _from_binary if name.endswith(".bin") else _from_pickle
+        yield name, read(data, f"{path}: {name}")
+
+
+def _files(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
@@ -73,12 +79,13 @@ def _batches(path: Path) -> Iterator[tuple[str, tuple[Bytes, Labels]]]:
                     )
                 file = archive.extractfile(member)
                 assert file is not None
-                data = file.read()
-                read = _from_binary if name.endswith(".bin") else _from_pickle
-                yield name, read(data, f"{path}: {name}")
+                yield name, file.read()
+    except PocketNetError:
+        raise
     except FileNotFoundError:
         raise PocketNetError(f"{path}: no such archive") from None
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except Exception as error:
+        # On damaged archives tarfile and the packers below it raise many unrelated types.
         raise PocketNetError(f"{path}: damaged or no archive: {error}") from None
 
 
