@@ -57,7 +57,7 @@ bench: $(VENV)/.installed-bench ## time this package against its peers
 # Seconds for each fuzzer, which begins with what was found before and keeps what it finds in build/fuzz.
 TIME ?= 60
 FUZZ_CXX ?= clang++
-NATIVE_FUZZERS ?= model_file photo calls programs images exported_records
+NATIVE_FUZZERS ?= model_file photo calls programs images exported_records inference_request gallery_file
 PYTHON_FUZZERS ?= $$($(BIN)/python fuzz/python/run.py --list)
 
 fuzz: fuzz-native fuzz-python ## every fuzzer for TIME=60 seconds: clang with libFuzzer, and atheris

@@ -1,10 +1,8 @@
 #include "gallery_file.h"
 
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/mv.h>
-
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <set>
@@ -12,6 +10,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "cosines.h"
 #include "embedded_files.h"
 
 namespace pocketnet::server {
@@ -21,6 +20,7 @@ static_assert(std::endian::native == std::endian::little, "embeddings lie in the
 
 constexpr std::int64_t kApplication = 0x504E4647;  // "PNFG"
 constexpr std::int64_t kSchemaVersion = 1;
+constexpr std::int64_t kMostDimensions = 65536;
 
 // A folder that cannot be written has no place for SQLite's shared memory; nobody writes to its files either.
 std::unique_ptr<SqliteDatabase> open_read_only(const std::string& path) {
@@ -83,7 +83,12 @@ void GalleryFile::check() {
 void GalleryFile::read_space() {
   SqliteStatement row = database_->prepare("SELECT model, weights_sha256, flip, dimensions FROM gallery");
   if (!row.step()) throw std::runtime_error(path_ + ": an unfinished gallery");
-  space_ = {row.text(0), row.text(1), row.integer(2) != 0, static_cast<int>(row.integer(3))};
+  // The schema's own bounds hold for what SQLite wrote, and not for what was written past it.
+  const std::int64_t dimensions = row.integer(3);
+  if (dimensions < 1 || dimensions > kMostDimensions) {
+    throw std::runtime_error(path_ + ": damaged: it states " + std::to_string(dimensions) + " dimensions");
+  }
+  space_ = {row.text(0), row.text(1), row.integer(2) != 0, static_cast<int>(dimensions)};
 }
 
 // Brings the vectors to the state of the file. Called inside a transaction, so that what follows is of the same state.
@@ -166,6 +171,11 @@ void GalleryFile::drop(std::int64_t face) {
   face_of_row_.pop_back();
   person_of_row_.pop_back();
   vectors_.resize(last * dimensions);
+}
+
+EmbeddingSpace GalleryFile::space() const {
+  const std::lock_guard lock(mutex_);
+  return space_;
 }
 
 std::pair<std::int64_t, std::int64_t> GalleryFile::counts() {
@@ -286,14 +296,17 @@ std::vector<GalleryMatch> GalleryFile::search(const std::vector<float>& embeddin
   SqliteDatabase::Transaction transaction(*database_, "BEGIN");
   refresh();
   if (face_of_row_.empty()) return {};
-  const auto rows = static_cast<std::int64_t>(face_of_row_.size());
+  if (embedding.size() != static_cast<std::size_t>(space_.dimensions)) {
+    throw std::runtime_error(path_ + ": has become a gallery of " + std::to_string(space_.dimensions) + " dimensions");
+  }
   std::vector<float> scores(face_of_row_.size());
-  {
-    const c10::InferenceMode guard;
-    const at::Tensor vectors = at::from_blob(vectors_.data(), {rows, space_.dimensions}, at::kFloat);
-    const at::Tensor query = at::from_blob(const_cast<float*>(embedding.data()), {space_.dimensions}, at::kFloat);
-    at::Tensor out = at::from_blob(scores.data(), {rows}, at::kFloat);
-    at::mv_out(out, vectors, query);
+  cosines_to(embedding, vectors_, scores);
+  // What is NaN has no order to be sorted by.
+  for (std::size_t row = 0; row < scores.size(); ++row) {
+    if (!std::isfinite(scores[row])) {
+      throw std::runtime_error(path_ + ": damaged: the embedding of face " + std::to_string(face_of_row_[row]) +
+                               " is not finite");
+    }
   }
   std::vector<GalleryMatch> matches;
   for (const std::size_t row : best_rows(scores, top)) {

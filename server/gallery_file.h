@@ -1,14 +1,16 @@
 // One gallery of people, in the SQLite file that docs/gallery_format.md describes, with its embeddings in memory.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
-#include "loaded_model.h"
+#include "embedding_space.h"
 #include "sqlite.h"
 
 namespace pocketnet::server {
@@ -46,7 +48,8 @@ class GalleryFile {
   // Throws std::runtime_error, naming the file, for anything but a gallery of this version.
   GalleryFile(std::string path, bool read_only);
 
-  const EmbeddingSpace& space() const { return space_; }
+  // As the last call saw it: another gallery may have been put into the file.
+  EmbeddingSpace space() const;
 
   std::pair<std::int64_t, std::int64_t> counts();  // people, faces
   std::vector<PersonRow> people(std::int64_t after, std::int64_t most);
@@ -75,7 +78,7 @@ class GalleryFile {
   std::vector<std::size_t> best_rows(const std::vector<float>& scores, std::size_t top) const;
 
   const std::string path_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::unique_ptr<SqliteDatabase> database_;
   EmbeddingSpace space_;
 

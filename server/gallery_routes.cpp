@@ -9,6 +9,7 @@ namespace pocketnet::server {
 namespace {
 
 constexpr std::size_t kLongestPersonName = 10'000;
+constexpr std::size_t kLongestNumber = 64;  // bytes in JSON, with what is around it
 
 struct Target {
   std::string name;
@@ -195,9 +196,14 @@ void enrol(Service& service, Exchange& exchange) {
 
 // The embedding of a body {"embedding": [...]}, brought to length 1.
 std::vector<float> stated_embedding(const std::string& body, const GalleryFile& gallery) {
+  const auto dimensions = static_cast<std::size_t>(gallery.space().dimensions);
+  // Parsed, lists of lists take a hundred times their text.
+  if (body.size() > kLongestNumber * (dimensions + 16)) {
+    throw Problem(ProblemKind::kTooLarge,
+                  "The body has more bytes than an embedding of " + std::to_string(dimensions) + " numbers takes.");
+  }
   const nlohmann::json json = nlohmann::json::parse(body, nullptr, false);
   const bool object = json.is_object() && json.size() == 1 && json.contains("embedding");
-  const auto dimensions = static_cast<std::size_t>(gallery.space().dimensions);
   if (!object || !json["embedding"].is_array() || json["embedding"].size() != dimensions) {
     throw Problem(ProblemKind::kBadRequest,
                   "The body must be {\"embedding\": [" + std::to_string(dimensions) + " numbers]}.");

@@ -1,6 +1,7 @@
 // /v2: the Open Inference Protocol, for clients that were made for it.
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "problem.h"
@@ -110,7 +111,7 @@ Outputs infer_crops(Service& service, Exchange& exchange, const at::Tensor& crop
   auto job = std::make_shared<CropsJob>(exchange.deadline, exchange.socket);
   job->crops = crops;
   service.run(exchange, job);
-  return {{"embeddings", job->embeddings}};
+  return {{"embeddings", job->embeddings.contiguous()}};
 }
 
 Outputs infer_faces(Service& service, Exchange& exchange, const at::Tensor& photo) {
@@ -152,12 +153,20 @@ void infer(Service& service, Exchange& exchange) {
   const c10::InferenceMode guard;
   const Described model = model_of(*service.models().current(), exchange);
   const InferenceRequest request = read_inference(exchange.body, json_bytes_of(exchange.request));
-  exchange.body.clear();
   const std::string expected = model.inputs.front()["name"];
   if (request.input_name != expected)
     throw Problem(ProblemKind::kBadRequest, "The input is called '" + expected + "'.");
-  const Outputs outputs = expected == "crops" ? infer_crops(service, exchange, request.input)
-                                              : infer_faces(service, exchange, request.input);
+  const at::Tensor input = at::empty(request.shape, at::kByte);
+  std::ranges::copy(request.values(), input.data_ptr<std::uint8_t>());
+  exchange.body.clear();
+  const Outputs computed =
+      expected == "crops" ? infer_crops(service, exchange, input) : infer_faces(service, exchange, input);
+  std::vector<InferenceOutput> outputs;
+  for (const auto& [name, tensor] : computed) {
+    outputs.push_back({.name = name,
+                       .shape = tensor.sizes().vec(),
+                       .values = {tensor.const_data_ptr<float>(), static_cast<std::size_t>(tensor.numel())}});
+  }
   const InferenceAnswer answer = write_inference(request, model.name, outputs);
   exchange.response.status = 200;
   exchange.response.set_content(answer.body, answer.json_bytes ? "application/octet-stream" : "application/json");

@@ -7,20 +7,11 @@
 #include <optional>
 #include <string>
 
+#include "embedding_space.h"
 #include "hosting/calibration.h"
 #include "hosting/exported_network.h"
 
 namespace pocketnet::server {
-
-// Which embeddings may be compared.
-struct EmbeddingSpace {
-  std::string model;
-  std::string weights_sha256;
-  bool flip = false;  // whether the mirror image's embedding is added
-  int dimensions = 0;
-
-  bool operator==(const EmbeddingSpace&) const = default;
-};
 
 struct LoadedModel {
   std::unique_ptr<hosting::ExportedNetwork> network;

@@ -1,10 +1,15 @@
 #include "sqlite.h"
 
+#include <algorithm>
+
 namespace pocketnet::server {
 namespace {
 
+// SQLite quotes the file, which may hold anything, in one line without codes for a terminal.
 SqliteError error_of(sqlite3* database, int code) {
-  return {code & 0xff, database != nullptr ? sqlite3_errmsg(database) : sqlite3_errstr(code)};
+  std::string text = database != nullptr ? sqlite3_errmsg(database) : sqlite3_errstr(code);
+  std::replace_if(text.begin(), text.end(), [](unsigned char byte) { return byte < 0x20 || byte == 0x7f; }, '?');
+  return {code & 0xff, text};
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -185,11 +186,34 @@ def test_what_is_refused(service: Service, path: str, parts: dict[str, bytes], s
         b'{"embedding": [1]}',
         b'{"embedding": "x"}',
         b'{"embedding": [%s]}' % b",".join([b"0"] * 128),
+        b'{"embedding": [%s]}' % b",".join([b"1e39"] * 128),
     ],
 )
 def test_embeddings_that_are_none(service: Service, body: bytes) -> None:
     status, _, _ = service.ask("/v1/galleries/people:search", body, {"Content-Type": "application/json"})
     assert status == 400
+
+
+def test_a_body_longer_than_an_embedding(service: Service) -> None:
+    """It is not parsed: lists of lists take a hundred times their text."""
+    body = b'{"embedding": [%s]}' % b",".join([b"[]"] * 10_000)
+    status, _, answer = service.ask("/v1/galleries/people:search", body, {"Content-Type": "application/json"})
+    assert status == 413
+    assert "an embedding of 128 numbers" in json.loads(answer)["detail"]
+
+
+def test_an_embedding_that_is_not_finite(service: Service, folder: Path, portraits: list[bytes]) -> None:
+    """Cosines that are NaN could not be sorted."""
+    enrol(service, "Ada", portraits[0])
+    with contextlib.closing(sqlite3.connect(folder / "people.gallery")) as connection:
+        values = np.full(128, np.nan, "<f4").tobytes()
+        connection.execute("INSERT INTO face (person, embedding) SELECT id, ? FROM person", (values,))
+        connection.commit()
+    assert answer(service, "/v1/galleries/people:search", {"photo": portraits[0]})[0] == 500
+    with contextlib.closing(sqlite3.connect(folder / "people.gallery")) as connection:
+        connection.execute("DELETE FROM face WHERE id = (SELECT max(id) FROM face)")
+        connection.commit()
+    assert answer(service, "/v1/galleries/people:search", {"photo": portraits[0]})[0] == 200
 
 
 def test_galleries_that_are_only_read(faces_pt: Path, folder: Path, portraits: list[bytes]) -> None:
@@ -224,7 +248,8 @@ def test_files_that_are_no_galleries(faces_pt: Path, folder: Path) -> None:
         make(path)
         command = [program(), "--model", faces_pt, "--port", "0", "--galleries", folder]
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, check=False)
-        path.unlink()
+        for beside in folder.glob("broken.gallery*"):
+            beside.unlink()
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
         return done.stderr
 
@@ -238,7 +263,14 @@ def test_files_that_are_no_galleries(faces_pt: Path, folder: Path) -> None:
         with sqlite3.connect(path) as connection:
             connection.execute("PRAGMA user_version = 2")
 
+    def of_no_dimensions(path: Path) -> None:
+        shutil.copy(folder / "people.gallery", path)
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA ignore_check_constraints = 1")
+            connection.execute(f"UPDATE gallery SET dimensions = {(1 << 32) + 4}")
+
     assert "no gallery" in refused(lambda path: path.write_bytes(b"no database" * 100))
     assert "no gallery" in refused(lambda path: sqlite3.connect(path).execute("CREATE TABLE x (y)"))
     assert "triggers" in refused(with_trigger)
     assert "version 2" in refused(of_a_later_version)
+    assert "damaged: it states 4294967300 dimensions" in refused(of_no_dimensions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,3 +140,47 @@ def test_what_is_wrong_reaches_the_client(client: Any, crops: np.ndarray) -> Non
             "crops", [tensor("crops", crops, True)], outputs=[http.InferRequestedOutput("embedding")]
         )
     assert "no output 'embedding'" in str(refused.value)
+
+
+def crops_request(data: str = "[]", more: str = "") -> bytes:
+    given = f'{{"name": "crops", "datatype": "UINT8", "shape": [0, 112, 112, 3], "data": {data}}}'
+    return f'{{"inputs": [{given}]{more}}}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            crops_request(more=', "outputs": [{"name": "embeddings"}, {"name": "embeddings"}]'),
+            "more than once",
+        ),
+        (crops_request(more=f', "x": [{"[]," * 10_000}0]'), "too many values"),
+        (crops_request(data="[" * 9 + "]" * 9), "'data' is nested too deeply"),
+        (crops_request(data="{}"), "whole numbers to 255"),
+        (crops_request(data="[[1, {}]]"), "whole numbers to 255"),
+        (crops_request(data="[256]"), "whole numbers to 255"),
+        (crops_request(data="7"), "'data' must be a list of numbers"),
+        (crops_request(data="[[7], [[8]]]"), "0 elements, and there are 2"),
+        (crops_request(data="[7]], "), "must be a JSON object"),
+        (crops_request(), "N at least 1"),
+    ],
+)
+def test_what_no_client_sends(service: Service, body: bytes, words: str) -> None:
+    status, _, answer = service.ask("/v2/models/crops/infer", body, {"Content-Type": "application/json"})
+    assert status == 400
+    assert words in json.loads(answer)["detail"]
+
+
+def test_memory_for_lists_of_nothing(faces_pt: Path) -> None:
+    """Parsed into a tree, they would take sixteen times their text."""
+
+    def peak(service: Service) -> float:
+        status = Path(f"/proc/{service.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+
+    with running(faces_pt) as service:
+        before = peak(service)
+        for data in ("[" + "[]," * 10_000_000 + "[]]", "[" + "7," * 15_000_000 + "7]"):
+            body = crops_request(data=data)
+            assert service.ask("/v2/models/crops/infer", body, {"Content-Type": "application/json"})[0] == 400
+        assert peak(service) - before < 150
