@@ -7,15 +7,19 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pocketnet_fast.errors import PocketNetError
 from readers.checksums import safetensors_with_length, zip_with_checksums
 from readers.target import BETWEEN, JSON_WORDS, PICKLE_WORDS, ROOT, Target, as_text, laid
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def _read_weights(data: bytes, folder: Path) -> None:
@@ -153,7 +157,6 @@ def _read_onnx(data: bytes, folder: Path) -> None:
 
 
 def _onnx_seeds() -> Iterator[bytes]:
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     def constant(name: str, *shape: int) -> onnx.TensorProto:
@@ -186,6 +189,48 @@ def _onnx_seeds() -> Iterator[bytes]:
         node("Clip", ["r", "", ""], ["y"]),
     ]
     yield model(shapes, [])
+    for folded in (False, True):
+        yield model(*_mobilefacenet(node, constant, folded))
+
+
+def _mobilefacenet(
+    node: Callable[..., onnx.NodeProto], constant: Callable[..., onnx.TensorProto], folded: bool
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """A whole one of InsightFace's variant, of two channels; its normalisations are nodes or folded."""
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+
+    def add(operation: str, *shapes: tuple[int, ...], take: tuple[str, ...] = (), **attributes: Any) -> str:
+        x = take or (nodes[-1].output[0] if nodes else "x",)
+        names = [f"{len(nodes)}.{place}" for place in range(len(shapes))]
+        constants.extend(constant(name, *shape) for name, shape in zip(names, shapes, strict=True))
+        nodes.append(node(operation, [*x, *names], [f"s{len(nodes)}"], **attributes))
+        return nodes[-1].output[0]
+
+    def unit(inputs: int, window: int, stride: int = 1, groups: int = 1, active: bool = True) -> None:
+        pads = [0 if window == 7 else window // 2] * 4
+        shapes = [(2, inputs // groups, window, window), *([(2,)] if folded else [])]
+        add("Conv", *shapes, strides=[stride] * 2, pads=pads, group=groups, kernel_shape=[window] * 2)
+        if not folded:
+            add("BatchNormalization", *[(2,)] * 4)
+        if active:
+            add("PRelu", (2, 1, 1))
+
+    unit(3, 3, 2)
+    for stride in (2, 1, 2, 2):
+        before = nodes[-1].output[0]
+        unit(2, 1)
+        unit(2, 3, stride, 2)
+        unit(2, 1, active=False)
+        if stride == 1:
+            add("Add", take=(before, nodes[-1].output[0]))
+    unit(2, 1)
+    unit(2, 7, groups=2, active=False)
+    add("Flatten")
+    add("Gemm", (4, 2), *([(4,)] if folded else []), transB=1)
+    if not folded:
+        add("BatchNormalization", *[(4,)] * 4)
+    return nodes, constants
 
 
 def _read_metadata(data: bytes, folder: Path) -> None:
@@ -237,7 +282,10 @@ TARGETS = {
         _read_state, _state_seeds, (BETWEEN, b"format=", b"progress=", b"files=", b'":', *JSON_WORDS)
     ),
     "onnx": Target(
-        _read_onnx, _onnx_seeds, (b"Constant", b"Reshape", b"Transpose", b"Cast", b"Conv", b"Gemm", b"Clip")
+        _read_onnx,
+        _onnx_seeds,
+        (b"Constant", b"Reshape", b"Transpose", b"Cast", b"Conv", b"Gemm", b"Clip"),
+        8192,
     ),
     "metadata": Target(
         _read_metadata, _metadata_seeds, (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"/extra/", b"/code/")
