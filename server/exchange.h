@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -41,7 +42,8 @@ struct Exchange {
   std::string body;
   std::vector<Part> parts;
   bool multipart = false;
-  MemoryBudget::Share memory{};
+  // What the body takes of the budget; jobs of it hold it, too, as they may outlast the request.
+  std::shared_ptr<MemoryBudget::Share> memory;
 
   StageTimes stages{};
 

@@ -47,11 +47,8 @@ void verify(Service& service, Exchange& exchange) {
     jobs[i] = service.photo_job(exchange, exchange.part(name).content, "The photo '" + name + "'");
   }
   service.models().current()->point(far);  // before the work
-  for (const auto& job : jobs) service.engine().submit(job);
-  for (const auto& job : jobs) {
-    job->wait();
-    exchange.stages.insert(exchange.stages.end(), job->stages.begin(), job->stages.end());
-  }
+  for (const auto& job : jobs) service.submit(exchange, job);
+  for (const auto& job : jobs) service.wait(exchange, job);
   const Face& a = main_face(*jobs[0]);
   const Face& b = main_face(*jobs[1]);
   if (jobs[0]->model->space != jobs[1]->model->space) {

@@ -77,8 +77,8 @@ void list_galleries(Service& service, Exchange& exchange) {
   exchange.accept_queries({});
   nlohmann::json galleries = nlohmann::json::array();
   if (service.galleries() != nullptr) {
-    for (const std::string& name : service.galleries()->names()) {
-      const auto [people, faces] = service.galleries()->find(name)->counts();
+    for (const auto& [name, gallery] : service.galleries()->all()) {
+      const auto [people, faces] = gallery->counts();
       galleries.push_back({{"name", name}, {"people", people}, {"faces", faces}});
     }
   }
@@ -89,7 +89,7 @@ void show_gallery(Service& service, Exchange& exchange) {
   exchange.accept_queries({});
   const Target target = target_of(service, exchange);
   const auto [people, faces] = target.gallery->counts();
-  const EmbeddingSpace& space = target.gallery->space();
+  const EmbeddingSpace space = target.gallery->space();
   exchange.answer(200, {{"name", target.name},
                         {"people", people},
                         {"faces", faces},

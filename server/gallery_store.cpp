@@ -56,20 +56,19 @@ std::shared_ptr<GalleryFile> GalleryStore::open(const std::string& name) {
   return gallery;
 }
 
-std::vector<std::string> GalleryStore::names() {
+std::map<std::string, std::shared_ptr<GalleryFile>> GalleryStore::all() {
   const std::lock_guard lock(mutex_);
-  std::vector<std::string> names;
+  std::map<std::string, std::shared_ptr<GalleryFile>> found;
   for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
     const std::string name = entry.path().stem().string();
     if (entry.path().extension() != kSuffix || !is_name(name)) continue;
     try {
-      if (open(name)) names.push_back(name);
+      if (auto gallery = open(name)) found.emplace(name, std::move(gallery));
     } catch (const std::exception& error) {
       log(LogLevel::kWarn, "gallery_refused", {{"what", error.what()}});
     }
   }
-  std::sort(names.begin(), names.end());
-  return names;
+  return found;
 }
 
 std::shared_ptr<GalleryFile> GalleryStore::find(const std::string& name) {

@@ -19,9 +19,9 @@ class GalleryStore {
 
   bool read_only() const { return read_only_; }
 
-  // Names in order; galleries that came since are opened, and those whose files went are closed. A file that cannot be
+  // By name, in order; galleries that came since are opened, and those whose files went are closed. A file that cannot be
   // read is left out, and the log says why.
-  std::vector<std::string> names();
+  std::map<std::string, std::shared_ptr<GalleryFile>> all();
 
   // Null if there is none of the name.
   std::shared_ptr<GalleryFile> find(const std::string& name);

@@ -43,6 +43,7 @@ class Job {
   const Clock::time_point deadline;
   const int socket;  // the client's; -1: none
   const Clock::time_point queued = Clock::now();
+  std::shared_ptr<MemoryBudget::Share> memory;  // of the body that it was made of
   // To be read after wait().
   ModelPointer model;
   StageTimes stages;
@@ -58,7 +59,6 @@ struct PhotoJob final : Job {
   using Job::Job;
 
   std::string encoded;
-  MemoryBudget::Share memory;
   at::Tensor pixels;  // uint8 RGB [H, W, 3], in place of `encoded`
   std::string called = "The photo";
 

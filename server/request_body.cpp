@@ -105,8 +105,8 @@ void check_body_headers(const httplib::Request& request, const BodyLimits& limit
 
 void read_body(Exchange& exchange, const httplib::ContentReader& reader, MemoryBudget& budget,
                const BodyLimits& limits) {
-  exchange.memory = MemoryBudget::Share(budget);
-  Intake intake(exchange.memory, limits);
+  exchange.memory = std::make_shared<MemoryBudget::Share>(budget);
+  Intake intake(*exchange.memory, limits);
   exchange.multipart = exchange.request.is_multipart_form_data();
   const bool complete =
       exchange.multipart ? receive_parts(exchange, reader, intake) : receive_bytes(exchange, reader, intake);

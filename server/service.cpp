@@ -32,10 +32,19 @@ ModelPointer Service::reload() {
   }
 }
 
-void Service::run(Exchange& exchange, const std::shared_ptr<Job>& job) {
+void Service::submit(const Exchange& exchange, const std::shared_ptr<Job>& job) {
+  job->memory = exchange.memory;
   engine_.submit(job);
+}
+
+void Service::wait(Exchange& exchange, const std::shared_ptr<Job>& job) {
   job->wait();
   exchange.stages.insert(exchange.stages.end(), job->stages.begin(), job->stages.end());
+}
+
+void Service::run(Exchange& exchange, const std::shared_ptr<Job>& job) {
+  submit(exchange, job);
+  wait(exchange, job);
 }
 
 std::shared_ptr<PhotoJob> Service::photo_job(Exchange& exchange, std::string encoded, const std::string& called) const {

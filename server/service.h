@@ -31,7 +31,11 @@ class Service {
   // Loads the model again; see ModelSlot::reload. The log and the metrics tell of it.
   ModelPointer reload();
 
-  // Runs a job and waits for it; its stages are added to the exchange's.
+  // Hands a job of a request to the workers.
+  void submit(const Exchange& exchange, const std::shared_ptr<Job>& job);
+  // Waits for it; its stages are added to the exchange's.
+  void wait(Exchange& exchange, const std::shared_ptr<Job>& job);
+  // Both.
   void run(Exchange& exchange, const std::shared_ptr<Job>& job);
   // The job of an encoded photo, which it takes.
   std::shared_ptr<PhotoJob> photo_job(Exchange& exchange, std::string encoded, const std::string& called) const;

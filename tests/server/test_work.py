@@ -141,6 +141,28 @@ def test_bodies_beyond_the_memory_for_them(crops_pt: Path) -> None:
         assert code_of(answer) == "queue-full"
 
 
+def test_what_waits_without_its_request_counts_as_memory(faces_pt: Path) -> None:
+    """A body is held until a worker has had it, however early its request ended."""
+    slow = encode_image(np.zeros((7000, 7000, 3), np.uint8), ".png")
+    limits = ("--max-body-bytes", 1_000_000, "--max-memory-bytes", 1_500_000)
+    with running(faces_pt, "--workers", 1, "--deadline-ms", 60, *limits) as service:
+
+        def status(body: bytes) -> int:
+            return service.ask("/v1/faces", body)[0]
+
+        def late() -> bool:
+            with ThreadPoolExecutor(1) as pool:
+                first = pool.submit(status, slow)
+                time.sleep(0.02)
+                return (status(bytes(900_000)), status(bytes(900_000)), first.result()) == (504, 429, 504)
+
+        assert any(late() for _ in range(10))
+        until = time.monotonic() + 30
+        while status(bytes(900_000)) != 415:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
 def test_idle_costs_no_time(crops_pt: Path) -> None:
     with running(crops_pt) as service:
         service.ask("/v1/embed", bytes(CROP))
