@@ -25,7 +25,7 @@ sys.path.pop(0)
 
 NAMES = sorted(readers.TARGETS)
 # What needs a package that is optional.
-NEEDS = {"onnx": "onnx", "people_table": "pyarrow", "faces_part": "pyarrow"}
+NEEDS = {"onnx": "onnx", "people_table": "pyarrow", "faces_part": "pyarrow", "image_table": "pyarrow"}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -99,3 +99,48 @@ def test_a_damaged_row_group_is_named(tmp_path: Path) -> None:
     assert last.name == f"{table}#5"
     with pytest.raises(PocketNetError, match="row group 1 cannot be read"):
         read_photo(last)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": [1, 2]}, "the column image is int64; expected encoded images"),
+        ({"image": ["a.jpg"]}, "the column image is string; expected encoded images"),
+        ({"bytes": [[b"x"]]}, r"the column bytes is list<.*>; expected encoded images"),
+        ({"image": [{"bytes": 5, "path": "x"}]}, r"the column image is struct<.*>; expected encoded images"),
+        ({"image": [{"bytes": b"x", "path": 7}]}, r"the column image is struct<.*>; expected encoded images"),
+        ({"image": [{"path": "x"}]}, r"the column image is struct<.*>; expected encoded images"),
+        ({"image": [b"x"], "file": [7]}, "the column file is int64; expected text"),
+        ({"image": [b"x"], "path": [b"x"]}, "the column path is binary; expected text"),
+    ],
+)
+def test_columns_of_other_types(tmp_path: Path, columns: dict[str, list[Any]], message: str) -> None:
+    table = write_table(tmp_path / "a.parquet", columns)
+    with pytest.raises(PocketNetError, match=rf"a\.parquet: {message}"):
+        ImageInputs([table])
+
+
+def test_every_type_of_bytes(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    values = [b"ab", b"cd"]
+    kinds = [arrow.binary(), arrow.large_binary(), arrow.binary(2)]
+    columns = [arrow.array(values, kind) for kind in kinds] + [arrow.array(values).dictionary_encode()]
+    for number, column in enumerate(columns):
+        table = write_table(
+            tmp_path / f"{number}.parquet", {"image": column, "file": arrow.array(["a", "b"])}
+        )
+        found = ImageInputs([table]).part(1, 1)
+        assert [image.name for image in found] == ["a", "b"]
+        assert [image.read() for image in found] == values  # type: ignore[union-attr]
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """pyarrow writes and reads them unchecked."""
+    arrow = pytest.importorskip("pyarrow")
+    parts = [None, arrow.py_buffer(b"\0\0\0\0\2\0\0\0"), arrow.py_buffer(b"\xff\xfe")]
+    names = arrow.Array.from_buffers(arrow.string(), 1, parts)
+    table = write_table(tmp_path / "a.parquet", {"image": [b"x"], "file": names})
+    (image,) = ImageInputs([table]).part(1, 1)
+    assert image.name == f"{table}#0"
+    with pytest.raises(PocketNetError, match=r"a\.parquet: row group 0 cannot be read: .*utf-8"):
+        image.read()

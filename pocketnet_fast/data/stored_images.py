@@ -8,6 +8,7 @@ import contextlib
 import functools
 import itertools
 import os
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from pocketnet_fast.errors import PocketNetError
 
 _CONTENT: Final = ("image", "bytes")
 _NAME: Final = ("file", "path")
+# Types as pyarrow writes them.
+_BINARY: Final = re.compile(r"(large_)?binary(_view)?|fixed_size_binary\[\d+\]|null")
+_TEXT: Final = re.compile(r"(large_)?string(_view)?|null")
 # Row groups that are kept: the one that is read, and the next, which another thread may have begun.
 _GROUPS: Final = 2
 
@@ -194,11 +198,12 @@ class _Table:
         self._held: dict[int, tuple[list[str | None], Any]] = {}
         try:
             self._file = parquet.ParquetFile(path, memory_map=True)
+            schema = self._file.schema_arrow
         except FileNotFoundError:
             raise PocketNetError(f"{path}: no such file") from None
-        except (OSError, arrow.ArrowInvalid) as error:
+        except (OSError, ValueError, arrow.ArrowException) as error:
             raise PocketNetError(f"{path} cannot be read as parquet: {error}") from None
-        names = self._file.schema_arrow.names
+        names = schema.names
         self._content = next((name for name in _CONTENT if name in names), None)
         self._name = next((name for name in _NAME if name in names), None)
         if self._content is None:
@@ -206,8 +211,12 @@ class _Table:
                 f"{path} has the columns {', '.join(names)}; expected encoded images in a column "
                 f"{' or '.join(_CONTENT)}"
             )
+        _check_types(path, {name: schema.field(name).type for name in (self._content, self._name) if name})
         about = self._file.metadata
         counts = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+        if min(counts, default=0) < 0:
+            raise PocketNetError(f"{path}: damaged: a row group states {min(counts)} rows")
+        self._counts = counts
         self._ends = np.cumsum(np.array(counts, np.int64))
 
     def __len__(self) -> int:
@@ -226,7 +235,10 @@ class _Table:
                 self._held[group] = self._read(group)
             names, contents = self._held[group]
         at = row - (int(self._ends[group - 1]) if group else 0)
-        content = contents[at].as_py()
+        try:
+            content = contents[at].as_py()
+        except ValueError as error:
+            raise PocketNetError(f"{self._path}: row {row} cannot be read: {error}") from None
         if isinstance(content, dict):
             return names[at] or content.get("path"), content.get("bytes")
         return names[at], content
@@ -236,10 +248,35 @@ class _Table:
         columns = [self._content] if self._name is None else [self._name, self._content]
         try:
             found = self._file.read_row_group(group, columns=columns)
-        except (OSError, arrow.ArrowInvalid) as error:
+            names = [None] * len(found) if self._name is None else found[self._name].to_pylist()
+        except (OSError, ValueError, arrow.ArrowException) as error:
             raise PocketNetError(f"{self._path}: row group {group} cannot be read: {error}") from None
-        names = [None] * len(found) if self._name is None else found[self._name].to_pylist()
+        if len(found) != self._counts[group]:
+            raise PocketNetError(
+                f"{self._path}: damaged: row group {group} states {self._counts[group]} rows, and has "
+                f"{len(found)}"
+            )
         return names, found[self._content]
+
+
+def _check_types(path: str, types: dict[str, Any]) -> None:
+    for name, stated in types.items():
+        kind = stated.value_type if str(stated).startswith("dictionary<") else stated
+        fits = _is_text(kind) if name in _NAME else _holds_images(kind)
+        if not fits:
+            expected = "text" if name in _NAME else "encoded images (binary, or a struct of bytes and path)"
+            raise PocketNetError(f"{path}: the column {name} is {stated}; expected {expected}")
+
+
+def _is_text(kind: Any) -> bool:
+    return _TEXT.fullmatch(str(kind)) is not None
+
+
+def _holds_images(kind: Any) -> bool:
+    if not str(kind).startswith("struct<"):
+        return _BINARY.fullmatch(str(kind)) is not None
+    parts = {field.name: field.type for field in kind}
+    return _BINARY.fullmatch(str(parts.get("bytes"))) is not None and _is_text(parts.get("path", "null"))
 
 
 @functools.lru_cache(maxsize=64)

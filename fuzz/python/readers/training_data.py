@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -53,6 +54,36 @@ def _record_seeds() -> Iterator[bytes]:
         yield path.with_suffix(".idx").read_bytes() + BETWEEN + path.read_bytes()
 
 
+def _read_image_table(data: bytes, folder: Path) -> None:
+    from pocketnet_fast.data.stored_images import ImageInputs, StoredImage
+
+    # Tables are kept by their paths.
+    inputs = ImageInputs([laid(data, folder, f"images{_number()}.parquet")])
+    # A table may state any number of rows; the first ones are read.
+    for image in inputs.part(1, max(len(inputs) // 2, 1)):
+        assert isinstance(image, StoredImage) and isinstance(image.name, str)
+        with contextlib.suppress(PocketNetError):
+            assert isinstance(image.read(), bytes)
+
+
+_number = itertools.count().__next__
+
+
+def _image_table_seeds() -> Iterator[bytes]:
+    import pyarrow
+    from pyarrow import parquet
+
+    images = [b"a", None, b"c"]
+    for columns in (
+        {"image": images, "file": ["x", None, "z"]},
+        {"bytes": pyarrow.array([b"a", b"a", b"a"]).dictionary_encode()},
+        {"image": [{"bytes": content, "path": "p"} for content in images]},
+    ):
+        stream = io.BytesIO()
+        parquet.write_table(pyarrow.table(columns), stream, compression="none", row_group_size=2)
+        yield stream.getvalue()
+
+
 def _read_mixture(data: bytes, folder: Path) -> None:
     from pocketnet_fast.data.opening import open_dataset
 
@@ -92,6 +123,7 @@ def _cifar_seeds() -> Iterator[bytes]:
 
 TARGETS = {
     "records": Target(_read_records, _record_seeds, (b"\x0a\x23\xd7\xce", BETWEEN, b"\t", b"9" * 20)),
+    "image_table": Target(_read_image_table, _image_table_seeds, (b"PAR1", b"ARROW:schema"), 8192),
     "mixture": Target(
         _read_mixture,
         lambda: [
