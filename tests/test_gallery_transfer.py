@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,36 @@ def test_parquet_is_read_by_others(tmp_path: Path) -> None:
     assert json.loads(table.schema.metadata[b"pocketnet_fast"])["dimensions"] == 8
 
 
+def packed(content: Any) -> Any:
+    return np.frombuffer(json.dumps(content).encode(), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": packed(["ann", 5, "bob"])}, "its name is of another type"),
+        ({"name": packed("abc")}, "its name is of another type"),
+        ({"notes": packed(["", None, ""])}, "its notes is of another type"),
+        ({"photo": packed([[], {}, ""])}, "its photo is of another type"),
+        ({"alone": packed([["x", 1]])}, "its alone is of another type"),
+        ({"box": np.full((3, 4), "x")}, "its box is of another type"),
+        ({"quality": np.full(3, 1j)}, "its quality is of another type"),
+        ({"added": np.full(3, 2**64 - 1, np.uint64)}, "its added is of another type"),
+        ({"space": packed({**asdict(SPACE), "flip": "yes"})}, "its space is no space of embeddings"),
+        ({"space": packed({**asdict(SPACE), "model": "\ud800"})}, "its space is no space of embeddings"),
+        ({"space": packed({**asdict(SPACE), "dimensions": 0})}, "its space is no space of embeddings"),
+        ({"space": packed([])}, "its space is no space of embeddings"),
+    ],
+)
+def test_columns_of_other_types(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    export_gallery(small(tmp_path / "g"), tmp_path / "o.npz")
+    with np.load(tmp_path / "o.npz") as held:
+        arrays = dict(held)
+    np.savez(tmp_path / "o.npz", **(arrays | changed))
+    with pytest.raises(PocketNetError, match=rf"o\.npz is no exported gallery: {message}"):
+        import_table(tmp_path / "o.npz")
+
+
 def test_refusals(tmp_path: Path) -> None:
     gallery = small(tmp_path / "g")
     with pytest.raises(PocketNetError, match=r"unknown kind of file; expected \.npz, \.csv, \.parquet"):
@@ -152,7 +183,7 @@ class TestMigration:
             ({"format": "x"}, "no gallery of the format"),
             ({"rows": 3}, "do not fit the 3 rows"),
             ({"files": dict.fromkeys(("embeddings", "entries", "ends"), "../x")}, "outside its folder"),
-            ({"space": {}}, "damaged: TypeError"),
+            ({"space": {}}, "damaged: its space is no space of embeddings"),
             ({"crc32": {}}, "damaged: KeyError"),
         ],
     )

@@ -235,10 +235,7 @@ class _Table:
                 self._held[group] = self._read(group)
             names, contents = self._held[group]
         at = row - (int(self._ends[group - 1]) if group else 0)
-        try:
-            content = contents[at].as_py()
-        except ValueError as error:
-            raise PocketNetError(f"{self._path}: row {row} cannot be read: {error}") from None
+        content = contents[at].as_py()
         if isinstance(content, dict):
             return names[at] or content.get("path"), content.get("bytes")
         return names[at], content
@@ -248,7 +245,8 @@ class _Table:
         columns = [self._content] if self._name is None else [self._name, self._content]
         try:
             found = self._file.read_row_group(group, columns=columns)
-            names = [None] * len(found) if self._name is None else found[self._name].to_pylist()
+            # Text that is none, and indices into dictionaries, are read unchecked.
+            found.validate(full=True)
         except (OSError, ValueError, arrow.ArrowException) as error:
             raise PocketNetError(f"{self._path}: row group {group} cannot be read: {error}") from None
         if len(found) != self._counts[group]:
@@ -256,6 +254,7 @@ class _Table:
                 f"{self._path}: damaged: row group {group} states {self._counts[group]} rows, and has "
                 f"{len(found)}"
             )
+        names = [None] * len(found) if self._name is None else found[self._name].to_pylist()
         return names, found[self._content]
 
 

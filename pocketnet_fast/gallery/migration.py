@@ -20,7 +20,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.gallery.gallery import Gallery
 from pocketnet_fast.gallery.people import check_name, new_faces
 from pocketnet_fast.gallery.schema import NAMED_BY
-from pocketnet_fast.gallery.space import EmbeddingSpace, rows_of_other_length
+from pocketnet_fast.gallery.space import EmbeddingSpace, rows_of_other_length, stated_space
 from pocketnet_fast.gallery.store import Location
 
 MANIFEST: Final = "manifest.json"
@@ -85,9 +85,11 @@ def read_old_gallery(folder: Path) -> OldGallery:
         content = json.loads(path.read_bytes())
         if content["format"] != _FORMAT:
             raise PocketNetError(f"{path}: no gallery of the format {_FORMAT!r}")
-        space, count = EmbeddingSpace(**content["space"]), int(content["rows"])
+        space, count = stated_space(content["space"], f"{path}: damaged: its space"), int(content["rows"])
         data = {part: _content(folder, content, part) for part in _PARTS}
         name_by = str(content.get("name_by", ""))
+    except PocketNetError:
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PocketNetError(
             f"{error.filename}: missing; {folder} is no gallery of earlier versions"

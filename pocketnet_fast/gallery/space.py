@@ -13,6 +13,9 @@ from pocketnet_fast.errors import PocketNetError
 
 Embeddings = npt.NDArray[np.float32]
 
+MAX_DIMENSIONS: Final = 65536
+"""As the schema of a gallery's file bounds them."""
+
 # How far from 1 the length of an embedding may be that a gallery holds.
 _LENGTH_TOLERANCE: Final = 1e-4
 # float32 rounding of a row's length is below this; such a row is kept bit for bit.
@@ -53,6 +56,28 @@ class EmbeddingSpace:
         else:
             found = f"made {_flipped(self.flip)}, not {_flipped(other.flip)}"
         raise PocketNetError(f"{where}: its embeddings are {found}; the two cannot be compared")
+
+
+def stated_space(content: object, where: object) -> EmbeddingSpace:
+    """The space that a file states, as ``dataclasses.asdict`` gives it.
+
+    Args:
+        content: What was read from JSON.
+        where: How messages call it.
+
+    Raises:
+        PocketNetError: It is none.
+    """
+    kinds = {"model": str, "weights_sha256": str, "flip": bool, "dimensions": int}
+    if isinstance(content, dict) and content.keys() == kinds.keys():
+        typed = all(type(content[key]) is kind for key, kind in kinds.items())
+        printable = typed and (content["model"] + content["weights_sha256"]).isprintable()
+        if printable and 1 <= content["dimensions"] <= MAX_DIMENSIONS:
+            return EmbeddingSpace(**content)
+    raise PocketNetError(
+        f"{where} is no space of embeddings; expected model and weights_sha256 (text), flip (true or false) "
+        f"and dimensions (1 to {MAX_DIMENSIONS})"
+    )
 
 
 def unit_rows(

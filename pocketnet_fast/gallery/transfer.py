@@ -22,7 +22,7 @@ from pocketnet_fast.errors import PocketNetError
 from pocketnet_fast.files import atomic_write
 from pocketnet_fast.gallery.gallery import Gallery
 from pocketnet_fast.gallery.people import Box, check_name, check_text, new_faces
-from pocketnet_fast.gallery.space import EmbeddingSpace, unit_rows
+from pocketnet_fast.gallery.space import EmbeddingSpace, stated_space, unit_rows
 from pocketnet_fast.gallery.store import Writer
 
 FORMATS: Final = (".npz", ".csv", ".parquet")
@@ -165,13 +165,13 @@ def _write_npz(table: Table, stream: BinaryIO) -> None:
 def _read_npz(stream: BinaryIO) -> Table:
     with np.load(stream, allow_pickle=False) as data:
         return _checked(
-            EmbeddingSpace(**_unpacked(data["space"])),
+            stated_space(_unpacked(data["space"]), "its space"),
             [_unpacked(data[key]) for key in _TEXTS],
             data["box"],
             data["quality"],
             data["added"],
             data["embedding"],
-            [(str(name), str(notes)) for name, notes in _unpacked(data["alone"])],
+            [(name, notes) for name, notes in _unpacked(data["alone"])],
         )
 
 
@@ -218,7 +218,8 @@ def _read_csv(stream: BinaryIO) -> Table:
     if len(spaces) != 1:
         raise ValueError("its rows are of several embedding spaces")
     model, sha, flip, dimensions = spaces.pop()
-    space = EmbeddingSpace(model, sha, flip == "1", int(dimensions))
+    stated = {"model": model, "weights_sha256": sha, "flip": flip == "1", "dimensions": int(dimensions)}
+    space = stated_space(stated, "its space")
     width = len(head) + space.dimensions
     for number, row in enumerate(rows[1:], 2):
         if len(row) != width:
@@ -268,7 +269,7 @@ def _read_parquet(stream: BinaryIO) -> Table:
     from pyarrow import parquet
 
     content = parquet.read_table(stream)
-    space = EmbeddingSpace(**json.loads((content.schema.metadata or {})[b"pocketnet_fast"]))
+    space = stated_space(json.loads((content.schema.metadata or {})[b"pocketnet_fast"]), "its space")
     alone = content.filter(content["added"].is_null()).to_pydict()
     faces = content.filter(content["added"].is_valid())
     columns = faces.drop_columns(["embedding"]).to_pydict()
@@ -297,15 +298,22 @@ def _checked(
 ) -> Table:
     name, notes, photo = texts
     count = len(name)
-    shapes = {
-        "notes": len(notes) == count,
-        "photo": len(photo) == count,
-        "box": box.shape == (count, 4),
-        "quality": quality.shape == (count,),
-        "added": added.shape == (count,),
+    fitting = {
+        **{key: _is_text(column, count) for key, column in zip(_TEXTS, texts, strict=True)},
+        "alone": all(_is_text(list(pair), 2) for pair in alone),
+        "box": box.shape == (count, 4) and box.dtype == np.float64,
+        "quality": quality.shape == (count,) and quality.dtype == np.float64,
+        "added": added.shape == (count,) and added.dtype == np.int64,
         "embedding": embedding.shape == (count, space.dimensions) and embedding.dtype == np.float32,
     }
-    wrong = [key for key, fits in shapes.items() if not fits]
+    wrong = [key for key, fits in fitting.items() if not fits]
     if wrong:
-        raise ValueError(f"its {wrong[0]} does not fit its {count} names and {space.dimensions} dimensions")
+        raise ValueError(
+            f"its {wrong[0]} is of another type, or does not fit its {count} names and {space.dimensions} "
+            "dimensions"
+        )
     return Table(space, name, notes, photo, box, quality, added, embedding, alone)
+
+
+def _is_text(column: object, count: int) -> bool:
+    return isinstance(column, list) and len(column) == count and all(isinstance(text, str) for text in column)

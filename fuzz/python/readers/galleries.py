@@ -90,12 +90,17 @@ def _vector_seeds() -> Iterator[bytes]:
 
 
 def _read_table(data: bytes, folder: Path) -> None:
-    from pocketnet_fast.gallery.transfer import import_table
+    from pocketnet_fast.gallery import Gallery
+    from pocketnet_fast.gallery.transfer import import_into, import_table
 
     kind, _, content = data.partition(b"\n")
     suffixes = (".csv", ".npz", ".parquet")
     suffix = suffixes[kind[0] % len(suffixes)] if kind else suffixes[0]
-    import_table(laid(zip_with_checksums(content), folder, f"people{suffix}"))
+    table = import_table(laid(zip_with_checksums(content), folder, f"people{suffix}"))
+    with Gallery.create(
+        folder / "new.gallery", table.space, fill=lambda to: import_into(to, table)
+    ) as gallery:
+        gallery.check()
 
 
 def _table_seeds() -> Iterator[bytes]:

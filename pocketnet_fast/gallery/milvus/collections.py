@@ -161,6 +161,8 @@ def read_head(connection: Connection) -> Head | None:
             about["model"], about["weights_sha256"], bool(about["flip"]), int(about["dimensions"])
         )
         return Head(about["uuid"], about["name_by"], space, *(str(about[kind]) for kind in _KINDS))
+    except PocketNetError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise PocketNetError(f"{where}: damaged: {type(error).__name__} {error}") from None
 
