@@ -57,7 +57,7 @@ bench: $(VENV)/.installed-bench ## time this package against its peers
 # Seconds for each fuzzer, which begins with what was found before and keeps what it finds in build/fuzz.
 TIME ?= 60
 FUZZ_CXX ?= clang++
-NATIVE_FUZZERS ?= model_file photo calls programs images exported_records inference_request gallery_file
+NATIVE_FUZZERS ?= model_file photo calls programs images exported_records inference_request gallery_file http_requests
 PYTHON_FUZZERS ?= $$($(BIN)/python fuzz/python/run.py --list)
 
 fuzz: fuzz-native fuzz-python ## every fuzzer for TIME=60 seconds: clang with libFuzzer, and atheris
@@ -70,7 +70,8 @@ fuzz-native: ## the fuzzers in C++: NATIVE_FUZZERS="photo calls"
 	for target in $(NATIVE_FUZZERS); do \
 	  mkdir -p build/fuzz/corpora/$$target; \
 	  build/fuzz/fuzz/$${target}_fuzzer -max_total_time=$(TIME) -timeout=20 -print_final_stats=1 -max_len=66000 \
-	    -artifact_prefix=build/fuzz/$$target- build/fuzz/corpora/$$target fuzz/corpora/$$target build/fuzz/fuzz/seeds || exit 1; \
+	    $$(ls fuzz/dictionaries/$$target.dict 2>/dev/null | sed 's/^/-dict=/') -artifact_prefix=build/fuzz/$$target- \
+	    build/fuzz/corpora/$$target fuzz/corpora/$$target build/fuzz/fuzz/seeds || exit 1; \
 	done
 
 fuzz-python: $(VENV)/.installed-fuzz ## the fuzzers of readers in Python: PYTHON_FUZZERS="image onnx"

@@ -42,7 +42,7 @@ void address_of(const sockaddr_storage& storage, std::string& ip, int& port) {
 }  // namespace
 
 Connection::Connection(int socket, SSL_CTX* tls, const ConnectionLimits& limits)
-    : socket_(socket), limits_(limits), tls_(tls != nullptr ? SSL_new(tls) : nullptr, &SSL_free) {
+    : socket_(socket), limits_(limits), is_tls_(tls != nullptr), tls_(is_tls_ ? SSL_new(tls) : nullptr, &SSL_free) {
   fcntl(socket_, F_SETFL, fcntl(socket_, F_GETFL, 0) | O_NONBLOCK);
   const int on = 1;
   setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
@@ -62,6 +62,7 @@ Connection::~Connection() {
 Connection* Connection::current() { return current_connection; }
 
 bool Connection::accept() {
+  if (is_tls_ && !tls_) return false;
   while (tls_) {
     ERR_clear_error();
     const int result = SSL_accept(tls_.get());

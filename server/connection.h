@@ -27,7 +27,7 @@ class Connection final : public httplib::Stream {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // The TLS handshake, where there is one; false if it fails or takes too long.
+  // The TLS handshake, where there is one; false if it fails, takes too long, or there is no memory for it.
   bool accept();
 
   // Waits for the first byte of a request. False when the client has gone, when it says nothing for too long, or
@@ -71,6 +71,7 @@ class Connection final : public httplib::Stream {
 
   int socket_;
   ConnectionLimits limits_;
+  const bool is_tls_;
   std::unique_ptr<SSL, decltype(&SSL_free)> tls_;
   std::array<char, 16 << 10> buffer_{};
   std::size_t buffer_begin_ = 0;
