@@ -364,6 +364,29 @@ class TestOtherFiles:
         with pytest.raises(PocketNetError, match=message):
             Gallery(gallery.path)
 
+    @pytest.mark.parametrize("name", ["sqlite_x", "sqlite_sequence", "sqlite_autoindex_person_1"])
+    def test_a_trigger_by_a_name_of_sqlite(self, gallery: Gallery, name: str) -> None:
+        """SQLite makes none of such a name, and runs it where a file has one."""
+        gallery.close()
+        other = sqlite3.connect(gallery.path)
+        other.execute("PRAGMA writable_schema = ON")
+        other.execute(
+            "INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES ('trigger', ?, 'person', 0, ?)",
+            (name, f"CREATE TRIGGER {name} AFTER INSERT ON person BEGIN DELETE FROM face; END"),
+        )
+        other.commit()
+        other.close()
+        with pytest.raises(PocketNetError, match="its schema differs in 'CREATE TRIGGER sqlite_"):
+            Gallery(gallery.path)
+
+    def test_what_sqlite_keeps_for_itself_is_taken(self, gallery: Gallery) -> None:
+        gallery.close()
+        other = sqlite3.connect(gallery.path)
+        other.execute("ANALYZE")
+        other.close()
+        with Gallery(gallery.path) as again:
+            again.check()
+
     def test_damage_is_told(self, gallery: Gallery, tmp_path: Path) -> None:
         gallery.close()
         for statement, message in [

@@ -258,6 +258,16 @@ def test_files_that_are_no_galleries(faces_pt: Path, folder: Path) -> None:
         with sqlite3.connect(path) as connection:
             connection.execute("CREATE TRIGGER more AFTER INSERT ON person BEGIN DELETE FROM face; END")
 
+    def with_trigger_of_sqlite(path: Path) -> None:
+        """Which SQLite itself would not make."""
+        shutil.copy(folder / "people.gallery", path)
+        made = "CREATE TRIGGER sqlite_x AFTER INSERT ON person BEGIN DELETE FROM face; END"
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute(
+                f"INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES {row}"
+            )
+
     def of_a_later_version(path: Path) -> None:
         shutil.copy(folder / "people.gallery", path)
         with sqlite3.connect(path) as connection:
@@ -272,5 +282,6 @@ def test_files_that_are_no_galleries(faces_pt: Path, folder: Path) -> None:
     assert "no gallery" in refused(lambda path: path.write_bytes(b"no database" * 100))
     assert "no gallery" in refused(lambda path: sqlite3.connect(path).execute("CREATE TABLE x (y)"))
     assert "triggers" in refused(with_trigger)
+    assert "triggers" in refused(with_trigger_of_sqlite)
     assert "version 2" in refused(of_a_later_version)
     assert "damaged: it states 4294967300 dimensions" in refused(of_no_dimensions)
