@@ -370,10 +370,8 @@ class TestOtherFiles:
         gallery.close()
         other = sqlite3.connect(gallery.path)
         other.execute("PRAGMA writable_schema = ON")
-        other.execute(
-            "INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES ('trigger', ?, 'person', 0, ?)",
-            (name, f"CREATE TRIGGER {name} AFTER INSERT ON person BEGIN DELETE FROM face; END"),
-        )
+        made = f"CREATE TRIGGER {name} AFTER INSERT ON person BEGIN DELETE FROM face; END"
+        other.execute("INSERT INTO sqlite_schema VALUES ('trigger', ?, 'person', 0, ?)", (name, made))
         other.commit()
         other.close()
         with pytest.raises(PocketNetError, match="its schema differs in 'CREATE TRIGGER sqlite_"):

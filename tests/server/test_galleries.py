@@ -265,7 +265,7 @@ def test_files_that_are_no_galleries(faces_pt: Path, folder: Path) -> None:
         with sqlite3.connect(path) as connection:
             connection.execute("PRAGMA writable_schema = ON")
             connection.execute(
-                f"INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES {row}"
+                "INSERT INTO sqlite_schema VALUES ('trigger', 'sqlite_x', 'person', 0, ?)", (made,)
             )
 
     def of_a_later_version(path: Path) -> None:
