@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 import pocketnet_fast
 from pocketnet_fast.cli.main import app
 from pocketnet_fast.errors import PocketNetError
+from pocketnet_fast.export.source import METADATA_FILE
+from pocketnet_fast.export.torchscript_file import read_metadata
 from pocketnet_fast.models.genotypes import SOFTMAX_CIFAR10, format_genotype
 from pocketnet_fast.models.weights import save_weights, weights_sha256
 
@@ -121,3 +124,44 @@ def test_bad_input_exits_with_2_and_one_line():
     assert result.stdout == ""
     assert result.stderr.startswith("pocketnet: unknown model 'nonsense'")
     assert result.stderr.count("\n") == 1
+
+
+class TestExported:
+    """What files say of themselves, which are not run."""
+
+    @pytest.fixture(scope="class")
+    def exported(self, tmp_path_factory):
+        path = tmp_path_factory.mktemp("exported") / "s128.pt"
+        model = pocketnet_fast.create_model("pocketnet_s128", pretrained=True)
+        pocketnet_fast.export_torchscript(model, path, kernels="aten")
+        return path
+
+    def test_in_words(self, exported):
+        out = run("--weights", exported)
+        assert out.startswith("file: pocketnet_fast.torchscript, by version ")
+        for text in (
+            "model: pocketnet_s128, embedding of 128\n",
+            "input: float32 N x 3 x 112 x 112, RGB, (x/255 - mean)/std with mean [0.5, 0.5, 0.5]",
+            "kernels: aten, fp32; needs ",
+            "weights: pretrained pocketnet_s128, SHA-256 ",
+            "threshold: cosine ",
+            "1e-4 (default)",
+        ):
+            assert text in out
+
+    def test_in_json(self, exported):
+        about = json.loads(run("--weights", exported, "--json"))
+        assert about == read_metadata(exported)
+
+    def test_what_it_does_not_hold(self, exported):
+        for arguments in (["--plan"], ["pocketnet_m128"], ["--layers", "9"]):
+            with pytest.raises(PocketNetError, match="is an exported file; what it holds is printed without"):
+                runner.invoke(app, ["info", "--weights", str(exported), *arguments], catch_exceptions=False)
+
+    def test_metadata_of_nothing(self, tmp_path):
+        path = tmp_path / "a.pt"
+        for about in ({}, {"input": 5}, {"input": {"shape": 7}}):
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr(f"a/extra/{METADATA_FILE}", json.dumps(about))
+            with pytest.raises(PocketNetError, match="damaged: its metadata do not describe a network"):
+                runner.invoke(app, ["info", "--weights", str(path)], catch_exceptions=False)

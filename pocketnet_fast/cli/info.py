@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketnet_fast.cli.exported_info import exported_metadata, print_exported
 from pocketnet_fast.cli.loading import load_model, weight_file
 from pocketnet_fast.cli.option_groups import grouped
 from pocketnet_fast.cli.options import JsonOption, WeightsOption
@@ -59,11 +60,21 @@ def info(
 ) -> None:
     """Print parameters, multiply-accumulates and the paper's FLOPs, per model and per kind of operation.
 
+    Of an exported file, .pt or .pt2, what it says of itself: network, input, kernels, thresholds.
+
     Examples: [bold]pocketnet info[/bold], [bold]pocketnet info pocketnet_s128 --plan[/bold],
     [bold]pocketnet info --weights runs/tiny[/bold],
     [bold]pocketnet info pocketnet --genotype softmax_cifar10 --channels 16 --layers 18 --json[/bold]
     """
     given = sizes.given()
+    exported = None if weights is None else exported_metadata(weights)
+    if weights is not None and exported is not None:
+        if given or plan or model not in (None, exported.get("model")):
+            raise PocketNetError(
+                f"{weights} is an exported file; what it holds is printed without a model or --plan"
+            )
+        print_exported(weights, exported, as_json)
+        return
     if weights is not None and not given:
         _print_one(load_model(model, weights, untrained=False), plan, as_json)
         return
