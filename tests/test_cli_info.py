@@ -126,15 +126,16 @@ def test_bad_input_exits_with_2_and_one_line():
     assert result.stderr.count("\n") == 1
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "s128.pt"
+    model = pocketnet_fast.create_model("pocketnet_s128", pretrained=True)
+    pocketnet_fast.export_torchscript(model, path, kernels="aten")
+    return path
+
+
 class TestExported:
     """What files say of themselves, which are not run."""
-
-    @pytest.fixture(scope="class")
-    def exported(self, tmp_path_factory):
-        path = tmp_path_factory.mktemp("exported") / "s128.pt"
-        model = pocketnet_fast.create_model("pocketnet_s128", pretrained=True)
-        pocketnet_fast.export_torchscript(model, path, kernels="aten")
-        return path
 
     def test_in_words(self, exported):
         out = run("--weights", exported)

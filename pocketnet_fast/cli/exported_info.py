@@ -45,8 +45,7 @@ def print_exported(path: Path, metadata: dict[str, Any], as_json: bool) -> None:
             f"file: {metadata['format']}, by version {metadata['version']}",
             f"model: {metadata['model']}, embedding of {metadata['embedding_dim']}",
             f"input: {stated['dtype']} {shape}, {str(stated['color']).upper()}{_normalization(stated)}",
-            f"output: {', '.join(map(str, metadata.get('outputs') or ['embeddings']))}"
-            f"{', of the mirror image added' if metadata.get('adds_mirror_image') else ''}",
+            f"output: {', '.join(map(str, metadata.get('outputs') or ['embeddings']))}",
             f"kernels: {metadata['kernels']}, {metadata['precision']}; needs {metadata['needs']}",
             f"weights: {metadata['weights_source'] or 'of no file'}, SHA-256 {metadata['weights_sha256']}",
         ]

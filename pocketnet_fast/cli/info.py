@@ -71,7 +71,7 @@ def info(
     if weights is not None and exported is not None:
         if given or plan or model not in (None, exported.get("model")):
             raise PocketNetError(
-                f"{weights} is an exported file; what it holds is printed without a model or --plan"
+                f"{weights} is an exported file; what it holds is printed without another model and --plan"
             )
         print_exported(weights, exported, as_json)
         return
