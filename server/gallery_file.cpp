@@ -62,7 +62,8 @@ GalleryFile::GalleryFile(std::string path, bool read_only) : path_(std::move(pat
     database_ = read_only ? open_read_only(path_)
                           : std::make_unique<SqliteDatabase>(path_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW);
     database_->execute(
-        "PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON");
+        "PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = "
+        "ON");
     if (!read_only) database_->execute("PRAGMA secure_delete = ON");
     check();
     read_space();
