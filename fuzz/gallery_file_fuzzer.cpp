@@ -1,12 +1,11 @@
 // Any bytes as a gallery's file, as the service opens it: refused in words, or who is in it is told, and it is searched.
 #include <unistd.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>

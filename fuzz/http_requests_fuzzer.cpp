@@ -6,9 +6,9 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <thread>
 
 #include "http_server.h"

@@ -15,12 +15,13 @@ from pocketnet_fast.errors import PocketNetError
 
 def exported_metadata(path: Path) -> dict[str, Any] | None:
     """The metadata of a TorchScript file or AOTInductor package of this package; None of any other file."""
+    if path.suffix not in (".pt", ".pt2") or not path.is_file():
+        return None
+
     from pocketnet_fast.export.aotinductor import read_package_metadata
     from pocketnet_fast.export.torchscript_file import read_metadata
 
-    read = {".pt": read_metadata, ".pt2": read_package_metadata}.get(path.suffix)
-    if read is None or not path.is_file():
-        return None
+    read = read_metadata if path.suffix == ".pt" else read_package_metadata
     try:
         return read(path)
     except PocketNetError:

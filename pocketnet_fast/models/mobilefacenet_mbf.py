@@ -76,9 +76,7 @@ def sizes_of_checkpoint(shapes: Mapping[str, tuple[int, ...]]) -> MbfSizes | Non
         return None
     blocks: dict[tuple[int, int], BlockSize] = {}
     for name, (channels, hidden, _, _) in filters.items():
-        key = re.fullmatch(
-            r"layers\.([0-9]{1,9})(?:\.layers\.([0-9]{1,9}))?\.layers\.2\.layers\.0\.weight", name
-        )
+        key = _PROJECTION.fullmatch(name)
         if key is not None:
             blocks[int(key[1]), int(key[2] or 0)] = BlockSize(hidden, channels, 1 if key[2] else 2)
     in_order = tuple(blocks[place] for place in sorted(blocks))
